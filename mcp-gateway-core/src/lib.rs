@@ -1,1 +1,16 @@
-//! x
+//! The protocol, the domain, the contracts and the tower layers of mcp-gateway.
+//!
+//! An MCP gateway gives each MCP server one governed URL. This crate is its heart, made to be embedded: every part is
+//! a [`tower`](tower_service) layer or a trait, works alone, and is replaced alone.
+
+mod body;
+mod ready;
+
+pub mod context;
+pub mod contract;
+pub mod record;
+pub mod refusal;
+pub mod wire;
+
+pub use body::{Body, BoxError};
+pub use ready::{BoxFuture, MaybeReady, MaybeReadyFuture};

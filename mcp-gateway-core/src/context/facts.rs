@@ -1,0 +1,91 @@
+//! The larger facts.
+
+use std::borrow::Cow;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::contract::Incarnation;
+use crate::wire::{Era, ProtocolVersion};
+
+/// What a message is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MessageKind {
+    /// Wants an answer.
+    Request,
+    /// Wants none.
+    Notification,
+    /// Answers a server's request.
+    Response,
+    /// No message at all: GET and DELETE.
+    None,
+}
+
+/// What the body says, owned: the peek's borrowed view does not outlive the body.
+#[derive(Debug, Clone)]
+pub struct MessageFacts {
+    /// What it is.
+    pub kind: MessageKind,
+    /// Its era, headers and body compared.
+    pub era: Era,
+    /// The version it claims; `None` when absent or unknown.
+    pub version: Option<ProtocolVersion>,
+    /// Its method, unescaped.
+    pub method: Option<Cow<'static, str>>,
+    /// The tool, prompt, resource or task it names, unescaped.
+    pub target: Option<Box<str>>,
+    /// Its id, byte for byte.
+    pub id: Option<Box<[u8]>>,
+    /// Where in the body the arguments are.
+    pub arguments: Option<Range<usize>>,
+    /// The name that the client gave itself.
+    pub client_name: Option<Box<str>>,
+    /// The version that the client gave itself.
+    pub client_version: Option<Box<str>>,
+    /// The length of the body.
+    pub bytes: u64,
+}
+
+/// A legacy session, opened.
+#[derive(Debug, Clone)]
+pub struct SessionFacts {
+    /// The upstream's own session id.
+    pub upstream_id: Arc<str>,
+    /// Which life of which workload it belongs to.
+    pub incarnation: Incarnation,
+    /// The bytes that the client sent, echoed in the response.
+    pub sealed: http::HeaderValue,
+    /// A keyed hash for logs and the audit trail.
+    pub hash: Box<str>,
+}
+
+/// Times that are known only while the answer is on its way. Microseconds since the request began, plus one; 0 = unset.
+#[derive(Debug, Default)]
+pub struct Timings {
+    upstream: AtomicU64,
+    first_byte: AtomicU64,
+}
+
+impl Timings {
+    /// The upstream's head has arrived.
+    pub fn upstream_answered(&self, micros: u64) {
+        let _ = self.upstream.compare_exchange(0, micros.saturating_add(1), Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// The first byte of the body has left.
+    pub fn first_byte(&self, micros: u64) {
+        let _ = self.first_byte.compare_exchange(0, micros.saturating_add(1), Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Microseconds to the upstream's head.
+    #[must_use]
+    pub fn upstream_us(&self) -> Option<u64> {
+        self.upstream.load(Ordering::Relaxed).checked_sub(1)
+    }
+
+    /// Microseconds to the first byte.
+    #[must_use]
+    pub fn first_byte_us(&self) -> Option<u64> {
+        self.first_byte.load(Ordering::Relaxed).checked_sub(1)
+    }
+}

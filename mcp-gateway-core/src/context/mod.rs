@@ -1,0 +1,230 @@
+//! What is known of a request: write-once facts that travel with it.
+
+mod facts;
+mod peer;
+mod trace;
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use http::Extensions;
+use jiff::Timestamp;
+use ulid::Ulid;
+
+pub use self::facts::{MessageFacts, MessageKind, SessionFacts, Timings};
+pub use self::peer::PeerAddr;
+pub use self::trace::TraceContext;
+use crate::contract::Endpoint;
+use crate::record::{Principal, Route};
+use crate::refusal::Refusal;
+
+/// What is known of one request, shared by every layer that handles it.
+///
+/// Each fact is set at most once: a later layer cannot replace the principal, and the outer audit layer still reads
+/// the facts after the caller has hung up. A layer that misses a fact that it needs refuses with 500 and says which
+/// layer is absent; it never lets the call through.
+///
+/// ```
+/// use std::sync::Arc;
+/// use mcp_gateway_core::context::McpContext;
+/// use mcp_gateway_core::contract::SystemClock;
+/// use mcp_gateway_core::record::Principal;
+///
+/// let cx = McpContext::new(&SystemClock);
+/// cx.set_principal(Arc::new(Principal::new("local", "ada"))).unwrap();
+/// assert!(cx.set_principal(Arc::new(Principal::new("local", "eve"))).is_err());
+/// ```
+#[derive(Clone)]
+pub struct McpContext(Arc<Facts>);
+
+struct Facts {
+    request_id: Ulid,
+    shared: Option<McpContext>,
+    began_at: Timestamp,
+    began: Instant,
+    address: OnceLock<IpAddr>,
+    trace: OnceLock<TraceContext>,
+    principal: OnceLock<Arc<Principal>>,
+    route: OnceLock<Arc<Route>>,
+    session: OnceLock<SessionFacts>,
+    endpoint: OnceLock<Endpoint>,
+    message: OnceLock<MessageFacts>,
+    rule: OnceLock<Arc<str>>,
+    refusal: OnceLock<RefusalFacts>,
+    timings: Timings,
+    taken: AtomicBool,
+}
+
+/// What the audit trail keeps of a refusal.
+#[derive(Debug, Clone)]
+pub struct RefusalFacts {
+    /// The HTTP status.
+    pub status: u16,
+    /// The JSON-RPC code.
+    pub code: i64,
+    /// The public message.
+    pub message: Box<str>,
+}
+
+/// A fact was set already. The layer that tried answers 500: two layers claim the same duty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the fact `{0}` is set already: is a layer in the stack twice?")]
+pub struct FactSet(pub &'static str);
+
+macro_rules! facts {
+    ($($(#[$doc:meta])* $name:ident / $set:ident: $type:ty;)*) => {
+        $(
+            $(#[$doc])*
+            #[must_use]
+            pub fn $name(&self) -> Option<&$type> {
+                self.0.$name.get()
+            }
+
+            #[doc = concat!("Sets the fact `", stringify!($name), "`.")]
+            ///
+            /// # Errors
+            /// [`FactSet`] when it is set already.
+            pub fn $set(&self, value: $type) -> Result<(), FactSet> {
+                self.0.$name.set(value).map_err(|_| FactSet(stringify!($name)))
+            }
+        )*
+    };
+}
+
+impl McpContext {
+    /// A new request, beginning now.
+    #[must_use]
+    pub fn new(clock: &dyn crate::contract::Clock) -> Self {
+        Self::build(Ulid::generate(), clock.now(), clock.monotonic(), None)
+    }
+
+    /// A sub-call of this request to another server: an own message, route, endpoint and refusal; the same request id,
+    /// principal and trace.
+    #[must_use]
+    pub fn child(&self, clock: &dyn crate::contract::Clock) -> Self {
+        let child = Self::build(self.0.request_id, clock.now(), clock.monotonic(), Some(self.clone()));
+        if let Some(address) = self.address() {
+            let _ = child.set_address(*address);
+        }
+        if let Some(trace) = self.trace() {
+            let _ = child.set_trace(trace.clone());
+        }
+        if let Some(principal) = self.principal() {
+            let _ = child.set_principal(Arc::clone(principal));
+        }
+        child
+    }
+
+    fn build(request_id: Ulid, began_at: Timestamp, began: Instant, shared: Option<McpContext>) -> Self {
+        Self(Arc::new(Facts {
+            request_id,
+            shared,
+            began_at,
+            began,
+            address: OnceLock::new(),
+            trace: OnceLock::new(),
+            principal: OnceLock::new(),
+            route: OnceLock::new(),
+            session: OnceLock::new(),
+            endpoint: OnceLock::new(),
+            message: OnceLock::new(),
+            rule: OnceLock::new(),
+            refusal: OnceLock::new(),
+            timings: Timings::default(),
+            taken: AtomicBool::new(false),
+        }))
+    }
+
+    /// The context of a request, if the context layer has run.
+    #[must_use]
+    pub fn of(extensions: &Extensions) -> Option<&Self> {
+        extensions.get::<Self>()
+    }
+
+    facts! {
+        /// The caller's address, after trusted proxies.
+        address / set_address: IpAddr;
+        /// The W3C trace context.
+        trace / set_trace: TraceContext;
+        /// Who calls; set by the authenticate layer.
+        principal / set_principal: Arc<Principal>;
+        /// The server that is called; set by the resolve layer.
+        route / set_route: Arc<Route>;
+        /// The legacy session of the request, opened; set by the session layer.
+        session / set_session: SessionFacts;
+        /// Which replica answers; set by the deploy layer.
+        endpoint / set_endpoint: Endpoint;
+        /// What the body says; set by the peek layer.
+        message / set_message: MessageFacts;
+        /// Which rule decided; set by the authorize layer.
+        rule / set_rule: Arc<str>;
+    }
+
+    /// The request's id, in logs, audit trail and error answers.
+    #[must_use]
+    pub fn request_id(&self) -> Ulid {
+        self.0.request_id
+    }
+
+    /// The request that this one is a sub-call of.
+    #[must_use]
+    pub fn parent(&self) -> Option<&McpContext> {
+        self.0.shared.as_ref()
+    }
+
+    /// When it began.
+    #[must_use]
+    pub fn began_at(&self) -> Timestamp {
+        self.0.began_at
+    }
+
+    /// When it began, on the monotonic clock.
+    #[must_use]
+    pub fn began(&self) -> Instant {
+        self.0.began
+    }
+
+    /// How long the upstream and the first byte took.
+    #[must_use]
+    pub fn timings(&self) -> &Timings {
+        &self.0.timings
+    }
+
+    /// Marks that a shim has taken the request: from here on its audit layer records it, not the gateway's.
+    pub fn take(&self) {
+        self.0.taken.store(true, Ordering::Release);
+    }
+
+    /// Whether a shim has taken the request.
+    #[must_use]
+    pub fn is_taken(&self) -> bool {
+        self.0.taken.load(Ordering::Acquire)
+    }
+
+    /// Remembers the first refusal, for the audit layers.
+    pub fn note_refusal(&self, refusal: &Refusal) {
+        let _ = self.0.refusal.set(RefusalFacts {
+            status: refusal.status().as_u16(),
+            code: refusal.code(),
+            message: refusal.public().into(),
+        });
+    }
+
+    /// The refusal that ended the request, if one did.
+    #[must_use]
+    pub fn refusal(&self) -> Option<&RefusalFacts> {
+        self.0.refusal.get()
+    }
+}
+
+impl std::fmt::Debug for McpContext {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("McpContext")
+            .field("request_id", &self.0.request_id)
+            .field("principal", &self.principal().map(|principal| &principal.subject))
+            .field("route", &self.route().map(|route| &route.id))
+            .finish_non_exhaustive()
+    }
+}

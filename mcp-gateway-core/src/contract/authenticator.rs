@@ -1,0 +1,80 @@
+//! Who is calling.
+
+use std::sync::Arc;
+
+use http::request::Parts;
+
+use crate::MaybeReady;
+use crate::record::Principal;
+
+/// Turns a request's credential into a [`Principal`].
+///
+/// Called once a request by the authenticate layer, in the order of the chain. Dropping the future of a slow answer
+/// must leave nothing half done.
+///
+/// `Ok(None)` means "no credential of my kind": the next in the chain is asked. An error ends the chain: a credential
+/// that is there but wrong never falls through to the next authenticator or to an anonymous one.
+///
+/// Closures are authenticators:
+///
+/// ```
+/// use std::sync::Arc;
+/// use mcp_gateway_core::contract::{AuthError, Authenticator, Resource};
+/// use mcp_gateway_core::record::Principal;
+///
+/// let internal = |parts: &http::request::Parts, _: &Resource| match parts.headers.get("x-internal-user") {
+///     Some(user) => user
+///         .to_str()
+///         .map(|user| Some(Arc::new(Principal::new("https://login.example", user))))
+///         .map_err(|_| AuthError::Invalid("X-Internal-User is not text")),
+///     None => Ok(None),
+/// };
+/// let _: Arc<dyn Authenticator> = Arc::new(internal);
+/// ```
+pub trait Authenticator: Send + Sync + 'static {
+    /// Reads the credential from the head of the request.
+    ///
+    /// `resource` is what the credential must be good for; it comes from configuration and route, never from `Host`.
+    fn authenticate(&self, parts: &Parts, resource: &Resource)
+    -> MaybeReady<Result<Option<Arc<Principal>>, AuthError>>;
+}
+
+impl<F> Authenticator for F
+where
+    F: Fn(&Parts, &Resource) -> Result<Option<Arc<Principal>>, AuthError> + Send + Sync + 'static,
+{
+    fn authenticate(
+        &self,
+        parts: &Parts,
+        resource: &Resource,
+    ) -> MaybeReady<Result<Option<Arc<Principal>>, AuthError>> {
+        self(parts, resource).into()
+    }
+}
+
+/// What a credential must be good for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Resource {
+    /// The canonical URL of the protected resource (RFC 8707), for example `https://gw.example/mcp-connect/github`.
+    pub url: Arc<str>,
+    /// Where its metadata document is (RFC 9728), named in the challenge; `None` when there is none.
+    pub metadata: Option<Arc<str>>,
+    /// The server's id on the data plane; `None` for the admin API.
+    pub server: Option<Arc<str>>,
+}
+
+/// Why a credential was not accepted.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AuthError {
+    /// There is a credential of this kind, but it is not valid: 401 with `invalid_token`. The text is for the
+    /// operator's log only.
+    #[error("{0}")]
+    Invalid(&'static str),
+    /// The request is ambiguous or malformed, for example two credentials that name different callers: 400.
+    #[error("{0}")]
+    Malformed(&'static str),
+    /// The credential cannot be judged now: 503.
+    #[error("credentials cannot be checked now")]
+    Unavailable(#[source] crate::BoxError),
+}

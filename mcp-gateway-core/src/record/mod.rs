@@ -1,0 +1,22 @@
+//! The domain: who calls, what is served, what happened.
+
+mod api_key;
+mod audit;
+mod entry;
+mod mount;
+mod principal;
+mod resource;
+mod route;
+mod secret;
+
+pub use api_key::ApiKey;
+pub use audit::{ActorFacts, AuditBodies, AuditEvent, Category, EventKind, Outcome};
+pub use entry::{
+    Entry, EntryLimits, EntryOrigin, EnvVar, HeaderSpec, NpxConfig, RemoteConfig, RuntimeKind, ServerUserType,
+    UvxConfig,
+};
+pub use mount::{Mount, MountError};
+pub use principal::{Actor, ActorKind, Principal, Roles, Scope, ServerList, Subject, TenantId};
+pub use resource::{FieldSealer, Resource, Resources, Stored};
+pub use route::{Placement, Route, RouteTarget};
+pub use secret::Secret;

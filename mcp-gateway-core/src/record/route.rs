@@ -1,0 +1,105 @@
+//! A resolved server: everything a call needs to know, compiled once from its entry.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, Uri};
+
+use super::{Secret, Subject};
+use crate::contract::{Program, Resource, ResourceLimits, Workload, WorkloadId};
+
+/// A server as the data plane sees it. In the snapshot behind an `Arc`; a call clones nothing of it.
+#[derive(Debug, Clone)]
+pub struct Route {
+    /// The server's id, the last part of its URL.
+    pub id: Arc<str>,
+    /// Its name, for people.
+    pub name: Arc<str>,
+    /// Its audience and metadata.
+    pub resource: Resource,
+    /// Where it is.
+    pub target: RouteTarget,
+    /// Paths below its URL that are forwarded.
+    pub sub_paths: Arc<[Box<str>]>,
+    /// Query parameters that are forwarded.
+    pub query_parameters: Arc<[Box<str>]>,
+    /// Further response headers that reach the client.
+    pub response_headers: Arc<[HeaderName]>,
+}
+
+/// Where a server is.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum RouteTarget {
+    /// An HTTP endpoint somewhere else.
+    Remote {
+        /// Its URL.
+        url: Uri,
+        /// Headers that the shim puts on; their values are sensitive.
+        headers: Arc<[(HeaderName, HeaderValue)]>,
+    },
+    /// A server that a runtime runs.
+    Hosted {
+        /// Shared, or one for each subject.
+        placement: Placement,
+        /// What to run; `id` and `subject` are filled in per subject.
+        template: Arc<Workload>,
+    },
+}
+
+/// Shared, or one for each subject.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placement {
+    /// All callers share one workload.
+    Shared,
+    /// Each subject has its own.
+    PerSubject,
+}
+
+impl Route {
+    /// The workload that serves this subject; `None` for a remote server.
+    #[must_use]
+    pub fn workload(&self, subject: &Subject) -> Option<Arc<Workload>> {
+        let RouteTarget::Hosted { placement, template } = &self.target else { return None };
+        match placement {
+            Placement::Shared => Some(Arc::clone(template)),
+            Placement::PerSubject => Some(Arc::new(Workload {
+                id: Self::workload_id(&self.id, subject),
+                subject: Some(subject.clone()),
+                ..Workload::clone(template)
+            })),
+        }
+    }
+
+    /// The id of a subject's own workload: the server's id and 128 bits of a hash of the subject.
+    #[must_use]
+    pub fn workload_id(server: &str, subject: &Subject) -> WorkloadId {
+        use sha2::{Digest, Sha256};
+        let mut hash = Sha256::new();
+        for part in [subject.tenant.as_str(), &subject.issuer, &subject.id] {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part.as_bytes());
+        }
+        let mut id = format!("{server}:");
+        for byte in &hash.finalize()[..16] {
+            id.push_str(&format!("{byte:02x}"));
+        }
+        WorkloadId(id.into())
+    }
+
+    /// A template for tests and embedders: a hosted server with no environment and the usual timeouts.
+    #[must_use]
+    pub fn template(server: &str, program: Program, env: Vec<(String, Secret)>) -> Workload {
+        Workload {
+            id: WorkloadId(server.into()),
+            server: server.into(),
+            subject: None,
+            digest: "".into(),
+            program,
+            env,
+            limits: ResourceLimits::default(),
+            startup_timeout: Duration::from_secs(60),
+            idle_timeout: Some(Duration::from_secs(600)),
+        }
+    }
+}
