@@ -1,1 +1,3 @@
-//! x
+//! The protocol, the domain, the contracts and the tower layers of mcp-gateway.
+
+pub mod wire;
