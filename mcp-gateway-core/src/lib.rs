@@ -8,8 +8,13 @@ mod ready;
 
 pub mod context;
 pub mod contract;
+pub mod egress;
+pub mod gateway;
+pub mod layer;
+pub mod memory;
 pub mod record;
 pub mod refusal;
+pub mod shim;
 pub mod wire;
 
 pub use body::{Body, BoxError};
