@@ -15,6 +15,8 @@
 //! | [`rpc`] | JSON-RPC errors that the gateway answers itself |
 //! | [`untrusted`] | foreign text on its way into a log |
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod check;
 mod duplicates;
 mod error;
 mod json;

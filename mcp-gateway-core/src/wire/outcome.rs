@@ -523,3 +523,6 @@ impl Capture {
         matches!(self.bytes.first(), Some(b'-' | b'0'..=b'9')).then(|| self.bytes.clone())
     }
 }
+
+#[cfg(test)]
+mod tests;

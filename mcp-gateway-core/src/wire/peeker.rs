@@ -293,3 +293,6 @@ fn refuse<T>(json: &mut Json<'_>, fault: Fault) -> Result<T, PeekError> {
     json.raw(1)?;
     Err(PeekError::new(fault, at))
 }
+
+#[cfg(test)]
+mod tests;
