@@ -30,6 +30,16 @@ fn results_tell_how_they_ended() {
 }
 
 #[test]
+fn a_repeated_member_counts_as_its_last_value() {
+    assert_eq!(result(r#"{"isError":true,"isError":false}"#), Outcome::Ok);
+    assert_eq!(result(r#"{"isError":true,"isError":[]}"#), Outcome::Ok);
+    assert_eq!(result(r#"{"resultType":"task","resultType":1}"#), Outcome::Ok);
+    assert_eq!(outcome(r#"{"id":1,"result":{"isError":true,"resultType":"task"},"result":{}}"#), Outcome::Ok);
+    assert_eq!(outcome(r#"{"id":1,"error":{"code":7,"message":"m"},"error":{}}"#), Outcome::RpcError { code: 0 });
+    assert_eq!(scan(r#"{"id":1,"id":null,"result":{}}"#).id(), None);
+}
+
+#[test]
 fn errors_tell_code_and_message() {
     let scanner = scan(r#"{"id":"x","error":{"data":{"code":1},"message":"no\nway \ud83d\ude00","code":-32601}}"#);
     assert_eq!(scanner.outcome(), Outcome::RpcError { code: -32601 });
