@@ -35,6 +35,16 @@ impl<'a> Text<'a> {
         if self.escaped || other.escaped { self.chars().cmp(other.chars()) } else { self.raw.cmp(other.raw) }
     }
 
+    /// FNV-1a over the UTF-8 of what is meant.
+    pub(super) fn hash(self) -> u32 {
+        let step = |hash: u32, byte: &u8| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
+        if !self.escaped {
+            return self.raw.as_bytes().iter().fold(0x811c_9dc5, step);
+        }
+        let mut utf8 = [0; 4];
+        self.chars().fold(0x811c_9dc5, |hash, c| c.encode_utf8(&mut utf8).as_bytes().iter().fold(hash, step))
+    }
+
     /// Whether some parser that ignores case would take this string for `known`, which must be ASCII.
     pub(super) fn folds_to(self, known: &str) -> bool {
         if !self.escaped && self.raw.is_ascii() {
