@@ -8,6 +8,7 @@ mod ready;
 
 pub mod context;
 pub mod contract;
+pub mod memory;
 pub mod record;
 pub mod refusal;
 pub mod wire;
