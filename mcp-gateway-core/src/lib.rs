@@ -6,6 +6,8 @@
 mod body;
 mod ready;
 
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 pub mod context;
 pub mod contract;
 pub mod egress;

@@ -1,5 +1,7 @@
-//! In-memory implementations of the contracts: for tests, for embedding, and as models for others.
+//! Implementations of the contracts that keep everything in memory: for tests, examples and throw-away gateways.
 
 mod rate_limiter;
+mod resource_store;
 
 pub use rate_limiter::MemoryRateLimiter;
+pub use resource_store::{MemoryStore, MemoryStoreOptions};
