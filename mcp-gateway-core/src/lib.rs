@@ -6,10 +6,12 @@
 mod body;
 mod ready;
 
+pub mod catalog;
 pub mod context;
 pub mod contract;
 pub mod record;
 pub mod refusal;
+pub mod seal;
 pub mod wire;
 
 pub use body::{Body, BoxError};
