@@ -9,6 +9,7 @@ mod ready;
 pub mod catalog;
 pub mod context;
 pub mod contract;
+pub mod memory;
 pub mod record;
 pub mod refusal;
 pub mod seal;

@@ -1,0 +1,5 @@
+//! Implementations of the contracts that keep everything in memory: for tests, examples and throw-away gateways.
+
+mod resource_store;
+
+pub use resource_store::{MemoryStore, MemoryStoreOptions};
