@@ -6,6 +6,7 @@
 mod body;
 mod ready;
 
+pub mod catalog;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 pub mod context;
@@ -16,6 +17,7 @@ pub mod layer;
 pub mod memory;
 pub mod record;
 pub mod refusal;
+pub mod seal;
 pub mod shim;
 pub mod wire;
 

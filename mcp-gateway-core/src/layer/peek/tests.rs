@@ -68,7 +68,7 @@ async fn limits_at_their_edges() {
     assert_eq!(call(options(CALL.len()), body(), "application/json").await.0, 200);
     assert_eq!(call(options(CALL.len() - 1), body(), "application/json").await.0, 413);
 
-    let pause = |seconds, chunk| Slow(chunks(CALL, chunk), Duration::from_millis(seconds * 1_000 - 10), None);
+    let pause = |seconds: u64, chunk| Slow(chunks(CALL, chunk), Duration::from_millis(seconds * 1_000 - 10), None);
     assert_eq!(call(PeekOptions::default(), pause(10, 1_000), "application/json").await.0, 200);
     assert_eq!(call(PeekOptions::default(), pause(11, 1_000), "application/json").await.0, 408);
 }
