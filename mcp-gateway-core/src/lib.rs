@@ -6,8 +6,11 @@
 mod body;
 mod ready;
 
+#[cfg(feature = "conformance")]
+pub mod conformance;
 pub mod context;
 pub mod contract;
+pub mod memory;
 pub mod record;
 pub mod refusal;
 pub mod wire;
