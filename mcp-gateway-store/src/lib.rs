@@ -1,1 +1,6 @@
-//! x
+//! What an MCP gateway keeps: stores in SQLite files.
+//!
+//! Every store implements a contract of [`mcp_gateway_core::contract`] and passes its suite.
+
+#[cfg(feature = "sqlite")]
+pub mod sqlite;

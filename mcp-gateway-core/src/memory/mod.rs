@@ -1,5 +1,7 @@
-//! The contracts in memory: for tests, for embedders, and as the plainest example of each.
+//! Implementations of the contracts that keep everything in memory: for tests, examples and throw-away gateways.
 
 mod audit;
+mod resource_store;
 
 pub use audit::{MemoryAuditSink, MemoryAuditStore};
+pub use resource_store::{MemoryStore, MemoryStoreOptions};

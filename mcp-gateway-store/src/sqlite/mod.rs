@@ -1,0 +1,11 @@
+//! Stores in SQLite files: the embedded default.
+//!
+//! One process owns a file, which a lock beside it (`FILE.lock`) enforces. All files have mode 0600.
+
+mod connection;
+mod error;
+mod lock;
+mod migrate;
+
+pub use connection::Durability;
+pub use error::OpenError;
