@@ -312,7 +312,7 @@ impl Shared {
                 if event.kind.ends_intent()
                     && let Some(intent) = open.remove(&event.request_id)
                 {
-                    event.absorb_intent(intent);
+                    event.absorb_intent(&intent);
                 }
                 row += 1;
                 batch.push(AuditRow { stream: self.stream, seq: row, event });

@@ -14,9 +14,9 @@ impl EventKind {
 
 impl AuditEvent {
     /// Fills in what this event lacks and its intent knew. Time, kind, outcome and sizes stay as they are.
-    pub fn absorb_intent(&mut self, intent: Self) {
+    pub fn absorb_intent(&mut self, intent: &Self) {
         macro_rules! fill {
-            ($($field:ident),* $(,)?) => { $( if self.$field.is_none() { self.$field = intent.$field; } )* };
+            ($($field:ident),* $(,)?) => { $( if self.$field.is_none() { self.$field.clone_from(&intent.$field); } )* };
         }
         fill!(actor, address, user_agent, client_name, client_version, server, era, protocol_version, http_method);
         fill!(method, target, rpc_id, session, rule, trace_id, bodies);
