@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::contract::Incarnation;
-use crate::wire::{Era, ProtocolVersion};
+use crate::wire::version::{Era, ProtocolVersion};
 
 /// What a message is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
