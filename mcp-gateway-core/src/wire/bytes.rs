@@ -18,6 +18,7 @@ const fn below(word: u64, bound: u8) -> u64 {
 }
 
 /// Searches the first bytes: `Ok` with the place of a match, `Err` with the number of bytes that hold none.
+#[inline]
 fn near(bytes: &[u8], test: impl Fn(u64) -> u64) -> Result<usize, usize> {
     let mut at = 0;
     while at < NEAR
@@ -49,6 +50,7 @@ pub(super) fn quote_or_backslash(bytes: &[u8]) -> Option<usize> {
 }
 
 /// The first quote, backslash or control character.
+#[inline]
 pub(super) fn special(bytes: &[u8]) -> Option<usize> {
     match near(bytes, |word| equal(word, b'"') | equal(word, b'\\') | below(word, 0x20)) {
         Ok(at) => Some(at),

@@ -80,7 +80,7 @@ impl<'a> Json<'a> {
     pub(super) fn string(&mut self) -> Result<Text<'a>, PeekError> {
         self.eat(b'"')?;
         let start = self.pos;
-        let mut escaped = false;
+        let mut escapes = 0;
         loop {
             let rest = &self.bytes[self.pos..];
             self.pos += bytes::special(rest).unwrap_or(rest.len());
@@ -89,10 +89,10 @@ impl<'a> Json<'a> {
                 Some(b'"') => {
                     let raw = &self.text[start..self.pos];
                     self.pos += 1;
-                    return Ok(Text { raw, escaped, at: start });
+                    return Ok(Text { raw, escapes, at: start });
                 }
                 Some(b'\\') => {
-                    escaped = true;
+                    escapes += 1;
                     self.escape()?;
                 }
                 Some(_) => return self.fail(Fault::ControlCharacter),
@@ -336,7 +336,7 @@ impl<'a> Json<'a> {
 }
 
 fn classify<T: Copy>(key: Text<'_>, known: &[(&str, T)]) -> Result<Name<T>, PeekError> {
-    let plain = !key.escaped && key.raw.is_ascii();
+    let plain = key.escapes == 0 && key.raw.is_ascii();
     for (index, (name, member)) in known.iter().enumerate() {
         // Most names differ in length, and a plain key is as long as what it means.
         if plain && key.raw.len() != name.len() {

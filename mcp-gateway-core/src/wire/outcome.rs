@@ -533,14 +533,14 @@ impl Capture {
     /// The whole string, if it was not cut and is UTF-8.
     fn text(&self) -> Option<Text<'_>> {
         let raw = std::str::from_utf8(&self.bytes).ok().filter(|_| !self.cut)?;
-        Some(Text { raw, escaped: raw.contains('\\'), at: 0 })
+        Some(Text { raw, escapes: raw.matches('\\').count(), at: 0 })
     }
 
     /// As much of the string as is kept of a message.
     fn start_of_text(&self) -> String {
         let raw = String::from_utf8_lossy(&self.bytes);
         let mut start = String::new();
-        for c in (Text { raw: &raw, escaped: true, at: 0 }).chars() {
+        for c in (Text { raw: &raw, escapes: 1, at: 0 }).chars() {
             if start.len() + c.len_utf8() > MAX_ERROR_MESSAGE {
                 break;
             }
