@@ -13,6 +13,7 @@ pub mod contract;
 pub mod memory;
 pub mod record;
 pub mod refusal;
+pub mod snapshot;
 pub mod wire;
 
 pub use body::{Body, BoxError};
