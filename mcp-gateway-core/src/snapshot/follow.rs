@@ -200,7 +200,11 @@ async fn read(
     Ok((replica, feed))
 }
 
-async fn answer<T>(op: &'static str, asked: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+/// Waits for an answer of the store, but not for ever.
+pub(super) async fn answer<T>(
+    op: &'static str,
+    asked: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
     let late = |_| Err(StoreError::new(StoreErrorKind::Unavailable, op).because("no answer in time"));
     timeout(ANSWER, asked).await.unwrap_or_else(late)
 }

@@ -16,6 +16,7 @@
 //! # Ok(()) }
 //! ```
 
+mod cache;
 mod follow;
 mod key;
 mod replica;
@@ -29,6 +30,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
+pub use cache::Cache;
 pub use key::KeyFacts;
 
 use self::follow::Driver;

@@ -491,7 +491,7 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn following_leads_where_reading_leads(batches in prop::collection::vec(prop::collection::vec(op(), 1..5), 1..25)) {
