@@ -6,7 +6,7 @@
 mod body;
 mod ready;
 
-#[cfg(feature = "conformance")]
+#[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 pub mod context;
 pub mod contract;
