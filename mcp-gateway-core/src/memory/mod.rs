@@ -1,9 +1,7 @@
 //! Implementations of the contracts that keep everything in memory: for tests, examples and throw-away gateways.
 
-mod audit;
-mod rate_limiter;
+mod keys;
 mod resource_store;
 
-pub use audit::{MemoryAuditSink, MemoryAuditStore};
-pub use rate_limiter::MemoryRateLimiter;
+pub use keys::MemoryKeys;
 pub use resource_store::{MemoryStore, MemoryStoreOptions};

@@ -137,6 +137,28 @@ impl<T: Resource> Resources<T> {
         found.into_iter().next().flatten().map(|record| Stored::decode(&record, &*self.sealer)).transpose()
     }
 
+    /// The store underneath, for batches over several kinds.
+    #[must_use]
+    pub fn store(&self) -> &Arc<dyn ResourceStore> {
+        &self.store
+    }
+
+    /// Reads several, in the order of `ids`; at most [`StoreLimits::PAGE`](crate::contract::StoreLimits::PAGE).
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn get_many<'a>(
+        &self,
+        ids: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Vec<Option<Stored<T>>>, StoreError> {
+        let keys: Vec<Key> = ids.into_iter().map(|id| self.key(id)).collect();
+        let found = self.store.get(&keys).await?;
+        found
+            .into_iter()
+            .map(|record| record.map(|record| Stored::decode(&record, &*self.sealer)).transpose())
+            .collect()
+    }
+
     /// Reads a page, in the order of ids.
     ///
     /// # Errors
