@@ -108,8 +108,7 @@ impl Sessions {
         }
         let (writer, reader, life) = parts(child);
         let id: Arc<str> = format!("{:032x}", rand::rng().random::<u128>()).into();
-        let session =
-            Session::new(Arc::clone(&id), writer, Arc::clone(&self.0.options), Arc::clone(&self.0.dropped));
+        let session = Session::new(Arc::clone(&id), writer, Arc::clone(&self.0.options), Arc::clone(&self.0.dropped));
         // From here on the session's task owns the child, and this guard the session.
         let mut guard = Guard(Some(Arc::clone(&session)));
         let answer = session.ask(message).map_err(|_| broken(None))?;
@@ -132,6 +131,7 @@ impl Sessions {
             };
             return Ok(respond::json(status, answer.message));
         }
+        session.negotiated(&answer.message);
         guard.0 = None;
         opening.open(session);
         let mut response = if accepts.json {
@@ -173,7 +173,10 @@ impl Sessions {
             return self.notify(&session, body, message).await;
         }
         let accepts = Accepts::of(headers);
-        let prime = matches!(claim, Claim::Known(version) if version >= ProtocolVersion::V20251125);
+        let prime = match claim {
+            Claim::Known(version) => version >= ProtocolVersion::V20251125,
+            _ => session.primes(),
+        };
         if accepts.events {
             let stream = match session.open(message, prime) {
                 Ok(stream) => stream,

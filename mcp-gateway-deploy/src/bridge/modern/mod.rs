@@ -2,17 +2,21 @@
 
 mod hub;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
 use mcp_gateway_core::Body;
 use mcp_gateway_core::contract::{UpstreamError, UpstreamErrorKind};
-use mcp_gateway_core::wire::method::Method;
+use mcp_gateway_core::wire::method::{Method, is_known};
+use mcp_gateway_core::wire::version::{Claim, Era, claimed_era};
 use mcp_gateway_core::wire::{Id, Kind, Message, mirror, rpc};
+use serde::Deserialize;
+use serde_json::value::RawValue;
 
-pub(super) use self::hub::{Caller, Hub};
 use self::hub::NotTaken;
+pub(super) use self::hub::{Caller, Hub};
 use super::broken;
 use super::options::BridgeOptions;
 use super::respond::{self, Accepts};
@@ -35,6 +39,22 @@ pub(super) fn check(headers: &HeaderMap, message: &Message<'_>) -> Option<Respon
         return Some(respond::error(StatusCode::BAD_REQUEST, id, rpc::code::INVALID_PARAMS, text, None));
     }
     None
+}
+
+/// The id of a request whose method this revision no longer has, in a message that lacks the method's target.
+///
+/// Such a method does not exist any more, so what its parameters lacked does not matter.
+pub(super) fn removed<'a>(headers: &HeaderMap, body: &'a [u8]) -> Option<&'a [u8]> {
+    #[derive(Deserialize)]
+    struct Request<'a> {
+        #[serde(borrow)]
+        id: &'a RawValue,
+        #[serde(borrow)]
+        method: Cow<'a, str>,
+    }
+    let request: Request<'a> = serde_json::from_slice(body).ok()?;
+    let modern = claimed_era(headers).is_ok_and(Claim::is_modern);
+    (modern && !is_known(Era::Modern, &request.method)).then(|| request.id.get().as_bytes())
 }
 
 /// Answers one message through the shared child.
