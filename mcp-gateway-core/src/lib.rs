@@ -7,12 +7,15 @@ mod body;
 mod ready;
 
 pub mod catalog;
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 pub mod context;
 pub mod contract;
 pub mod memory;
 pub mod record;
 pub mod refusal;
 pub mod seal;
+pub mod snapshot;
 pub mod wire;
 
 pub use body::{Body, BoxError};

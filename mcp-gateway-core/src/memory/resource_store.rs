@@ -458,3 +458,56 @@ impl Watcher {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conformance::ManualClock;
+    use crate::conformance::resource_store::{Bench, Setup};
+
+    async fn bench(setup: Setup) -> Bench {
+        let clock = Arc::new(ManualClock::default());
+        let mut options = MemoryStoreOptions::default();
+        if let Some(commits) = setup.log_commits {
+            options = options.with_log_commits(commits);
+        }
+        Bench::new(Arc::new(MemoryStore::with_options(clock.clone(), options)), clock)
+    }
+
+    crate::resource_store_suite!(bench);
+
+    fn put(id: &str, ttl: Option<Duration>) -> Vec<Write> {
+        let key = Key::new(TenantId::default(), Kind::logged("thing"), id);
+        vec![Write::Put { key, value: "x".into(), index: Vec::new(), ttl, when: When::Any }]
+    }
+
+    #[tokio::test]
+    async fn the_log_forgets_by_age() {
+        let clock = Arc::new(ManualClock::default());
+        let options = MemoryStoreOptions::default().with_log_age(Duration::from_secs(60));
+        let store = MemoryStore::with_options(clock.clone(), options);
+        store.commit(put("a", None)).await.unwrap();
+        clock.advance(Duration::from_secs(60));
+        store.commit(put("b", None)).await.unwrap();
+        assert!(store.watch(&[Kind::logged("thing")], Revision(0)).await.is_ok());
+        clock.advance(Duration::from_secs(1));
+        store.commit(put("c", None)).await.unwrap();
+        let error = store.watch(&[Kind::logged("thing")], Revision(0)).await.err().unwrap();
+        assert_eq!(error.kind(), StoreErrorKind::Compacted);
+        assert!(store.watch(&[Kind::logged("thing")], Revision(1)).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn expired_records_free_their_space() {
+        let clock = Arc::new(ManualClock::default());
+        let store = MemoryStore::new(clock.clone());
+        for n in 0..SWEEP {
+            store.commit(put(&n.to_string(), Some(Duration::from_secs(1)))).await.unwrap();
+        }
+        clock.advance(Duration::from_secs(1));
+        store.commit(put("last", None)).await.unwrap();
+        let state = store.shared.lock();
+        assert_eq!(state.tables["thing"].records.len(), 1);
+        assert!(state.expiries.is_empty());
+    }
+}

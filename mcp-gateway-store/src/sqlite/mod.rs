@@ -6,6 +6,11 @@ mod connection;
 mod error;
 mod lock;
 mod migrate;
+mod resource;
+mod resource_feed;
+mod resource_reader;
+mod resource_writer;
 
 pub use connection::Durability;
 pub use error::OpenError;
+pub use resource::{SqliteOptions, SqliteStore};
