@@ -6,5 +6,7 @@
 //! - [`api_key`]: keys of this gateway, for programs and people.
 //! - [`bootstrap`]: the owner's token until a real owner exists, for the admin API alone.
 
+mod bearer;
+
 pub mod api_key;
 pub mod bootstrap;

@@ -42,7 +42,8 @@ pub trait FieldSealer: Send + Sync + 'static {
     /// Decrypts it.
     ///
     /// # Errors
-    /// [`StoreErrorKind::Corrupt`] when it does not belong here, or was made with a key that is not known.
+    /// [`StoreErrorKind::Corrupt`] when it does not belong here, [`StoreErrorKind::Unavailable`] when the key that made
+    /// it is not known: it may be on its way here.
     fn open(&self, key: &Key, field: &str, sealed: &str) -> Result<String, StoreError>;
 }
 

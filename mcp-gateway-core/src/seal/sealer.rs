@@ -221,7 +221,10 @@ impl FieldSealer for Sealer {
         let id: u32 = id.parse().map_err(|_| corrupt("a sealed field names no data key"))?;
         let keys = self.shared.keys.load();
         let held = keys.get(&key.tenant).and_then(|tenant| tenant.get(&id));
-        let held = held.ok_or_else(|| corrupt("a field is sealed with a data key that is not known"))?;
+        let unknown = || {
+            StoreError::new(StoreErrorKind::Unavailable, "open").because("a field's data key is not known, or not yet")
+        };
+        let held = held.ok_or_else(unknown)?;
         let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| corrupt("a sealed field is not base64url"))?;
         let plain = held.cipher.open(&bytes, &aad(key, field, id));
         let plain = plain.ok_or_else(|| corrupt("a sealed field does not belong to this record"))?;
