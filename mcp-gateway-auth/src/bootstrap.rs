@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -201,8 +201,8 @@ impl Bootstrap {
 
     /// The generated token and its file. To be shown on a terminal only, never in a log.
     #[must_use]
-    pub fn generated(&self) -> Option<(&PathBuf, &Secret)> {
-        self.generated.as_ref().map(|(path, token)| (path, token))
+    pub fn generated(&self) -> Option<(&Path, &Secret)> {
+        self.generated.as_ref().map(|(path, token)| (path.as_path(), token))
     }
 
     /// Authenticates by the token; `None` when its time is over.
@@ -345,8 +345,8 @@ fn is_token(text: &str) -> bool {
         && text.bytes().all(|byte| (0x21..=0x7e).contains(&byte))
 }
 
-fn generated_token(path: &PathBuf) -> Result<Secret, BootstrapError> {
-    let file = |source| BootstrapError::File { path: path.clone(), source };
+fn generated_token(path: &Path) -> Result<Secret, BootstrapError> {
+    let file = |source| BootstrapError::File { path: path.to_owned(), source };
     let longest = Bootstrap::LONGEST as u64 + 2;
     let mut text = secret_file::read(path, longest).map_err(file)?;
     if text.is_none() {
