@@ -81,7 +81,8 @@ fn text(max: usize) -> impl Strategy<Value = Option<Box<str>>> {
 prop_compose! {
     fn any_event()(
         ts in -377_705_023_201_000_000_i64..253_402_207_200_000_000,
-        (request, numbers) in (any::<u128>(), any::<[u64; 6]>()),
+        (request, numbers) in (any::<u128>(), any::<[u64; 3]>()),
+        (messages, status, ok) in (any::<u32>(), any::<u16>(), any::<bool>()),
         (user_agent, target, error, rpc_id) in (text(20), text(20), text(20), text(5)),
         (rpc_code, upstream, kind) in (any::<Option<i64>>(), any::<Option<u64>>(), 0..4_u8),
         address in any::<Option<std::net::IpAddr>>(),
@@ -100,9 +101,9 @@ prop_compose! {
             bytes_in: numbers[0],
             bytes_out: numbers[1],
             total_us: numbers[2],
-            messages: numbers[3] as u32,
-            status: numbers[4] as u16,
-            outcome: if numbers[5] % 2 == 0 { Outcome::Ok } else { Outcome::Opaque },
+            messages,
+            status,
+            outcome: if ok { Outcome::Ok } else { Outcome::Opaque },
             actor: actor.map(|id| ActorFacts {
                 subject: Subject { tenant: TenantId::new(&*id), issuer: (&*id).into(), id: (&*id).into() },
                 kind: ActorKind::Client,

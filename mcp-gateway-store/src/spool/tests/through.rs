@@ -80,13 +80,13 @@ async fn a_hundred_thousand_events_arrive_once_and_in_order() {
             tokio::spawn(async move {
                 for n in 0..EACH {
                     // Away, back, away again while events come in.
-                    if writer == 0 && n % 2_500 == 0 {
+                    if writer == 0 && n.is_multiple_of(2_500) {
                         store.away((n / 2_500) % 2 == 0);
                     }
                     let n = writer * EACH + n;
                     spool.record(event(n, EventKind::Intent)).await.unwrap();
                     spool.record(exchange(n)).await.unwrap();
-                    if n % 64 == 0 {
+                    if n.is_multiple_of(64) {
                         tokio::task::yield_now().await;
                     }
                 }
