@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use crate::bridge::child::{Child, Closed, Life, Reader, Writer};
 use crate::bridge::legacy::child_limits;
 use crate::bridge::options::BridgeOptions;
+use crate::bridge::probe::asked;
 use crate::bridge::splice::{Ties, range, splice};
 use crate::bridge::stream::{End, Stream};
 
@@ -212,7 +213,10 @@ impl Hub {
                 let number = message.id.and_then(|id| number(id.raw()));
                 let Some((number, call)) = number.and_then(|number| Some((number, state.calls.remove(&number)?)))
                 else {
-                    return self.drop_one();
+                    if !message.id.is_some_and(|id| asked(id.raw())) {
+                        self.drop_one();
+                    }
+                    return;
                 };
                 drop(state);
                 let end = if message.is_error { End::Error(message.error_code.unwrap_or(0)) } else { End::Done };
