@@ -1,5 +1,6 @@
 //! What the tests of the process runtime share.
 #![allow(dead_code, reason = "each test binary uses a part")]
+#![allow(clippy::unwrap_used, reason = "only tests use it")]
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
