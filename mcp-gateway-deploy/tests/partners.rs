@@ -2,6 +2,8 @@
 //! `MCP_GATEWAY_TEST_PARTNERS=1`. What is installed is kept under `MCP_GATEWAY_TEST_CACHE`, by default
 //! `${XDG_CACHE_HOME:-$HOME/.cache}/mcp-gateway-test`.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test, and it says that it skips")]
+
 mod support;
 
 use std::path::PathBuf;
