@@ -84,13 +84,11 @@ impl Sessions {
         Ok(Opening(self.clone()))
     }
 
-    fn find(&self, headers: &HeaderMap) -> Result<Arc<Session>, Response<Body>> {
+    fn find(&self, headers: &HeaderMap) -> Result<Arc<Session>, NoSession> {
         let mut values = headers.get_all(SESSION).iter();
-        let (Some(id), None) = (values.next(), values.next()) else {
-            return Err(respond::error(StatusCode::BAD_REQUEST, None, SESSION_FAULT, NO_SESSION, None));
-        };
+        let (Some(id), None) = (values.next(), values.next()) else { return Err(NoSession::Missing) };
         let session = id.to_str().ok().and_then(|id| self.lock().sessions.get(id).cloned());
-        session.filter(|session| !session.is_ended()).ok_or_else(unknown_session)
+        session.filter(|session| !session.is_ended()).ok_or(NoSession::Unknown)
     }
 
     /// `initialize` without a session: a new child, a new session.
@@ -167,7 +165,7 @@ impl Sessions {
         }
         let session = match self.find(headers) {
             Ok(session) => session,
-            Err(response) => return Ok(response),
+            Err(reason) => return Ok(reason.into()),
         };
         if message.kind != Kind::Request {
             return self.notify(&session, body, message).await;
@@ -234,7 +232,7 @@ impl Sessions {
         }
         let session = match self.find(headers) {
             Ok(session) => session,
-            Err(response) => return response,
+            Err(reason) => return reason.into(),
         };
         let mut cursors = headers.get_all(LAST_EVENT).iter();
         let body = match (cursors.next(), cursors.next()) {
@@ -259,7 +257,7 @@ impl Sessions {
                 // Some SDKs warn about 202.
                 respond::empty(StatusCode::NO_CONTENT)
             }
-            Err(response) => response,
+            Err(reason) => reason.into(),
         }
     }
 
@@ -302,8 +300,27 @@ const NO_SESSION: &str = "Bad Request: No valid session ID provided";
 const UNKNOWN_VERSION: &str = "Bad Request: Unsupported protocol version";
 const UNKNOWN_EVENT: &str = "Bad Request: The event ID is not one of this session, or its stream is gone";
 
+/// Why a request has no session.
+#[derive(Debug, Clone, Copy)]
+enum NoSession {
+    /// No session header, or several.
+    Missing,
+    /// None of this bridge, or one that has ended.
+    Unknown,
+}
+
+impl From<NoSession> for Response<Body> {
+    fn from(reason: NoSession) -> Self {
+        match reason {
+            NoSession::Missing => respond::error(StatusCode::BAD_REQUEST, None, SESSION_FAULT, NO_SESSION, None),
+            // Clients initialize again when they read this status.
+            NoSession::Unknown => respond::error(StatusCode::NOT_FOUND, None, -32001, "Session not found", None),
+        }
+    }
+}
+
 fn unknown_session() -> Response<Body> {
-    respond::error(StatusCode::NOT_FOUND, None, -32001, "Session not found", None)
+    NoSession::Unknown.into()
 }
 
 fn not_acceptable() -> Response<Body> {

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use crate::bridge::child::{Child, Closed, Life, Reader, Writer};
 use crate::bridge::options::BridgeOptions;
+use crate::bridge::probe::asked;
 use crate::bridge::splice::Ties;
 use crate::bridge::stream::{End, Size, Stream};
 
@@ -274,6 +275,7 @@ impl Session {
                     let error = message.is_error.then(|| message.error_code.unwrap_or(0));
                     state.answer(call.reply, line.clone(), error, &self.options);
                 }
+                None if message.id.is_some_and(|id| asked(id.raw())) => {}
                 None => self.drop_one(),
             }
             return;
