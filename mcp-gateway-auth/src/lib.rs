@@ -6,5 +6,8 @@
 //! - [`api_key`]: keys of this gateway, for programs and people.
 //! - [`bootstrap`]: the owner's token until a real owner exists, for the admin API alone.
 
+mod bearer;
+mod secret_file;
+
 pub mod api_key;
 pub mod bootstrap;

@@ -19,6 +19,7 @@ pub mod record;
 pub mod refusal;
 pub mod seal;
 pub mod shim;
+pub mod snapshot;
 pub mod wire;
 
 pub use body::{Body, BoxError};

@@ -25,7 +25,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut port = 0;
     loop {
         match args.next() {
-            Some(arg) if arg == "--port" => port = args.next().and_then(|port| port.to_str()?.parse().ok()).unwrap_or(0),
+            Some(arg) if arg == "--port" => {
+                port = args.next().and_then(|port| port.to_str()?.parse().ok()).unwrap_or(0);
+            }
             Some(arg) if arg == "--" => break,
             _ => return Err("usage: bridge [--port N] -- COMMAND [ARGUMENT…]".into()),
         }
@@ -72,7 +74,8 @@ fn is_local(value: Option<&http::HeaderValue>) -> bool {
     let Some(authority) = value.to_str().ok().map(|text| text.rsplit("//").next().unwrap_or(text)) else {
         return false;
     };
-    let host = authority.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok()).map_or(authority, |(host, _)| host);
+    let host =
+        authority.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok()).map_or(authority, |(host, _)| host);
     matches!(host, "127.0.0.1" | "localhost" | "[::1]")
 }
 

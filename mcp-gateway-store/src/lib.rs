@@ -1,4 +1,4 @@
-//! What an MCP gateway keeps: stores in SQLite files.
+//! What an MCP gateway keeps: stores in SQLite files, and the audit spool.
 //!
 //! Every store implements a contract of [`mcp_gateway_core::contract`] and passes its suite.
 

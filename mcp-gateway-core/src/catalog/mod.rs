@@ -17,13 +17,19 @@
 
 mod compile;
 mod digest;
+mod directory;
 mod headers;
 mod limits;
 mod parse;
 mod program;
 mod quantity;
 mod remote;
+mod starter;
+mod sync;
 
 pub use compile::compile;
+pub use directory::DirectorySource;
 pub use limits::CatalogLimits;
 pub use parse::{check, parse};
+pub use starter::{StarterSource, starter};
+pub use sync::{Sync, SyncError, SyncReport, retain_sources};

@@ -1,7 +1,4 @@
-//! The suites that every implementation of a contract is run against, ours and an integrator's, and what tests of the
-//! consumers need.
-//!
-//! Each suite panics at the first rule that does not hold, and names it.
+//! The suites that every implementation of a contract is run against, and what tests of the consumers need.
 
 pub mod audit_sink;
 pub mod audit_store;

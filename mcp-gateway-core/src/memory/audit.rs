@@ -65,8 +65,10 @@ impl AuditStore for MemoryAuditStore {
         after: Option<AuditCursor>,
         limit: usize,
     ) -> Result<AuditPage, StoreError> {
-        if limit == 0 || limit > StoreLimits::PAGE {
-            return Err(StoreError::new(StoreErrorKind::TooLarge, "query").because("a page has 1 to 1,000 rows"));
+        match limit {
+            0 => return Err(StoreError::new(StoreErrorKind::Invalid, "query").because("a page of no rows")),
+            1..=StoreLimits::PAGE => {}
+            _ => return Err(StoreError::new(StoreErrorKind::TooLarge, "query").because("more than 1,000 rows a page")),
         }
         let rows = lock(&self.rows);
         let newest_first = match after {
@@ -332,5 +334,5 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-#[cfg(all(test, feature = "conformance"))]
+#[cfg(test)]
 mod tests;

@@ -31,7 +31,7 @@ use mcp_gateway_core::context::McpContext;
 use mcp_gateway_core::contract::{Upstream, UpstreamError, UpstreamErrorKind};
 use mcp_gateway_core::wire::method::Method;
 use mcp_gateway_core::wire::version::{Claim, Era, MCP_PROTOCOL_VERSION, ProtocolVersion, claimed_era};
-use mcp_gateway_core::wire::{Kind, Limits, Message, peek, rpc};
+use mcp_gateway_core::wire::{Fault, Kind, Limits, Message, peek, rpc};
 use mcp_gateway_core::{Body, BoxFuture};
 use tokio::time::Instant;
 
@@ -176,6 +176,12 @@ impl Inner {
         let message = match peek(&body, &limits) {
             Ok(message) => message,
             Err(error) => {
+                if error.fault() == Fault::NoTarget
+                    && let Some(id) = modern::removed(&parts.headers, &body)
+                {
+                    let (status, code) = (StatusCode::NOT_FOUND, rpc::code::METHOD_NOT_FOUND);
+                    return Ok(respond::error(status, Some(id), code, "Method not found", None));
+                }
                 return Ok(respond::error(StatusCode::BAD_REQUEST, None, error.code(), error.message(), None));
             }
         };

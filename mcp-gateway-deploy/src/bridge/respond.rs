@@ -88,9 +88,8 @@ pub(super) async fn read(body: Body, limit: usize) -> Result<Bytes, ReadError> {
     let mut first = Bytes::new();
     let mut all = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| {
-            if error.is::<LengthLimitError>() { ReadError::TooLarge } else { ReadError::Broken }
-        })?;
+        let frame = frame
+            .map_err(|error| if error.is::<LengthLimitError>() { ReadError::TooLarge } else { ReadError::Broken })?;
         let Ok(data) = frame.into_data() else { continue };
         if first.is_empty() && all.is_empty() {
             first = data;

@@ -187,11 +187,7 @@ impl Stream {
     /// The one message of a stream that ended with it and that nobody has read.
     pub(super) fn only(&self) -> Option<Bytes> {
         let mut inner = self.lock();
-        if inner.ended && inner.events.len() == 1 && inner.read == inner.first {
-            inner.pop()
-        } else {
-            None
-        }
+        if inner.ended && inner.events.len() == 1 && inner.read == inner.first { inner.pop() } else { None }
     }
 
     /// Whether a position was ever given out.

@@ -24,6 +24,8 @@ pub(super) struct Launch {
     pub(super) env: BTreeMap<OsString, OsString>,
     pub(super) dir: Option<PathBuf>,
     pub(super) grace: Grace,
+    /// User and group, if not this process's own.
+    pub(super) user: Option<(u32, u32)>,
 }
 
 /// How long a child has for each step of its end.
@@ -76,6 +78,9 @@ pub(super) fn launch(
         .kill_on_drop(true);
     if let Some(dir) = &launch.dir {
         command.current_dir(dir);
+    }
+    if let Some((uid, gid)) = launch.user {
+        command.uid(uid).gid(gid);
     }
     let mut child = command.spawn()?;
     let (Some(id), Some(stdin), Some(stdout), Some(stderr)) =
@@ -180,7 +185,10 @@ impl CommandSpawner {
     pub fn new(program: impl Into<OsString>, args: impl IntoIterator<Item = OsString>, log: RingLog) -> Self {
         let env = std::env::vars_os().collect();
         let args = args.into_iter().collect();
-        Self { launch: Launch { program: program.into(), args, env, dir: None, grace: Grace::default() }, log }
+        Self {
+            launch: Launch { program: program.into(), args, env, dir: None, grace: Grace::default(), user: None },
+            log,
+        }
     }
 }
 

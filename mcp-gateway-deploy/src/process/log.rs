@@ -76,7 +76,8 @@ impl RingLog {
     #[must_use]
     pub fn tail_of(&self, child: u32, count: usize) -> Vec<LogLine> {
         let lines = self.lock();
-        let mut tail: Vec<_> = lines.iter().rev().filter(|line| line.child == Some(child)).take(count).cloned().collect();
+        let mut tail: Vec<_> =
+            lines.iter().rev().filter(|line| line.child == Some(child)).take(count).cloned().collect();
         tail.reverse();
         tail
     }

@@ -45,6 +45,15 @@ pub enum OpenError {
         /// What was expected.
         expected: &'static str,
     },
+    /// Bodies would be captured, and nothing seals them.
+    #[error(
+        "{} would hold captured bodies unsealed: configure a key for sealing, or set `audit.bodies` to `off`",
+        path.display()
+    )]
+    Unsealed {
+        /// The store's file.
+        path: PathBuf,
+    },
     /// The file system refused.
     #[error("{}: {source}; check that the directory exists and belongs to this user", path.display())]
     Io {

@@ -43,7 +43,7 @@ impl Readers {
     }
 
     /// Runs `work` in one read transaction: it sees one state of the store.
-    async fn run<T: Send + 'static>(
+    pub(super) async fn run<T: Send + 'static>(
         self: &Arc<Self>,
         op: &'static str,
         work: impl FnOnce(&Connection) -> Result<T, ReadError> + Send + 'static,
@@ -193,7 +193,8 @@ const BY_TERM: &str = "SELECT term.tenant, term.id, record.revision, record.valu
         AND (record.expires_at IS NULL OR record.expires_at > ?4)
     ORDER BY term.tenant, term.id LIMIT ?5";
 
-enum ReadError {
+/// Why a read failed.
+pub(super) enum ReadError {
     Sqlite(rusqlite::Error),
     Store(StoreError),
 }

@@ -5,7 +5,8 @@ use std::process::{Command, Stdio};
 use mcp_gateway_core::conformance::ManualClock;
 use mcp_gateway_core::conformance::resource_store::{Bench, Setup};
 use mcp_gateway_core::contract::{When, Write};
-use mcp_gateway_core::record::TenantId;
+use mcp_gateway_core::record::{ApiKey, FieldSealer, Resources, Scope, Subject, TenantId};
+use mcp_gateway_core::snapshot::{SnapshotOptions, Snapshots};
 
 use super::*;
 
@@ -184,4 +185,56 @@ async fn commits_that_wait_share_a_transaction() {
     }
     revisions.sort_unstable();
     assert_eq!(revisions, (1..=2000).collect::<Vec<_>>(), "each commit has a revision of its own");
+}
+
+/// Fields stay as they are: what is tested here is the feed.
+struct Plain;
+
+impl FieldSealer for Plain {
+    fn seal(&self, _: &Key, _: &str, plain: &str) -> Result<String, StoreError> {
+        Ok(plain.to_owned())
+    }
+
+    fn open(&self, _: &Key, _: &str, sealed: &str) -> Result<String, StoreError> {
+        Ok(sealed.to_owned())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_snapshots_over_one_file_see_a_revocation_once_it_is_applied() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(dir.path().join("resources.db"), SqliteOptions::default()).unwrap();
+    let store: Arc<dyn ResourceStore> = Arc::new(store);
+    let sealer: Arc<dyn FieldSealer> = Arc::new(Plain);
+    let mut gateways = Vec::new();
+    for _ in 0..2 {
+        let options = SnapshotOptions::new(Arc::clone(&sealer), Arc::new(|_| unreachable!("there is no entry")));
+        let (snapshots, driver) = Snapshots::follow(Arc::clone(&store), options).await.unwrap();
+        tokio::spawn(driver);
+        gateways.push(snapshots);
+    }
+    let keys: Resources<ApiKey> = Resources::new(Arc::clone(&store), sealer, TenantId::default());
+    for round in 0..20 {
+        let id = format!("key-{round}");
+        let key = ApiKey {
+            name: id.clone(),
+            secret_sha256: "ab".repeat(32),
+            subject: Subject::local("ada"),
+            owner: false,
+            scopes: vec![Scope::Mcp],
+            servers: vec!["*".to_owned()],
+            created_at: jiff::Timestamp::UNIX_EPOCH,
+            expires_at: None,
+        };
+        let made = keys.save(&id, &key, When::Absent).await.unwrap();
+        for gateway in &gateways {
+            gateway.wait_for(made).await;
+            assert!(gateway.load().key(&id).is_some(), "a key that was made is not there");
+        }
+        let deleted = keys.delete(&id, When::At(made)).await.unwrap();
+        for gateway in &gateways {
+            gateway.wait_for(deleted).await;
+            assert!(gateway.load().key(&id).is_none(), "a deleted key is still there");
+        }
+    }
 }

@@ -106,7 +106,6 @@ impl Writer {
     }
 
     /// One transaction for the group. A batch whose precondition fails writes nothing, the others go on.
-    #[expect(clippy::type_complexity, reason = "an answer per batch, or one failure for all")]
     fn commit(
         &mut self,
         batches: Vec<Vec<Write>>,

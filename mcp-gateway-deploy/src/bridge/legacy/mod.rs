@@ -84,13 +84,11 @@ impl Sessions {
         Ok(Opening(self.clone()))
     }
 
-    fn find(&self, headers: &HeaderMap) -> Result<Arc<Session>, Response<Body>> {
+    fn find(&self, headers: &HeaderMap) -> Result<Arc<Session>, NoSession> {
         let mut values = headers.get_all(SESSION).iter();
-        let (Some(id), None) = (values.next(), values.next()) else {
-            return Err(respond::error(StatusCode::BAD_REQUEST, None, SESSION_FAULT, NO_SESSION, None));
-        };
+        let (Some(id), None) = (values.next(), values.next()) else { return Err(NoSession::Missing) };
         let session = id.to_str().ok().and_then(|id| self.lock().sessions.get(id).cloned());
-        session.filter(|session| !session.is_ended()).ok_or_else(unknown_session)
+        session.filter(|session| !session.is_ended()).ok_or(NoSession::Unknown)
     }
 
     /// `initialize` without a session: a new child, a new session.
@@ -108,8 +106,7 @@ impl Sessions {
         }
         let (writer, reader, life) = parts(child);
         let id: Arc<str> = format!("{:032x}", rand::rng().random::<u128>()).into();
-        let session =
-            Session::new(Arc::clone(&id), writer, Arc::clone(&self.0.options), Arc::clone(&self.0.dropped));
+        let session = Session::new(Arc::clone(&id), writer, Arc::clone(&self.0.options), Arc::clone(&self.0.dropped));
         // From here on the session's task owns the child, and this guard the session.
         let mut guard = Guard(Some(Arc::clone(&session)));
         let answer = session.ask(message).map_err(|_| broken(None))?;
@@ -132,6 +129,7 @@ impl Sessions {
             };
             return Ok(respond::json(status, answer.message));
         }
+        session.negotiated(&answer.message);
         guard.0 = None;
         opening.open(session);
         let mut response = if accepts.json {
@@ -167,13 +165,16 @@ impl Sessions {
         }
         let session = match self.find(headers) {
             Ok(session) => session,
-            Err(response) => return Ok(response),
+            Err(reason) => return Ok(reason.into()),
         };
         if message.kind != Kind::Request {
             return self.notify(&session, body, message).await;
         }
         let accepts = Accepts::of(headers);
-        let prime = matches!(claim, Claim::Known(version) if version >= ProtocolVersion::V20251125);
+        let prime = match claim {
+            Claim::Known(version) => version >= ProtocolVersion::V20251125,
+            _ => session.primes(),
+        };
         if accepts.events {
             let stream = match session.open(message, prime) {
                 Ok(stream) => stream,
@@ -231,7 +232,7 @@ impl Sessions {
         }
         let session = match self.find(headers) {
             Ok(session) => session,
-            Err(response) => return response,
+            Err(reason) => return reason.into(),
         };
         let mut cursors = headers.get_all(LAST_EVENT).iter();
         let body = match (cursors.next(), cursors.next()) {
@@ -256,7 +257,7 @@ impl Sessions {
                 // Some SDKs warn about 202.
                 respond::empty(StatusCode::NO_CONTENT)
             }
-            Err(response) => response,
+            Err(reason) => reason.into(),
         }
     }
 
@@ -299,8 +300,27 @@ const NO_SESSION: &str = "Bad Request: No valid session ID provided";
 const UNKNOWN_VERSION: &str = "Bad Request: Unsupported protocol version";
 const UNKNOWN_EVENT: &str = "Bad Request: The event ID is not one of this session, or its stream is gone";
 
+/// Why a request has no session.
+#[derive(Debug, Clone, Copy)]
+enum NoSession {
+    /// No session header, or several.
+    Missing,
+    /// None of this bridge, or one that has ended.
+    Unknown,
+}
+
+impl From<NoSession> for Response<Body> {
+    fn from(reason: NoSession) -> Self {
+        match reason {
+            NoSession::Missing => respond::error(StatusCode::BAD_REQUEST, None, SESSION_FAULT, NO_SESSION, None),
+            // Clients initialize again when they read this status.
+            NoSession::Unknown => respond::error(StatusCode::NOT_FOUND, None, -32001, "Session not found", None),
+        }
+    }
+}
+
 fn unknown_session() -> Response<Body> {
-    respond::error(StatusCode::NOT_FOUND, None, -32001, "Session not found", None)
+    NoSession::Unknown.into()
 }
 
 fn not_acceptable() -> Response<Body> {

@@ -1,19 +1,23 @@
 //! One legacy session: a child of its own, and the streams its messages go to.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use mcp_gateway_core::wire::method::Method;
+use mcp_gateway_core::wire::version::ProtocolVersion;
 use mcp_gateway_core::wire::{Fault, Kind, Limits, Message, peek, rpc};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use crate::bridge::child::{Child, Closed, Life, Reader, Writer};
 use crate::bridge::options::BridgeOptions;
+use crate::bridge::probe::asked;
 use crate::bridge::splice::Ties;
 use crate::bridge::stream::{End, Size, Stream};
 
@@ -27,6 +31,8 @@ pub(super) struct Session {
     options: Arc<BridgeOptions>,
     ending: Notify,
     dropped: Arc<AtomicU64>,
+    /// The negotiated revision has the priming event.
+    primes: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -75,12 +81,7 @@ pub(super) enum NotTaken {
 }
 
 impl Session {
-    pub(super) fn new(
-        id: Arc<str>,
-        writer: Writer,
-        options: Arc<BridgeOptions>,
-        dropped: Arc<AtomicU64>,
-    ) -> Arc<Self> {
+    pub(super) fn new(id: Arc<str>, writer: Writer, options: Arc<BridgeOptions>, dropped: Arc<AtomicU64>) -> Arc<Self> {
         let streams = BTreeMap::from([(STANDALONE, Stream::resumable(STANDALONE))]);
         Arc::new(Self {
             id,
@@ -88,6 +89,7 @@ impl Session {
             options,
             ending: Notify::new(),
             dropped,
+            primes: AtomicBool::new(false),
             state: Mutex::new(State {
                 streams,
                 next_stream: STANDALONE + 1,
@@ -97,6 +99,29 @@ impl Session {
                 ended: false,
             }),
         })
+    }
+
+    /// Reads the revision that the server chose from its answer to `initialize`.
+    pub(super) fn negotiated(&self, answer: &[u8]) {
+        #[derive(Deserialize)]
+        struct Answer<'a> {
+            #[serde(borrow)]
+            result: Chosen<'a>,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Chosen<'a> {
+            #[serde(borrow)]
+            protocol_version: Cow<'a, str>,
+        }
+        let chosen = serde_json::from_slice::<Answer<'_>>(answer).ok();
+        let version = chosen.and_then(|answer| ProtocolVersion::parse(&answer.result.protocol_version));
+        self.primes.store(version >= Some(ProtocolVersion::V20251125), Ordering::Relaxed);
+    }
+
+    /// Whether streams begin with the priming event where the request does not say its revision.
+    pub(super) fn primes(&self) -> bool {
+        self.primes.load(Ordering::Relaxed)
     }
 
     pub(super) fn id(&self) -> &Arc<str> {
@@ -250,6 +275,7 @@ impl Session {
                     let error = message.is_error.then(|| message.error_code.unwrap_or(0));
                     state.answer(call.reply, line.clone(), error, &self.options);
                 }
+                None if message.id.is_some_and(|id| asked(id.raw())) => {}
                 None => self.drop_one(),
             }
             return;

@@ -1,18 +1,23 @@
 //! Stateless revisions: one child, shared by all callers of the bridge.
 
 mod hub;
+mod params;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
 use mcp_gateway_core::Body;
 use mcp_gateway_core::contract::{UpstreamError, UpstreamErrorKind};
-use mcp_gateway_core::wire::method::Method;
+use mcp_gateway_core::wire::method::{Method, is_known};
+use mcp_gateway_core::wire::version::{Claim, Era, claimed_era};
 use mcp_gateway_core::wire::{Id, Kind, Message, mirror, rpc};
+use serde::Deserialize;
+use serde_json::value::RawValue;
 
-pub(super) use self::hub::{Caller, Hub};
 use self::hub::NotTaken;
+pub(super) use self::hub::{Caller, Hub};
 use super::broken;
 use super::options::BridgeOptions;
 use super::respond::{self, Accepts};
@@ -37,6 +42,22 @@ pub(super) fn check(headers: &HeaderMap, message: &Message<'_>) -> Option<Respon
     None
 }
 
+/// The id of a request whose method this revision no longer has, in a message that lacks the method's target.
+///
+/// Such a method does not exist any more, so what its parameters lacked does not matter.
+pub(super) fn removed<'a>(headers: &HeaderMap, body: &'a [u8]) -> Option<&'a [u8]> {
+    #[derive(Deserialize)]
+    struct Request<'a> {
+        #[serde(borrow)]
+        id: &'a RawValue,
+        #[serde(borrow)]
+        method: Cow<'a, str>,
+    }
+    let request: Request<'a> = serde_json::from_slice(body).ok()?;
+    let modern = claimed_era(headers).is_ok_and(Claim::is_modern);
+    (modern && !is_known(Era::Modern, &request.method)).then(|| request.id.get().as_bytes())
+}
+
 /// Answers one message through the shared child.
 pub(super) async fn post(
     hub: &Arc<Hub>,
@@ -59,6 +80,14 @@ pub(super) async fn post(
         let text = "Not Acceptable: Client must accept application/json or text/event-stream";
         let id = message.id.map(Id::raw);
         return Ok(respond::error(StatusCode::NOT_ACCEPTABLE, id, rpc::code::INVALID_REQUEST, text, None));
+    }
+    if message.method() == Method::ToolsCall.as_str()
+        && let Err(params::Mismatch(header)) = hub.mirrors().check(headers, message)
+    {
+        let text = format!("Header mismatch: {header} does not match the body");
+        let data = serde_json::json!({ "header": header.as_str() });
+        let (status, code) = (StatusCode::BAD_REQUEST, rpc::code::HEADER_MISMATCH);
+        return Ok(respond::error(status, message.id.map(Id::raw), code, &text, Some(&data)));
     }
     let listens = message.method() == Method::SubscriptionsListen.as_str();
     let asked = listens || message.meta().is_some_and(|meta| meta.progress_token.is_some() || meta.log_level);
