@@ -2,5 +2,6 @@
 //!
 //! Every store implements a contract of [`mcp_gateway_core::contract`] and passes its suite.
 
+pub mod spool;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;

@@ -1,5 +1,10 @@
-//! The suites that every implementation of a contract is run against, and what tests of the consumers need.
+//! The suites that every implementation of a contract is run against, ours and an integrator's, and what tests of the
+//! consumers need.
+//!
+//! Each suite panics at the first rule that does not hold, and names it.
 
+pub mod audit_sink;
+pub mod audit_store;
 mod flaky_store;
 mod manual_clock;
 pub mod resource_store;

@@ -1,0 +1,430 @@
+//! One legacy session: a child of its own, and the streams its messages go to.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use mcp_gateway_core::wire::method::Method;
+use mcp_gateway_core::wire::{Fault, Kind, Limits, Message, peek, rpc};
+use serde_json::value::RawValue;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
+
+use crate::bridge::child::{Child, Closed, Life, Reader, Writer};
+use crate::bridge::options::BridgeOptions;
+use crate::bridge::splice::Ties;
+use crate::bridge::stream::{End, Size, Stream};
+
+/// The stream that GET without a cursor reads.
+const STANDALONE: u64 = 0;
+
+/// A legacy session. It ends with its child, and its child with it.
+pub(super) struct Session {
+    id: Arc<str>,
+    writer: Writer,
+    options: Arc<BridgeOptions>,
+    ending: Notify,
+    dropped: Arc<AtomicU64>,
+    state: Mutex<State>,
+}
+
+struct State {
+    streams: BTreeMap<u64, Arc<Stream>>,
+    next_stream: u64,
+    /// Requests of the client that have no answer yet, by their id as written.
+    calls: HashMap<Box<[u8]>, Call>,
+    /// What all streams keep.
+    total: Size,
+    last_use: Instant,
+    ended: bool,
+}
+
+struct Call {
+    token: Option<Box<[u8]>>,
+    reply: Reply,
+}
+
+/// Where the answer to a request goes.
+enum Reply {
+    Stream(Arc<Stream>),
+    Json(oneshot::Sender<Result<Answer, Broken>>),
+}
+
+/// An answer for a client that reads JSON only.
+pub(super) struct Answer {
+    pub(super) message: Bytes,
+    /// The code, if it is an error.
+    pub(super) error: Option<i64>,
+}
+
+/// The child ended before it answered; for an owner: why.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Broken(pub(super) Option<Arc<str>>);
+
+/// Why a request was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NotTaken {
+    /// A request with this id waits for its answer.
+    IdInUse,
+    /// Too many requests wait.
+    Full,
+    /// The session has ended.
+    Ended,
+}
+
+impl Session {
+    pub(super) fn new(
+        id: Arc<str>,
+        writer: Writer,
+        options: Arc<BridgeOptions>,
+        dropped: Arc<AtomicU64>,
+    ) -> Arc<Self> {
+        let streams = BTreeMap::from([(STANDALONE, Stream::resumable(STANDALONE))]);
+        Arc::new(Self {
+            id,
+            writer,
+            options,
+            ending: Notify::new(),
+            dropped,
+            state: Mutex::new(State {
+                streams,
+                next_stream: STANDALONE + 1,
+                calls: HashMap::new(),
+                total: Size::default(),
+                last_use: Instant::now(),
+                ended: false,
+            }),
+        })
+    }
+
+    pub(super) fn id(&self) -> &Arc<str> {
+        &self.id
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks the session to end; its task stops the child.
+    pub(super) fn end(&self) {
+        self.lock().ended = true;
+        self.ending.notify_one();
+    }
+
+    pub(super) fn is_ended(&self) -> bool {
+        self.lock().ended
+    }
+
+    /// Requests in flight, and when a message last passed.
+    pub(super) fn usage(&self) -> (usize, Instant) {
+        let state = self.lock();
+        (state.calls.len(), state.last_use)
+    }
+
+    /// Sends a message of the client to the child.
+    pub(super) async fn send(&self, message: Bytes) -> Result<(), Closed> {
+        self.lock().last_use = Instant::now();
+        self.writer.send(message).await
+    }
+
+    /// Takes a request whose answer goes to a stream of its own.
+    pub(super) fn open(&self, message: &Message<'_>, prime: bool) -> Result<Arc<Stream>, NotTaken> {
+        let mut state = self.lock();
+        let id = state.admit(message, &self.options)?;
+        let stream = Stream::resumable(state.next_stream);
+        state.next_stream += 1;
+        if prime && stream.push(Bytes::new()) {
+            state.total.events += 1;
+        }
+        state.streams.insert(stream.number(), Arc::clone(&stream));
+        state.calls.insert(id, Call { token: token(message), reply: Reply::Stream(Arc::clone(&stream)) });
+        Ok(stream)
+    }
+
+    /// Takes a request whose answer is one JSON object.
+    pub(super) fn ask(&self, message: &Message<'_>) -> Result<oneshot::Receiver<Result<Answer, Broken>>, NotTaken> {
+        let mut state = self.lock();
+        let id = state.admit(message, &self.options)?;
+        let (sender, receiver) = oneshot::channel();
+        state.calls.insert(id, Call { token: token(message), reply: Reply::Json(sender) });
+        Ok(receiver)
+    }
+
+    /// Ends what waits for a request that the client has cancelled: its server need not answer any more, and a stream
+    /// without an answer would be resumed for ever.
+    pub(super) fn cancelled(&self, id: &[u8]) {
+        let mut state = self.lock();
+        if let Some(call) = state.calls.remove(id) {
+            let message = rpc::error_body(Some(id), CANCELLED, "The request was cancelled", None);
+            state.answer(call.reply, message, Some(CANCELLED), &self.options);
+        }
+    }
+
+    /// The stream that the GET without a cursor reads.
+    pub(super) fn standalone(&self) -> Arc<Stream> {
+        Arc::clone(&self.lock().streams[&STANDALONE])
+    }
+
+    /// The stream that a cursor names, if it was given out by this session and is still kept.
+    pub(super) fn resumed(&self, (number, position): (u64, u64)) -> Option<Arc<Stream>> {
+        let stream = self.lock().streams.get(&number).cloned()?;
+        stream.knows(position).then_some(stream)
+    }
+
+    /// Reads the child until it ends, the session is ended, or nobody has used it for long.
+    pub(super) async fn run(self: Arc<Self>, mut reader: Reader, life: Life) {
+        let broken = loop {
+            let idle_at = self.idle_at();
+            tokio::select! {
+                line = reader.next() => match line {
+                    Ok(Some(line)) => self.receive(&line, &reader),
+                    Ok(None) => break true,
+                    Err(error) => {
+                        tracing::warn!(%error, "the child of a session is ended");
+                        break true;
+                    }
+                },
+                () = self.ending.notified() => break false,
+                () = tokio::time::sleep_until(idle_at) => if self.is_idle() { break false },
+            }
+        };
+        let why = if broken { life.epitaph().await.map(Arc::from) } else { None };
+        // Standard input closes before the callers hear of it.
+        drop(life);
+        self.close(&Broken(why));
+    }
+
+    fn idle_at(&self) -> Instant {
+        let state = self.lock();
+        if state.calls.is_empty() { state.last_use + self.options.session_idle } else { far(self.options.session_idle) }
+    }
+
+    fn is_idle(&self) -> bool {
+        let mut state = self.lock();
+        let idle = state.calls.is_empty() && state.last_use + self.options.session_idle <= Instant::now();
+        state.ended |= idle;
+        idle
+    }
+
+    fn close(&self, broken: &Broken) {
+        let mut state = self.lock();
+        state.ended = true;
+        for (id, call) in std::mem::take(&mut state.calls) {
+            call.reply.fail(&id, broken);
+        }
+        for stream in state.streams.values() {
+            stream.close();
+        }
+    }
+
+    fn receive(&self, line: &Bytes, reader: &Reader) {
+        let limits = child_limits(self.options.max_line);
+        match peek(line, &limits) {
+            Ok(message) => self.route(line, &message),
+            Err(error) if error.fault() == Fault::Batch => match serde_json::from_slice::<Vec<&RawValue>>(line) {
+                Ok(items) => {
+                    for item in items {
+                        let item = line.slice_ref(item.get().as_bytes());
+                        match peek(&item, &limits) {
+                            Ok(message) => self.route(&item, &message),
+                            Err(_) => reader.stray(&item),
+                        }
+                    }
+                }
+                Err(_) => reader.stray(line),
+            },
+            Err(_) => reader.stray(line),
+        }
+    }
+
+    /// Gives a message of the child to exactly one stream.
+    fn route(&self, line: &Bytes, message: &Message<'_>) {
+        let mut state = self.lock();
+        state.last_use = Instant::now();
+        if message.kind == Kind::Response {
+            let call = message.id.and_then(|id| state.calls.remove(id.raw()));
+            match call {
+                Some(call) => {
+                    let error = message.is_error.then(|| message.error_code.unwrap_or(0));
+                    state.answer(call.reply, line.clone(), error, &self.options);
+                }
+                None => self.drop_one(),
+            }
+            return;
+        }
+        let token = (message.method() == Method::Progress.as_str())
+            .then(|| Ties::of_params(message.params.as_ref().map_or(b"", |params| params.raw)).progress_token)
+            .flatten()
+            .map(|token| token.get().as_bytes());
+        let stream = match token {
+            Some(token) => {
+                let call = state.calls.values().find(|call| call.token.as_deref() == Some(token));
+                match call.map(|call| &call.reply) {
+                    Some(Reply::Stream(stream)) => Arc::clone(stream),
+                    // Its client reads one JSON object, or its request has been answered.
+                    Some(Reply::Json(_)) | None => return self.drop_one(),
+                }
+            }
+            None => Arc::clone(state.fallback(message)),
+        };
+        let taken = stream.push(line.clone());
+        state.account(taken, line.len(), &self.options);
+    }
+
+    fn drop_one(&self) {
+        self.dropped.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl State {
+    fn admit(&mut self, message: &Message<'_>, options: &BridgeOptions) -> Result<Box<[u8]>, NotTaken> {
+        if self.ended {
+            return Err(NotTaken::Ended);
+        }
+        let id: Box<[u8]> = message.id.map(|id| Box::from(id.raw())).unwrap_or_default();
+        if self.calls.contains_key(&id) {
+            return Err(NotTaken::IdInUse);
+        }
+        if self.calls.len() >= options.max_calls {
+            return Err(NotTaken::Full);
+        }
+        Ok(id)
+    }
+
+    /// Where a message goes that names no request: what belongs to the session as a whole to the GET stream while
+    /// somebody reads it; all else to the newest call whose stream is read; then to whatever will be read next.
+    fn fallback(&self, message: &Message<'_>) -> &Arc<Stream> {
+        let standalone = &self.streams[&STANDALONE];
+        if standalone.is_live() && concerns_session(message) {
+            return standalone;
+        }
+        let mut newest = None;
+        for call in self.calls.values() {
+            if let Reply::Stream(stream) = &call.reply
+                && newest.is_none_or(|known: &Arc<Stream>| {
+                    (known.is_live(), known.number()) < (stream.is_live(), stream.number())
+                })
+            {
+                newest = Some(stream);
+            }
+        }
+        match newest {
+            Some(stream) if stream.is_live() || !standalone.is_live() => stream,
+            _ => standalone,
+        }
+    }
+
+    fn answer(&mut self, reply: Reply, message: Bytes, error: Option<i64>, options: &BridgeOptions) {
+        let length = message.len();
+        match reply {
+            Reply::Stream(stream) => {
+                let taken = stream.finish(message, error.map_or(End::Done, End::Error));
+                self.account(taken, length, options);
+            }
+            Reply::Json(sender) => drop(sender.send(Ok(Answer { message, error }))),
+        }
+    }
+
+    /// Counts an event that was taken, and holds the buffers to their bounds: first goes what was read to its end, then
+    /// what was read, then whole streams that nobody reads fast enough.
+    fn account(&mut self, taken: bool, length: usize, options: &BridgeOptions) {
+        if taken {
+            self.total.events += 1;
+            self.total.bytes += length;
+        }
+        while self.total.events > options.buffer_events || self.total.bytes > options.buffer_bytes {
+            let spent = self.streams.iter().find(|(_, stream)| stream.is_spent()).map(|(&number, _)| number);
+            let freed = match spent {
+                Some(number) => self.streams.remove(&number).map(|stream| stream.size()),
+                None => self.streams.values().find_map(|stream| shrink(stream, false)).or_else(|| self.sacrifice()),
+            };
+            let Some(freed) = freed else { return };
+            self.total.events = self.total.events.saturating_sub(freed.events);
+            self.total.bytes = self.total.bytes.saturating_sub(freed.bytes);
+        }
+    }
+
+    fn sacrifice(&mut self) -> Option<Size> {
+        let (&number, largest) = self.streams.iter().max_by_key(|(_, stream)| {
+            let size = stream.size();
+            (size.events > 1, size.bytes, size.events)
+        })?;
+        if number == STANDALONE {
+            // Nothing waits for it, so the oldest message goes; but a reader must not skip one unnoticed.
+            return shrink(largest, true);
+        }
+        if self.streams.values().filter(|stream| stream.size().events > 0).count() < 2 && largest.size().events < 2 {
+            return None;
+        }
+        let stream = self.streams.remove(&number)?;
+        let size = stream.size();
+        stream.lose();
+        self.calls.retain(|_, call| !matches!(&call.reply, Reply::Stream(other) if other.number() == number));
+        Some(size)
+    }
+}
+
+fn shrink(stream: &Stream, unread: bool) -> Option<Size> {
+    let before = stream.size();
+    stream.trim(unread).then(|| {
+        let after = stream.size();
+        Size { events: before.events - after.events, bytes: before.bytes - after.bytes }
+    })
+}
+
+impl Reply {
+    fn fail(self, id: &[u8], broken: &Broken) {
+        match self {
+            Self::Stream(stream) => {
+                let message = rpc::error_body(Some(id), rpc::code::INTERNAL_ERROR, crate::bridge::ENDED, None);
+                stream.finish(message, End::Failed(broken.0.clone()));
+            }
+            Self::Json(sender) => drop(sender.send(Err(broken.clone()))),
+        }
+    }
+}
+
+/// What a caller reads whose request was cancelled. Outside the range that JSON-RPC reserves.
+const CANCELLED: i64 = 49900;
+
+/// Changes of lists and resources, which no call asked for.
+fn concerns_session(message: &Message<'_>) -> bool {
+    matches!(
+        Method::parse(message.method()),
+        Some(
+            Method::ToolsListChanged
+                | Method::PromptsListChanged
+                | Method::ResourcesListChanged
+                | Method::ResourcesUpdated
+                | Method::TasksStatus
+                | Method::ElicitationComplete
+        )
+    )
+}
+
+fn token(message: &Message<'_>) -> Option<Box<[u8]>> {
+    message.meta()?.progress_token.map(|token| Box::from(token.raw()))
+}
+
+/// How a child's messages are read: they may be larger than a caller's.
+pub(crate) fn child_limits(max_line: usize) -> Limits {
+    Limits { max_bytes: max_line, max_depth: Limits::DEEPEST, ..Limits::default() }
+}
+
+fn far(at_least: Duration) -> Instant {
+    Instant::now() + at_least.max(Duration::from_secs(3600))
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The id is a credential of a kind.
+        f.debug_struct("Session").finish_non_exhaustive()
+    }
+}
+
+/// Takes a child apart for a session.
+pub(super) fn parts(child: Child) -> (Writer, Reader, Life) {
+    (child.writer, child.reader, child.life)
+}

@@ -1,0 +1,334 @@
+//! The shared child: ids that cannot meet, and each message to the one call that it belongs to.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use bytes::Bytes;
+use mcp_gateway_core::record::Subject;
+use mcp_gateway_core::wire::method::Method;
+use mcp_gateway_core::wire::{Fault, Kind, Message, peek, rpc};
+use rand::RngExt as _;
+use serde_json::value::RawValue;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::bridge::child::{Child, Closed, Life, Reader, Writer};
+use crate::bridge::legacy::child_limits;
+use crate::bridge::options::BridgeOptions;
+use crate::bridge::splice::{Ties, range, splice};
+use crate::bridge::stream::{End, Stream};
+
+/// Who calls, as far as known: requests of one caller cannot be cancelled by another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Caller {
+    pub(crate) subject: Option<Subject>,
+    pub(crate) actor: Option<Arc<str>>,
+}
+
+/// The shared child of a bridge.
+pub(crate) struct Hub {
+    writer: Writer,
+    options: Arc<BridgeOptions>,
+    dropped: Arc<AtomicU64>,
+    ending: Notify,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// Calls by the id under which the child knows them. It is also their progress token there.
+    calls: HashMap<u64, Call>,
+    next: u64,
+    last_use: Instant,
+    ended: Option<Option<Arc<str>>>,
+}
+
+struct Call {
+    caller: Caller,
+    id: Box<[u8]>,
+    token: Option<Box<[u8]>>,
+    /// The client reads one JSON object, so nothing else is kept for it.
+    plain: bool,
+    /// A subscription, whose result names it once more.
+    listens: bool,
+    stream: Arc<Stream>,
+}
+
+/// Why a request was not taken.
+#[derive(Debug, Clone)]
+pub(super) enum NotTaken {
+    /// Too many requests wait.
+    Full,
+    /// The child has ended; for an owner: why.
+    Ended(Option<Arc<str>>),
+}
+
+impl Hub {
+    /// Takes over a child and reads it until it ends.
+    pub(crate) fn start(child: Child, options: Arc<BridgeOptions>, dropped: Arc<AtomicU64>) -> Arc<Self> {
+        let hub = Arc::new(Self {
+            writer: child.writer,
+            options,
+            dropped,
+            ending: Notify::new(),
+            state: Mutex::new(State {
+                calls: HashMap::new(),
+                // Below 2^53, so that every JSON parser keeps it; random, so that nobody counts on it.
+                next: rand::rng().random_range(1 << 32..1 << 52),
+                last_use: Instant::now(),
+                ended: None,
+            }),
+        });
+        tokio::spawn(Arc::clone(&hub).run(child.reader, child.life));
+        hub
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn is_alive(&self) -> bool {
+        self.lock().ended.is_none()
+    }
+
+    /// Ends the child.
+    pub(crate) fn end(&self) {
+        self.ending.notify_one();
+    }
+
+    /// Requests in flight, and when a message last passed.
+    pub(crate) fn usage(&self) -> (usize, Instant) {
+        let state = self.lock();
+        (state.calls.len(), state.last_use)
+    }
+
+    pub(super) async fn send(&self, line: Bytes) -> Result<(), Closed> {
+        self.writer.send(line).await
+    }
+
+    /// Takes a request: the line for the child, and the call that waits for the answer.
+    pub(super) fn open(
+        self: &Arc<Self>,
+        caller: Caller,
+        body: &Bytes,
+        message: &Message<'_>,
+        plain: bool,
+    ) -> Result<(Bytes, OpenCall), NotTaken> {
+        let id = message.id.map(mcp_gateway_core::wire::Id::raw).unwrap_or_default();
+        let token = message.meta().and_then(|meta| meta.progress_token).map(mcp_gateway_core::wire::Id::raw);
+        let stream = Stream::once();
+        let number = {
+            let mut state = self.lock();
+            if let Some(why) = &state.ended {
+                return Err(NotTaken::Ended(why.clone()));
+            }
+            if state.calls.len() >= self.options.max_calls {
+                return Err(NotTaken::Full);
+            }
+            let number = state.next;
+            state.next += 1;
+            state.last_use = Instant::now();
+            let listens = message.method() == Method::SubscriptionsListen.as_str();
+            let token = token.map(Box::from);
+            let call = Call { caller, id: id.into(), token, plain, listens, stream: Arc::clone(&stream) };
+            state.calls.insert(number, call);
+            number
+        };
+        let text = number.to_string();
+        let places = [Some(id), token].into_iter().flatten().filter_map(|part| range(body, part));
+        let line = splice(body, places.map(|place| (place, text.as_bytes())).collect());
+        Ok((line, OpenCall { hub: Arc::downgrade(self), number, stream }))
+    }
+
+    /// The line for the child of a notification, if there is one to send.
+    pub(super) fn notification(&self, caller: &Caller, body: &Bytes, message: &Message<'_>) -> Option<Bytes> {
+        let mut state = self.lock();
+        state.last_use = Instant::now();
+        if message.method() != Method::Cancelled.as_str() {
+            return Some(body.clone());
+        }
+        let id = message.params.as_ref().and_then(|params| params.request_id)?.raw();
+        let mut own = state.calls.iter().filter(|(_, call)| call.caller == *caller && *call.id == *id);
+        // Ids are unique only within one client, and one caller may run several clients.
+        let (Some((&number, _)), None) = (own.next(), own.next()) else {
+            self.drop_one();
+            return None;
+        };
+        Some(splice(body, vec![(range(body, id)?, number.to_string().as_bytes())]))
+    }
+
+    async fn run(self: Arc<Self>, mut reader: Reader, life: Life) {
+        let broken = loop {
+            tokio::select! {
+                line = reader.next() => match line {
+                    Ok(Some(line)) => self.receive(&line, &reader),
+                    Ok(None) => break true,
+                    Err(error) => {
+                        tracing::warn!(%error, "the shared child is ended");
+                        break true;
+                    }
+                },
+                () = self.ending.notified() => break false,
+            }
+        };
+        let why: Option<Arc<str>> = if broken { life.epitaph().await.map(Arc::from) } else { None };
+        drop(life);
+        let calls = {
+            let mut state = self.lock();
+            state.ended = Some(why.clone());
+            std::mem::take(&mut state.calls)
+        };
+        for call in calls.into_values() {
+            let message = rpc::error_body(Some(&call.id), rpc::code::INTERNAL_ERROR, crate::bridge::ENDED, None);
+            call.stream.finish(message, End::Failed(why.clone()));
+        }
+    }
+
+    fn receive(&self, line: &Bytes, reader: &Reader) {
+        let limits = child_limits(self.options.max_line);
+        match peek(line, &limits) {
+            Ok(message) => self.route(line, &message),
+            Err(error) if error.fault() == Fault::Batch => match serde_json::from_slice::<Vec<&RawValue>>(line) {
+                Ok(items) => {
+                    for item in items {
+                        let item = line.slice_ref(item.get().as_bytes());
+                        match peek(&item, &limits) {
+                            Ok(message) => self.route(&item, &message),
+                            Err(_) => reader.stray(&item),
+                        }
+                    }
+                }
+                Err(_) => reader.stray(line),
+            },
+            Err(_) => reader.stray(line),
+        }
+    }
+
+    fn route(&self, line: &Bytes, message: &Message<'_>) {
+        let mut state = self.lock();
+        state.last_use = Instant::now();
+        match message.kind {
+            Kind::Response => {
+                let number = message.id.and_then(|id| number(id.raw()));
+                let Some((number, call)) = number.and_then(|number| Some((number, state.calls.remove(&number)?)))
+                else {
+                    return self.drop_one();
+                };
+                drop(state);
+                let end = if message.is_error { End::Error(message.error_code.unwrap_or(0)) } else { End::Done };
+                call.stream.finish(restored(line, message, number, &call), end);
+            }
+            Kind::Notification => {
+                let Some((number, edit)) = tie(message) else { return self.drop_one() };
+                let Some(call) = state.calls.get(&number) else { return self.drop_one() };
+                if call.plain {
+                    return self.drop_one();
+                }
+                let with = match edit {
+                    Tie::Request(place) => Some((place, &call.id)),
+                    Tie::Token(place) => call.token.as_ref().map(|token| (place, token)),
+                };
+                let Some((place, with)) = with.and_then(|(part, with)| Some((range(line, part)?, with))) else {
+                    return self.drop_one();
+                };
+                let taken = call.stream.push(splice(line, vec![(place, with)]));
+                let size = call.stream.size();
+                if taken && (size.events > self.options.buffer_events || over(size, &self.options)) {
+                    // Its reader stalls. It may not stall the others, so it loses its stream, and the child its work.
+                    if let Some(call) = state.calls.remove(&number) {
+                        drop(state);
+                        call.stream.lose();
+                        self.cancel(number);
+                    }
+                }
+            }
+            // This revision has no requests from servers, and nobody could answer.
+            Kind::Request => self.drop_one(),
+        }
+    }
+
+    fn cancel(&self, number: u64) {
+        let message = format!(
+            r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{{"requestId":{number},"reason":"The client disconnected"}}}}"#
+        );
+        self.writer.send_later(message.into());
+    }
+
+    fn drop_one(&self) {
+        self.dropped.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+fn over(size: crate::bridge::stream::Size, options: &BridgeOptions) -> bool {
+    size.events > 1 && size.bytes > options.buffer_bytes
+}
+
+/// A request in flight. Dropping it before its answer came cancels it in the child.
+pub(super) struct OpenCall {
+    hub: Weak<Hub>,
+    number: u64,
+    stream: Arc<Stream>,
+}
+
+impl OpenCall {
+    pub(super) fn stream(&self) -> &Arc<Stream> {
+        &self.stream
+    }
+}
+
+impl Drop for OpenCall {
+    fn drop(&mut self) {
+        if let Some(hub) = self.hub.upgrade() {
+            let open = hub.lock().calls.remove(&self.number).is_some();
+            if open {
+                hub.cancel(self.number);
+            }
+        }
+    }
+}
+
+/// What ties a notification to a call, and the bytes that say so.
+enum Tie<'a> {
+    Request(&'a [u8]),
+    Token(&'a [u8]),
+}
+
+fn tie<'a>(message: &Message<'a>) -> Option<(u64, Tie<'a>)> {
+    let params = message.params.as_ref()?;
+    if message.method() == Method::Cancelled.as_str() {
+        let id = params.request_id?.raw();
+        return Some((number(id)?, Tie::Request(id)));
+    }
+    let ties = Ties::of_params(params.raw);
+    if message.method() == Method::Progress.as_str() {
+        let token = ties.progress_token?.get().as_bytes();
+        return Some((number(token)?, Tie::Token(token)));
+    }
+    let subscription = ties.subscription()?.get().as_bytes();
+    Some((number(subscription)?, Tie::Request(subscription)))
+}
+
+/// A response with the caller's own id, also where the result repeats it.
+fn restored(line: &Bytes, message: &Message<'_>, own: u64, call: &Call) -> Bytes {
+    let mut edits = Vec::with_capacity(2);
+    if let Some(place) = message.id.and_then(|id| range(line, id.raw())) {
+        edits.push((place, &*call.id));
+    }
+    if call.listens
+        && let Some(subscription) = Ties::of_result(line).subscription()
+        && number(subscription.get().as_bytes()) == Some(own)
+        && let Some(place) = range(line, subscription.get().as_bytes())
+    {
+        edits.push((place, &*call.id));
+    }
+    splice(line, edits)
+}
+
+/// An id that this hub gave out. Some servers answer with the text of a number that they were given.
+fn number(raw: &[u8]) -> Option<u64> {
+    let digits = raw.strip_prefix(b"\"").and_then(|raw| raw.strip_suffix(b"\"")).unwrap_or(raw);
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
