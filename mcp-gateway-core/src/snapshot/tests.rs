@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::*;
 use crate::conformance::{FlakyStore, ManualClock};
-use crate::contract::{Incarnation, Key, Kind, Query, Resource as Audience, When, Write};
+use crate::contract::{Key, Kind, Query, Resource as Audience, When, Write};
 use crate::memory::{MemoryStore, MemoryStoreOptions};
 use crate::record::{ApiKey, Resource, Resources, RouteTarget, Scope, ServerList, Subject};
 
@@ -45,7 +45,11 @@ fn compile(entry: &Entry) -> Result<Route, EntryError> {
         },
         id,
         name: entry.description.as_deref().unwrap_or_default().into(),
-        target: RouteTarget::Remote { url: "https://up.example/mcp".parse().unwrap(), headers: Arc::new([]), incarnation: Incarnation("up~remote".into()) },
+        target: RouteTarget::Remote {
+            url: "https://up.example/mcp".parse().unwrap(),
+            headers: Arc::new([]),
+            incarnation: crate::contract::Incarnation("a~1".into()),
+        },
         sub_paths: Arc::new([]),
         query_parameters: Arc::new([]),
         response_headers: Arc::new([]),
