@@ -6,10 +6,20 @@
 mod body;
 mod ready;
 
+pub mod catalog;
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 pub mod context;
 pub mod contract;
+pub mod egress;
+pub mod gateway;
+pub mod layer;
+pub mod memory;
 pub mod record;
 pub mod refusal;
+pub mod seal;
+pub mod shim;
+pub mod snapshot;
 pub mod wire;
 
 pub use body::{Body, BoxError};

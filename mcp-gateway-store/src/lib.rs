@@ -1,1 +1,7 @@
-//! x
+//! What an MCP gateway keeps: stores in SQLite files, and the audit spool.
+//!
+//! Every store implements a contract of [`mcp_gateway_core::contract`] and passes its suite.
+
+pub mod spool;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;

@@ -5,6 +5,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytes::Bytes;
+
 use crate::contract::Incarnation;
 use crate::wire::version::{Era, ProtocolVersion};
 
@@ -42,8 +44,42 @@ pub struct MessageFacts {
     pub client_name: Option<Box<str>>,
     /// The version that the client gave itself.
     pub client_version: Option<Box<str>>,
-    /// The length of the body.
-    pub bytes: u64,
+    /// The body, byte for byte.
+    pub body: Bytes,
+}
+
+impl MessageFacts {
+    /// Of a request without a message: GET and DELETE.
+    #[must_use]
+    pub fn none() -> Self {
+        Self {
+            kind: MessageKind::None,
+            era: Era::Legacy,
+            version: None,
+            method: None,
+            target: None,
+            id: None,
+            arguments: None,
+            client_name: None,
+            client_version: None,
+            body: Bytes::new(),
+        }
+    }
+
+    /// The raw JSON of the arguments.
+    #[must_use]
+    pub fn arguments(&self) -> Option<&[u8]> {
+        self.body.get(self.arguments.clone()?)
+    }
+}
+
+/// Which server and path a URL names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Requested {
+    /// The id, exactly as in the URL.
+    pub id: Box<str>,
+    /// The path below the server's URL, without a leading slash.
+    pub sub_path: Option<Box<str>>,
 }
 
 /// A legacy session, opened.

@@ -4,16 +4,17 @@ mod facts;
 mod peer;
 mod trace;
 
+use std::any::Any;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use http::Extensions;
 use jiff::Timestamp;
 use ulid::Ulid;
 
-pub use self::facts::{MessageFacts, MessageKind, SessionFacts, Timings};
+pub use self::facts::{MessageFacts, MessageKind, Requested, SessionFacts, Timings};
 pub use self::peer::PeerAddr;
 pub use self::trace::TraceContext;
 use crate::contract::Endpoint;
@@ -47,6 +48,7 @@ struct Facts {
     address: OnceLock<IpAddr>,
     trace: OnceLock<TraceContext>,
     principal: OnceLock<Arc<Principal>>,
+    requested: OnceLock<Requested>,
     route: OnceLock<Arc<Route>>,
     session: OnceLock<SessionFacts>,
     endpoint: OnceLock<Endpoint>,
@@ -55,6 +57,8 @@ struct Facts {
     refusal: OnceLock<RefusalFacts>,
     timings: Timings,
     taken: AtomicBool,
+    forwarded: AtomicBool,
+    guards: Mutex<Vec<Box<dyn Any + Send>>>,
 }
 
 /// What the audit trail keeps of a refusal.
@@ -126,6 +130,7 @@ impl McpContext {
             address: OnceLock::new(),
             trace: OnceLock::new(),
             principal: OnceLock::new(),
+            requested: OnceLock::new(),
             route: OnceLock::new(),
             session: OnceLock::new(),
             endpoint: OnceLock::new(),
@@ -134,6 +139,8 @@ impl McpContext {
             refusal: OnceLock::new(),
             timings: Timings::default(),
             taken: AtomicBool::new(false),
+            forwarded: AtomicBool::new(false),
+            guards: Mutex::new(Vec::new()),
         }))
     }
 
@@ -150,6 +157,8 @@ impl McpContext {
         trace / set_trace: TraceContext;
         /// Who calls; set by the authenticate layer.
         principal / set_principal: Arc<Principal>;
+        /// Which server and path the URL names; set by the admit layer.
+        requested / set_requested: Requested;
         /// The server that is called; set by the resolve layer.
         route / set_route: Arc<Route>;
         /// The legacy session of the request, opened; set by the session layer.
@@ -201,6 +210,22 @@ impl McpContext {
     #[must_use]
     pub fn is_taken(&self) -> bool {
         self.0.taken.load(Ordering::Acquire)
+    }
+
+    /// Marks that the request is on its way to the server: a refusal from here on is the server's failure.
+    pub fn forward(&self) {
+        self.0.forwarded.store(true, Ordering::Release);
+    }
+
+    /// Whether the request was on its way to the server.
+    #[must_use]
+    pub fn is_forwarded(&self) -> bool {
+        self.0.forwarded.load(Ordering::Acquire)
+    }
+
+    /// Keeps a guard (a permit, a counter) until the exchange is over: until the answer's body is read or dropped.
+    pub fn hold(&self, guard: impl Any + Send) {
+        self.0.guards.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(guard));
     }
 
     /// Remembers the first refusal, for the audit layers.

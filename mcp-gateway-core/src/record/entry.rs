@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::{Resource, Secret};
-use crate::contract::Kind;
+use crate::contract::{IndexTerm, Kind};
 
 /// A catalog entry. `serde` accepts YAML and JSON; unknown fields are an error, so that a typo is seen.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -62,10 +62,10 @@ pub struct Entry {
     /// How much it may use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<EntryLimits>,
-    /// How long a start may take, 1 to 600 seconds.
+    /// How long a start may take, 1 to 600 seconds; 60 by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub startup_timeout_seconds: Option<u64>,
-    /// Stopped after this long without use; 0 for never.
+    /// Stopped after this long without use, 10 seconds to 7 days; 0 for never, 600 by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle_timeout_seconds: Option<u64>,
     /// Paths below the server's URL that are forwarded, exact segments; none by default.
@@ -77,22 +77,53 @@ pub struct Entry {
     /// Names of further response headers that reach the client.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub response_headers: Vec<String>,
-    /// Who provided it; set by the catalog, never read from a file.
-    #[serde(default, skip_deserializing, skip_serializing_if = "Option::is_none")]
+    /// Who provided it. The catalog sets it and keeps it with the entry; a file or request that states one is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<EntryOrigin>,
 }
 
-/// Where an entry came from. Only operator-owned local files may name a `command`.
+/// Where an entry came from. Only what the operator wrote or built in may name a `command`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "kind")]
+#[non_exhaustive]
 pub enum EntryOrigin {
     /// Built into the gateway.
     Builtin,
     /// A local file of the operator's.
     File {
+        /// The name of the source that read it.
+        source: String,
         /// Its path.
         path: PathBuf,
     },
+    /// Another source: a repository, a registry.
+    Source {
+        /// The source's name.
+        source: String,
+    },
+    /// The admin API.
+    Api,
+}
+
+impl EntryOrigin {
+    /// The name of the built-in source.
+    pub const BUILTIN: &'static str = "builtin";
+
+    /// The name of the source that provides the entry and may change or remove it; `None` for the admin API.
+    #[must_use]
+    pub fn source(&self) -> Option<&str> {
+        match self {
+            Self::Builtin => Some(Self::BUILTIN),
+            Self::File { source, .. } | Self::Source { source } => Some(source),
+            Self::Api => None,
+        }
+    }
+
+    /// Whether the operator of this machine wrote it, so that it may name a local program.
+    #[must_use]
+    pub fn is_operator(&self) -> bool {
+        matches!(self, Self::Builtin | Self::File { .. })
+    }
 }
 
 /// One server for each subject, or one for all.
@@ -130,6 +161,9 @@ pub struct NpxConfig {
     /// Its arguments.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub args: Vec<String>,
+    /// Where many catalogs put the entry's `startupTimeoutSeconds`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub startup_timeout_seconds: Option<u64>,
 }
 
 /// A PyPI package.
@@ -144,6 +178,9 @@ pub struct UvxConfig {
     /// Its arguments.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub args: Vec<String>,
+    /// Where many catalogs put the entry's `startupTimeoutSeconds`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub startup_timeout_seconds: Option<u64>,
 }
 
 /// An HTTP endpoint somewhere else.
@@ -156,6 +193,9 @@ pub struct RemoteConfig {
     /// Headers that are sent with each request.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub headers: Vec<HeaderSpec>,
+    /// Whether an administrator must register an OAuth client first.
+    #[serde(default, rename = "staticOAuthRequired", skip_serializing_if = "is_false")]
+    pub static_oauth_required: bool,
 }
 
 /// A header with its value.
@@ -170,9 +210,10 @@ pub struct HeaderSpec {
     /// What it is for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
-    /// Its value.
+    /// Its value, sent as it stands.
+    #[serde(default)]
     pub value: Secret,
-    /// Put before the value, for example `Bearer `.
+    /// What a value begins with, for example `Bearer `.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefix: Option<String>,
     /// Whether it is shown to people.
@@ -195,10 +236,10 @@ pub struct EnvVar {
     /// What it is for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
-    /// Its value.
+    /// Its value, passed on as it stands.
     #[serde(default)]
     pub value: Secret,
-    /// Put before the value.
+    /// What a value begins with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefix: Option<String>,
     /// Whether it is shown to people.
@@ -207,6 +248,12 @@ pub struct EnvVar {
     /// Whether it must be there.
     #[serde(default)]
     pub required: bool,
+    /// Whether the value is written to a file and the variable holds its path.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub file: bool,
+    /// Whether such a file follows changes without a restart.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub dynamic_file: bool,
 }
 
 /// How much a server may use.
@@ -223,6 +270,21 @@ pub struct EntryLimits {
 
 impl Resource for Entry {
     const KIND: Kind = Kind::logged("entry");
-    const INDEXES: &'static [&'static str] = &[];
+    const INDEXES: &'static [&'static str] = &[Self::BY_SOURCE];
     const SEALED: &'static [&'static str] = &["/env/*/value", "/remoteConfig/headers/*/value"];
+
+    fn terms(&self) -> Vec<IndexTerm> {
+        let source = self.origin.as_ref().and_then(EntryOrigin::source);
+        source.map(|source| IndexTerm { name: Self::BY_SOURCE, value: source.into() }).into_iter().collect()
+    }
+}
+
+impl Entry {
+    /// The index by [`EntryOrigin::source`].
+    pub const BY_SOURCE: &'static str = "source";
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_false(value: &bool) -> bool {
+    !value
 }

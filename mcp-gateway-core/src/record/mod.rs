@@ -3,6 +3,7 @@
 mod api_key;
 mod audit;
 mod entry;
+mod merge;
 mod mount;
 mod principal;
 mod resource;

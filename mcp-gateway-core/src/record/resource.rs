@@ -42,7 +42,8 @@ pub trait FieldSealer: Send + Sync + 'static {
     /// Decrypts it.
     ///
     /// # Errors
-    /// [`StoreErrorKind::Corrupt`] when it does not belong here, or was made with a key that is not known.
+    /// [`StoreErrorKind::Corrupt`] when it does not belong here, [`StoreErrorKind::Unavailable`] when the key that made
+    /// it is not known: it may be on its way here.
     fn open(&self, key: &Key, field: &str, sealed: &str) -> Result<String, StoreError>;
 }
 
@@ -135,6 +136,28 @@ impl<T: Resource> Resources<T> {
     pub async fn get(&self, id: &str) -> Result<Option<Stored<T>>, StoreError> {
         let found = self.store.get(&[self.key(id)]).await?;
         found.into_iter().next().flatten().map(|record| Stored::decode(&record, &*self.sealer)).transpose()
+    }
+
+    /// The store underneath, for batches over several kinds.
+    #[must_use]
+    pub fn store(&self) -> &Arc<dyn ResourceStore> {
+        &self.store
+    }
+
+    /// Reads several, in the order of `ids`; at most [`StoreLimits::PAGE`](crate::contract::StoreLimits::PAGE).
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn get_many<'a>(
+        &self,
+        ids: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Vec<Option<Stored<T>>>, StoreError> {
+        let keys: Vec<Key> = ids.into_iter().map(|id| self.key(id)).collect();
+        let found = self.store.get(&keys).await?;
+        found
+            .into_iter()
+            .map(|record| record.map(|record| Stored::decode(&record, &*self.sealer)).transpose())
+            .collect()
     }
 
     /// Reads a page, in the order of ids.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Uri};
 
 use super::{Secret, Subject};
-use crate::contract::{Program, Resource, ResourceLimits, Workload, WorkloadId};
+use crate::contract::{Incarnation, Program, Resource, ResourceLimits, Workload, WorkloadId};
 
 /// A server as the data plane sees it. In the snapshot behind an `Arc`; a call clones nothing of it.
 #[derive(Debug, Clone)]
@@ -37,6 +37,8 @@ pub enum RouteTarget {
         url: Uri,
         /// Headers that the shim puts on; their values are sensitive.
         headers: Arc<[(HeaderName, HeaderValue)]>,
+        /// Names this endpoint in sessions; another URL is another incarnation.
+        incarnation: Incarnation,
     },
     /// A server that a runtime runs.
     Hosted {

@@ -9,6 +9,7 @@ use http::{HeaderName, HeaderValue, Response, StatusCode};
 use crate::BoxError;
 use crate::context::McpContext;
 use crate::wire::rpc;
+use crate::wire::version::Era;
 
 /// A request that ends here, and what its caller is told.
 ///
@@ -33,6 +34,7 @@ struct Parts {
     public: Cow<'static, str>,
     headers: Vec<(HeaderName, HeaderValue)>,
     data: Option<serde_json::Value>,
+    as_tool_result: bool,
     cause: Option<BoxError>,
 }
 
@@ -48,8 +50,17 @@ impl Refusal {
             public: public.into(),
             headers: Vec::new(),
             data: None,
+            as_tool_result: false,
             cause: None,
         }))
+    }
+
+    /// A tool result with `isError`, so that the model reads why and can react: for a visible tool that is refused for
+    /// these arguments.
+    pub fn tool_result(public: impl Into<Cow<'static, str>>) -> Self {
+        let mut refusal = Self::new(StatusCode::OK, public).with_code(rpc::code::REFUSED_BY_POLICY);
+        refusal.0.as_tool_result = true;
+        refusal
     }
 
     /// 500: a layer misses a fact because another layer is absent from the stack.
@@ -129,8 +140,14 @@ impl Refusal {
     /// Notes the refusal in the context, and logs its cause.
     pub fn into_mcp<B: From<Bytes>>(self, cx: Option<&McpContext>) -> Response<B> {
         self.note(cx);
-        let id = cx.and_then(McpContext::message).and_then(|message| message.id.as_deref());
-        let body = rpc::error_body(id, self.0.code, &self.0.public, self.0.data.as_ref());
+        let message = cx.and_then(McpContext::message);
+        let id = message.and_then(|message| message.id.as_deref());
+        let body = if self.0.as_tool_result {
+            let modern = message.is_some_and(|message| message.era == Era::Modern);
+            tool_result(id, &self.0.public, modern)
+        } else {
+            rpc::error_body(id, self.0.code, &self.0.public, self.0.data.as_ref())
+        };
         self.respond("application/json", body)
     }
 
@@ -180,4 +197,13 @@ impl Refusal {
         }
         response
     }
+}
+
+fn tool_result(id: Option<&[u8]>, text: &str, modern: bool) -> Bytes {
+    let mut result = serde_json::json!({ "content": [{ "type": "text", "text": text }], "isError": true });
+    if modern {
+        result["resultType"] = "complete".into();
+    }
+    let id = id.and_then(|id| std::str::from_utf8(id).ok()).unwrap_or("null");
+    format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#).into()
 }

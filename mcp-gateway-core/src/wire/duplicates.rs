@@ -65,3 +65,6 @@ impl<'a> Keys<'a> for Open<'a> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,6 @@
 //! The scanner: RFC 8259 to the letter, over borrowed bytes, without recursion.
 
-use memchr::memchr2;
-
+use super::bytes;
 use super::error::{Fault, PeekError};
 use super::limits::Limits;
 use super::text::Text;
@@ -15,8 +14,8 @@ pub(super) struct Json<'a> {
 }
 
 /// How a member of an object that is read relates to the names that are looked for.
-enum Name {
-    Known(usize),
+enum Name<T> {
+    Known(usize, T),
     Unknown,
 }
 
@@ -81,18 +80,19 @@ impl<'a> Json<'a> {
     pub(super) fn string(&mut self) -> Result<Text<'a>, PeekError> {
         self.eat(b'"')?;
         let start = self.pos;
-        let mut escaped = false;
+        let mut escapes = 0;
         loop {
-            self.pos = special(self.bytes, self.pos);
+            let rest = &self.bytes[self.pos..];
+            self.pos += bytes::special(rest).unwrap_or(rest.len());
             match self.peek() {
                 None => return self.unexpected(),
                 Some(b'"') => {
                     let raw = &self.text[start..self.pos];
                     self.pos += 1;
-                    return Ok(Text { raw, escaped, at: start });
+                    return Ok(Text { raw, escapes, at: start });
                 }
                 Some(b'\\') => {
-                    escaped = true;
+                    escapes += 1;
                     self.escape()?;
                 }
                 Some(_) => return self.fail(Fault::ControlCharacter),
@@ -286,11 +286,12 @@ impl<'a> Json<'a> {
 
     /// Reads an object of level `depth` member by member; stands on its brace.
     ///
-    /// `on` is called for each member that has one of the `known` names (at most 32, ASCII), with its index, and must
-    /// read the value. Repeated members and case variants of known names are refused.
-    pub(super) fn object<F>(&mut self, depth: u32, known: &[&str], mut on: F) -> Result<(), PeekError>
+    /// `on` is called for each member that has one of the `known` names (at most 32, ASCII), with what it is paired with,
+    /// and must read the value. Repeated members and case variants of known names are refused.
+    pub(super) fn object<T, F>(&mut self, depth: u32, known: &[(&str, T)], mut on: F) -> Result<(), PeekError>
     where
-        F: FnMut(&mut Self, usize) -> Result<(), PeekError>,
+        T: Copy,
+        F: FnMut(&mut Self, T) -> Result<(), PeekError>,
     {
         self.enter(depth)?;
         self.eat(b'{')?;
@@ -309,12 +310,12 @@ impl<'a> Json<'a> {
                 return Err(PeekError::new(Fault::TooManyMembers, key.at));
             }
             match classify(key, known)? {
-                Name::Known(index) => {
+                Name::Known(index, member) => {
                     if seen & 1 << index != 0 {
                         return Err(PeekError::new(Fault::RepeatedMember, key.at));
                     }
                     seen |= 1 << index;
-                    on(self, index)?;
+                    on(self, member)?;
                 }
                 Name::Unknown => {
                     others.add(key)?;
@@ -334,12 +335,19 @@ impl<'a> Json<'a> {
     }
 }
 
-fn classify(key: Text<'_>, known: &[&str]) -> Result<Name, PeekError> {
-    if let Some(index) = known.iter().position(|name| key.is(name)) {
-        return Ok(Name::Known(index));
-    }
-    if known.iter().any(|name| key.folds_to(name)) {
-        return Err(PeekError::new(Fault::CaseVariant, key.at));
+fn classify<T: Copy>(key: Text<'_>, known: &[(&str, T)]) -> Result<Name<T>, PeekError> {
+    let plain = key.escapes == 0 && key.raw.is_ascii();
+    for (index, (name, member)) in known.iter().enumerate() {
+        // Most names differ in length, and a plain key is as long as what it means.
+        if plain && key.raw.len() != name.len() {
+            continue;
+        }
+        if key.is(name) {
+            return Ok(Name::Known(index, *member));
+        }
+        if key.folds_to(name) {
+            return Err(PeekError::new(Fault::CaseVariant, key.at));
+        }
     }
     Ok(Name::Unknown)
 }
@@ -347,21 +355,24 @@ fn classify(key: Text<'_>, known: &[&str]) -> Result<Name, PeekError> {
 /// Members of one object that nobody looks for, kept to find a repeated one.
 #[derive(Default)]
 struct Others<'a> {
-    near: [Option<Text<'a>>; 12],
+    near: [Option<(u32, Text<'a>)>; 12],
     len: usize,
-    far: Vec<Text<'a>>,
+    far: Vec<(u32, Text<'a>)>,
 }
 
 impl<'a> Others<'a> {
     fn add(&mut self, key: Text<'a>) -> Result<(), PeekError> {
-        if self.near[..self.len].iter().flatten().chain(&self.far).any(|other| other.same(key)) {
+        // So that many long or escaped names are not compared one with each other.
+        let hash = key.hash();
+        let mut others = self.near[..self.len].iter().flatten().chain(&self.far);
+        if others.any(|(other_hash, other)| *other_hash == hash && other.same(key)) {
             return Err(PeekError::new(Fault::RepeatedMember, key.at));
         }
         if let Some(slot) = self.near.get_mut(self.len) {
-            *slot = Some(key);
+            *slot = Some((hash, key));
             self.len += 1;
         } else {
-            self.far.push(key);
+            self.far.push((hash, key));
         }
         Ok(())
     }
@@ -387,22 +398,4 @@ impl<'a> Keys<'a> for Blind {
     fn close(&mut self) -> Result<(), PeekError> {
         Ok(())
     }
-}
-
-/// Bytes looked at one by one before a vector search pays.
-const NEAR: usize = 16;
-
-/// The first quote, backslash or control character at or after `from`, or the end.
-fn special(bytes: &[u8], from: usize) -> usize {
-    let tail = &bytes[from..];
-    let (near, far) = tail.split_at(tail.len().min(NEAR));
-    if let Some(at) = near.iter().position(|&b| b < 0x20 || b == b'"' || b == b'\\') {
-        return from + at;
-    }
-    let end = memchr2(b'"', b'\\', far).unwrap_or(far.len());
-    // Without an early exit the compiler makes vector code of this.
-    let plain = &far[..end];
-    let control = plain.iter().fold(false, |any, &b| any | (b < 0x20));
-    let end = if control { plain.iter().position(|&b| b < 0x20).unwrap_or(end) } else { end };
-    from + near.len() + end
 }

@@ -218,3 +218,6 @@ fn canonical(name: &HeaderName) -> &str {
         other => other,
     }
 }
+
+#[cfg(test)]
+mod tests;

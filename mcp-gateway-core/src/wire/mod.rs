@@ -15,6 +15,9 @@
 //! | [`rpc`] | JSON-RPC errors that the gateway answers itself |
 //! | [`untrusted`] | foreign text on its way into a log |
 
+mod bytes;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod check;
 mod duplicates;
 mod error;
 mod json;

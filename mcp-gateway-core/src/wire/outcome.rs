@@ -4,8 +4,7 @@
 //! few hundred bytes. It trusts the grammar: what is no JSON ends as [`Outcome::Opaque`] or as what its readable part
 //! says, and never as a failure of the gateway.
 
-use memchr::memchr2;
-
+use super::bytes::quote_or_backslash;
 use super::message::Kind;
 use super::text::Text;
 
@@ -275,7 +274,7 @@ impl Scanner {
             self.state = next(Escape::No);
             return 1;
         }
-        let Some(end) = memchr2(b'"', b'\\', bytes) else {
+        let Some(end) = quote_or_backslash(bytes) else {
             self.capture.extend(bytes);
             return bytes.len();
         };
@@ -293,50 +292,53 @@ impl Scanner {
     }
 
     fn skip_string(&mut self, bytes: &[u8], escape: Escape) -> usize {
-        if escape == Escape::Yes {
-            self.state = State::SkipString(Escape::No);
-            return 1;
+        match string_end(bytes, escape) {
+            Ok(end) => {
+                self.state = if self.skipped > 0 { State::Skip } else { State::Name };
+                end
+            }
+            Err(escape) => {
+                self.state = State::SkipString(escape);
+                bytes.len()
+            }
         }
-        let Some(end) = memchr2(b'"', b'\\', bytes) else { return bytes.len() };
-        if bytes[end] == b'\\' {
-            self.state = State::SkipString(Escape::Yes);
-        } else if self.skipped > 0 {
-            self.state = State::Skip;
-        } else {
-            self.state = State::Name;
-        }
-        end + 1
     }
 
     /// In a value that is skipped: only brackets and strings matter.
     fn skip(&mut self, bytes: &[u8]) -> usize {
-        for (at, &byte) in bytes.iter().enumerate() {
-            match byte {
-                b'"' => {
-                    self.state = State::SkipString(Escape::No);
-                    return at + 1;
-                }
-                b'{' | b'[' => self.skipped = self.skipped.saturating_add(1),
-                b'}' | b']' => {
-                    // A number or word at the level that is read ends with its object.
-                    if self.skipped == 0 {
+        let mut at = 0;
+        while let Some(&byte) = bytes.get(at) {
+            at += 1;
+            match CLASSES[usize::from(byte)] {
+                Class::Plain => {}
+                Class::Quote => match string_end(&bytes[at..], Escape::No) {
+                    Ok(length) if self.skipped > 0 => at += length,
+                    Ok(length) => {
                         self.state = State::Name;
-                        return at;
+                        return at + length;
                     }
-                    self.skipped -= 1;
-                    if self.skipped == 0 {
-                        self.state = State::Name;
-                        return at + 1;
+                    Err(escape) => {
+                        self.state = State::SkipString(escape);
+                        return bytes.len();
                     }
-                }
-                b',' if self.skipped == 0 => {
+                },
+                Class::Open => self.skipped = self.skipped.saturating_add(1),
+                Class::Close if self.skipped > 1 => self.skipped -= 1,
+                Class::Close => {
+                    // A number or word at the level that is read ends with its object, which is still to be closed.
+                    at -= usize::from(self.skipped == 0);
+                    self.skipped = 0;
                     self.state = State::Name;
-                    return at + 1;
+                    return at;
                 }
-                _ => {}
+                Class::Comma if self.skipped > 0 => {}
+                Class::Comma => {
+                    self.state = State::Name;
+                    return at;
+                }
             }
         }
-        bytes.len()
+        at
     }
 
     /// Which member the captured name stands for on this level.
@@ -465,6 +467,41 @@ impl Scanner {
     }
 }
 
+/// What a byte outside strings means to a reader that skips.
+#[derive(Clone, Copy)]
+enum Class {
+    Plain,
+    Quote,
+    Open,
+    Close,
+    Comma,
+}
+
+const CLASSES: [Class; 256] = {
+    let mut classes = [Class::Plain; 256];
+    classes[b'"' as usize] = Class::Quote;
+    classes[b'{' as usize] = Class::Open;
+    classes[b'[' as usize] = Class::Open;
+    classes[b'}' as usize] = Class::Close;
+    classes[b']' as usize] = Class::Close;
+    classes[b',' as usize] = Class::Comma;
+    classes
+};
+
+/// The length of the rest of a string with its closing quote, or how it stands at the end of the bytes.
+fn string_end(bytes: &[u8], escape: Escape) -> Result<usize, Escape> {
+    let mut at = usize::from(escape == Escape::Yes);
+    loop {
+        let rest = bytes.get(at..).unwrap_or_default();
+        match quote_or_backslash(rest).map(|found| (found, rest[found])) {
+            None => return Err(Escape::No),
+            Some((found, b'"')) => return Ok(at + found + 1),
+            Some((found, _)) if found + 1 == rest.len() => return Err(Escape::Yes),
+            Some((found, _)) => at += found + 2,
+        }
+    }
+}
+
 /// Most bytes of a name or of a short value that are looked at; every known one fits even if all of it is escaped.
 const MAX_NAME: usize = 96;
 
@@ -496,14 +533,14 @@ impl Capture {
     /// The whole string, if it was not cut and is UTF-8.
     fn text(&self) -> Option<Text<'_>> {
         let raw = std::str::from_utf8(&self.bytes).ok().filter(|_| !self.cut)?;
-        Some(Text { raw, escaped: raw.contains('\\'), at: 0 })
+        Some(Text { raw, escapes: raw.matches('\\').count(), at: 0 })
     }
 
     /// As much of the string as is kept of a message.
     fn start_of_text(&self) -> String {
         let raw = String::from_utf8_lossy(&self.bytes);
         let mut start = String::new();
-        for c in (Text { raw: &raw, escaped: true, at: 0 }).chars() {
+        for c in (Text { raw: &raw, escapes: 1, at: 0 }).chars() {
             if start.len() + c.len_utf8() > MAX_ERROR_MESSAGE {
                 break;
             }
@@ -523,3 +560,6 @@ impl Capture {
         matches!(self.bytes.first(), Some(b'-' | b'0'..=b'9')).then(|| self.bytes.clone())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,30 +8,97 @@ use super::limits::Limits;
 use super::message::{Id, Kind, Message, Meta, Params, Reference};
 use super::method;
 
-const TOP: &[&str] = &["jsonrpc", "id", "method", "params", "result", "error"];
-const PARAMS: &[&str] = &[
-    "name",
-    "uri",
-    "taskId",
-    "ref",
-    "arguments",
-    "requestState",
-    "requestId",
-    "_meta",
-    "protocolVersion",
-    "clientInfo",
+#[derive(Clone, Copy)]
+enum TopMember {
+    JsonRpc,
+    Id,
+    Method,
+    Params,
+    Result,
+    Error,
+}
+
+const TOP: &[(&str, TopMember)] = &[
+    ("jsonrpc", TopMember::JsonRpc),
+    ("id", TopMember::Id),
+    ("method", TopMember::Method),
+    ("params", TopMember::Params),
+    ("result", TopMember::Result),
+    ("error", TopMember::Error),
 ];
-const META: &[&str] = &[
-    "io.modelcontextprotocol/protocolVersion",
-    "io.modelcontextprotocol/clientInfo",
-    "io.modelcontextprotocol/clientCapabilities",
-    "io.modelcontextprotocol/logLevel",
-    "progressToken",
-    "traceparent",
+
+#[derive(Clone, Copy)]
+enum ParamsMember {
+    Name,
+    Uri,
+    TaskId,
+    Reference,
+    Arguments,
+    RequestState,
+    RequestId,
+    Meta,
+    ProtocolVersion,
+    ClientInfo,
+}
+
+const PARAMS: &[(&str, ParamsMember)] = &[
+    ("name", ParamsMember::Name),
+    ("arguments", ParamsMember::Arguments),
+    ("_meta", ParamsMember::Meta),
+    ("uri", ParamsMember::Uri),
+    ("taskId", ParamsMember::TaskId),
+    ("ref", ParamsMember::Reference),
+    ("requestState", ParamsMember::RequestState),
+    ("requestId", ParamsMember::RequestId),
+    ("protocolVersion", ParamsMember::ProtocolVersion),
+    ("clientInfo", ParamsMember::ClientInfo),
 ];
-const REFERENCE: &[&str] = &["type", "name", "uri"];
-const CLIENT_INFO: &[&str] = &["name", "version"];
-const ERROR: &[&str] = &["code", "message"];
+
+#[derive(Clone, Copy)]
+enum MetaMember {
+    ProtocolVersion,
+    ClientInfo,
+    ClientCapabilities,
+    LogLevel,
+    ProgressToken,
+    TraceParent,
+}
+
+const META: &[(&str, MetaMember)] = &[
+    ("io.modelcontextprotocol/protocolVersion", MetaMember::ProtocolVersion),
+    ("io.modelcontextprotocol/clientInfo", MetaMember::ClientInfo),
+    ("io.modelcontextprotocol/clientCapabilities", MetaMember::ClientCapabilities),
+    ("io.modelcontextprotocol/logLevel", MetaMember::LogLevel),
+    ("progressToken", MetaMember::ProgressToken),
+    ("traceparent", MetaMember::TraceParent),
+];
+
+#[derive(Clone, Copy)]
+enum ReferenceMember {
+    Type,
+    Name,
+    Uri,
+}
+
+const REFERENCE: &[(&str, ReferenceMember)] =
+    &[("type", ReferenceMember::Type), ("name", ReferenceMember::Name), ("uri", ReferenceMember::Uri)];
+
+#[derive(Clone, Copy)]
+enum ClientInfoMember {
+    Name,
+    Version,
+}
+
+const CLIENT_INFO: &[(&str, ClientInfoMember)] =
+    &[("name", ClientInfoMember::Name), ("version", ClientInfoMember::Version)];
+
+#[derive(Clone, Copy)]
+enum ErrorMember {
+    Code,
+    Message,
+}
+
+const ERROR: &[(&str, ErrorMember)] = &[("code", ErrorMember::Code), ("message", ErrorMember::Message)];
 
 /// Reads one JSON-RPC 2.0 message in one pass, strictly, without copying it.
 ///
@@ -88,9 +155,9 @@ struct Top<'a> {
 }
 
 impl<'a> Top<'a> {
-    fn member(&mut self, json: &mut Json<'a>, member: usize) -> Result<(), PeekError> {
-        match TOP[member] {
-            "jsonrpc" => match json.peek() {
+    fn member(&mut self, json: &mut Json<'a>, member: TopMember) -> Result<(), PeekError> {
+        match member {
+            TopMember::JsonRpc => match json.peek() {
                 Some(b'"') => {
                     let at = json.pos();
                     self.version = json.string()?.is("2.0");
@@ -100,7 +167,7 @@ impl<'a> Top<'a> {
                 }
                 _ => return refuse(json, Fault::BadVersion),
             },
-            "id" => {
+            TopMember::Id => {
                 self.id = Some(match json.peek() {
                     Some(b'n') => {
                         json.raw(1)?;
@@ -112,18 +179,18 @@ impl<'a> Top<'a> {
                     },
                 });
             }
-            "method" => match text(json)? {
+            TopMember::Method => match text(json)? {
                 Some(method) => self.method = Some(method),
                 None => return refuse(json, Fault::BadMethod),
             },
-            "params" if json.peek() == Some(b'{') => self.params = Some(params(json)?),
-            "params" => return refuse(json, Fault::BadParams),
-            "result" => {
+            TopMember::Params if json.peek() == Some(b'{') => self.params = Some(params(json)?),
+            TopMember::Params => return refuse(json, Fault::BadParams),
+            TopMember::Result => {
                 json.raw(1)?;
                 self.result = true;
             }
-            _ if json.peek() == Some(b'{') => self.error = Some(error(json)?),
-            _ => return refuse(json, Fault::BadError),
+            TopMember::Error if json.peek() == Some(b'{') => self.error = Some(error(json)?),
+            TopMember::Error => return refuse(json, Fault::BadError),
         }
         Ok(())
     }
@@ -163,21 +230,21 @@ fn params<'a>(json: &mut Json<'a>) -> Result<Params<'a>, PeekError> {
     let mut params = Params::default();
     let from = json.pos();
     json.object(2, PARAMS, |json, member| {
-        match PARAMS[member] {
-            "name" => params.name = text_or_skip(json, 2)?,
-            "uri" => params.uri = text_or_skip(json, 2)?,
-            "taskId" => params.task_id = text_or_skip(json, 2)?,
-            "protocolVersion" => params.protocol_version = text_or_skip(json, 2)?,
-            "arguments" => params.arguments = Some(json.raw(2)?),
-            "requestState" => params.request_state = Some(json.raw(2)?),
-            "requestId" => params.request_id = id_or_skip(json, 2)?,
-            "_meta" if json.peek() == Some(b'{') => params.meta = Some(meta(json)?),
-            "_meta" => return refuse(json, Fault::BadMeta),
-            "ref" if json.peek() == Some(b'{') => params.reference = Some(reference(json)?),
-            "clientInfo" if json.peek() == Some(b'{') => {
+        match member {
+            ParamsMember::Name => params.name = text_or_skip(json, 2)?,
+            ParamsMember::Uri => params.uri = text_or_skip(json, 2)?,
+            ParamsMember::TaskId => params.task_id = text_or_skip(json, 2)?,
+            ParamsMember::ProtocolVersion => params.protocol_version = text_or_skip(json, 2)?,
+            ParamsMember::Arguments => params.arguments = Some(json.raw(2)?),
+            ParamsMember::RequestState => params.request_state = Some(json.raw(2)?),
+            ParamsMember::RequestId => params.request_id = id_or_skip(json, 2)?,
+            ParamsMember::Meta if json.peek() == Some(b'{') => params.meta = Some(meta(json)?),
+            ParamsMember::Meta => return refuse(json, Fault::BadMeta),
+            ParamsMember::Reference if json.peek() == Some(b'{') => params.reference = Some(reference(json)?),
+            ParamsMember::ClientInfo if json.peek() == Some(b'{') => {
                 (params.client_name, params.client_version) = client_info(json, 3)?;
             }
-            _ => json.raw(2).map(drop)?,
+            ParamsMember::Reference | ParamsMember::ClientInfo => json.raw(2).map(drop)?,
         }
         Ok(())
     })?;
@@ -188,22 +255,22 @@ fn params<'a>(json: &mut Json<'a>) -> Result<Params<'a>, PeekError> {
 fn meta<'a>(json: &mut Json<'a>) -> Result<Meta<'a>, PeekError> {
     let mut meta = Meta::default();
     json.object(3, META, |json, member| {
-        match META[member] {
-            "io.modelcontextprotocol/protocolVersion" => meta.protocol_version = text_or_skip(json, 3)?,
-            "io.modelcontextprotocol/clientInfo" if json.peek() == Some(b'{') => {
+        match member {
+            MetaMember::ProtocolVersion => meta.protocol_version = text_or_skip(json, 3)?,
+            MetaMember::ClientInfo if json.peek() == Some(b'{') => {
                 (meta.client_name, meta.client_version) = client_info(json, 4)?;
             }
-            "io.modelcontextprotocol/clientCapabilities" => {
+            MetaMember::ClientCapabilities => {
                 meta.client_capabilities = json.peek() == Some(b'{');
                 json.raw(3)?;
             }
-            "io.modelcontextprotocol/logLevel" => {
+            MetaMember::LogLevel => {
                 meta.log_level = json.peek() == Some(b'"');
                 json.raw(3)?;
             }
-            "progressToken" => meta.progress_token = id_or_skip(json, 3)?,
-            "traceparent" => meta.traceparent = text_or_skip(json, 3)?,
-            _ => json.raw(3).map(drop)?,
+            MetaMember::ProgressToken => meta.progress_token = id_or_skip(json, 3)?,
+            MetaMember::TraceParent => meta.traceparent = text_or_skip(json, 3)?,
+            MetaMember::ClientInfo => json.raw(3).map(drop)?,
         }
         Ok(())
     })?;
@@ -213,10 +280,10 @@ fn meta<'a>(json: &mut Json<'a>) -> Result<Meta<'a>, PeekError> {
 fn reference<'a>(json: &mut Json<'a>) -> Result<Reference<'a>, PeekError> {
     let mut reference = Reference::default();
     json.object(3, REFERENCE, |json, member| {
-        let slot = match REFERENCE[member] {
-            "type" => &mut reference.kind,
-            "name" => &mut reference.name,
-            _ => &mut reference.uri,
+        let slot = match member {
+            ReferenceMember::Type => &mut reference.kind,
+            ReferenceMember::Name => &mut reference.name,
+            ReferenceMember::Uri => &mut reference.uri,
         };
         *slot = text_or_skip(json, 3)?;
         Ok(())
@@ -229,7 +296,11 @@ type Texts<'a> = (Option<Cow<'a, str>>, Option<Cow<'a, str>>);
 fn client_info<'a>(json: &mut Json<'a>, depth: u32) -> Result<Texts<'a>, PeekError> {
     let mut info = (None, None);
     json.object(depth, CLIENT_INFO, |json, member| {
-        *(if member == 0 { &mut info.0 } else { &mut info.1 }) = text_or_skip(json, depth)?;
+        let slot = match member {
+            ClientInfoMember::Name => &mut info.0,
+            ClientInfoMember::Version => &mut info.1,
+        };
+        *slot = text_or_skip(json, depth)?;
         Ok(())
     })?;
     Ok(info)
@@ -239,8 +310,9 @@ fn error(json: &mut Json<'_>) -> Result<Option<i64>, PeekError> {
     let mut code = None;
     json.object(2, ERROR, |json, member| {
         let raw = json.raw(2)?;
-        if member == 0 {
-            code = integer(raw);
+        match member {
+            ErrorMember::Code => code = integer(raw),
+            ErrorMember::Message => {}
         }
         Ok(())
     })?;
@@ -293,3 +365,6 @@ fn refuse<T>(json: &mut Json<'_>, fault: Fault) -> Result<T, PeekError> {
     json.raw(1)?;
     Err(PeekError::new(fault, at))
 }
+
+#[cfg(test)]
+mod tests;

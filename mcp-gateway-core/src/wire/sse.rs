@@ -244,3 +244,6 @@ fn field(line: &[u8]) -> (&[u8], &[u8]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

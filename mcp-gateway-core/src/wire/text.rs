@@ -7,7 +7,8 @@ use std::cmp::Ordering;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Text<'a> {
     pub(super) raw: &'a str,
-    pub(super) escaped: bool,
+    /// How many escapes there are. A whole word, because the copies of a flag and its padding stall the processor.
+    pub(super) escapes: usize,
     /// Byte offset of `raw` in the body.
     pub(super) at: usize,
 }
@@ -15,7 +16,7 @@ pub(super) struct Text<'a> {
 impl<'a> Text<'a> {
     /// The string that is meant. Borrowed unless it holds an escape.
     pub(super) fn decode(self) -> Cow<'a, str> {
-        if self.escaped { Cow::Owned(self.chars().collect()) } else { Cow::Borrowed(self.raw) }
+        if self.escapes > 0 { Cow::Owned(self.chars().collect()) } else { Cow::Borrowed(self.raw) }
     }
 
     /// The characters that are meant.
@@ -24,20 +25,30 @@ impl<'a> Text<'a> {
     }
 
     pub(super) fn is(self, other: &str) -> bool {
-        if self.escaped { self.chars().eq(other.chars()) } else { self.raw == other }
+        if self.escapes > 0 { self.chars().eq(other.chars()) } else { self.raw == other }
     }
 
     pub(super) fn same(self, other: Text<'_>) -> bool {
-        if self.escaped || other.escaped { self.chars().eq(other.chars()) } else { self.raw == other.raw }
+        if self.escapes + other.escapes > 0 { self.chars().eq(other.chars()) } else { self.raw == other.raw }
     }
 
     pub(super) fn order(self, other: Text<'_>) -> Ordering {
-        if self.escaped || other.escaped { self.chars().cmp(other.chars()) } else { self.raw.cmp(other.raw) }
+        if self.escapes + other.escapes > 0 { self.chars().cmp(other.chars()) } else { self.raw.cmp(other.raw) }
+    }
+
+    /// FNV-1a over the UTF-8 of what is meant.
+    pub(super) fn hash(self) -> u32 {
+        let step = |hash: u32, byte: &u8| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
+        if self.escapes == 0 {
+            return self.raw.as_bytes().iter().fold(0x811c_9dc5, step);
+        }
+        let mut utf8 = [0; 4];
+        self.chars().fold(0x811c_9dc5, |hash, c| c.encode_utf8(&mut utf8).as_bytes().iter().fold(hash, step))
     }
 
     /// Whether some parser that ignores case would take this string for `known`, which must be ASCII.
     pub(super) fn folds_to(self, known: &str) -> bool {
-        if !self.escaped && self.raw.is_ascii() {
+        if self.escapes == 0 && self.raw.is_ascii() {
             return self.raw.eq_ignore_ascii_case(known);
         }
         self.chars().map(fold).eq(known.chars().map(fold))

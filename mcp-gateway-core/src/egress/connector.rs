@@ -1,0 +1,110 @@
+//! Connects to the address that was checked.
+
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::Uri;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::dns::Name;
+use tower_service::Service;
+
+use super::EgressPolicy;
+use crate::BoxError;
+
+/// A connector for HTTP/1.1 and HTTP/2, plain and TLS, that obeys an [`EgressPolicy`].
+pub type EgressConnector = HttpsConnector<Checked>;
+
+/// Makes a connector. `None` for endpoints of our own runtimes, which no list concerns.
+#[must_use]
+pub fn connector(policy: Option<EgressPolicy>, connect_timeout: Duration) -> EgressConnector {
+    let policy = policy.map(Arc::new);
+    let mut http = HttpConnector::new_with_resolver(Resolver);
+    http.enforce_http(false);
+    http.set_nodelay(true);
+    http.set_connect_timeout(Some(connect_timeout));
+    http.set_keepalive(Some(Duration::from_secs(60)));
+    HttpsConnectorBuilder::new()
+        .with_provider_and_webpki_roots(rustls::crypto::aws_lc_rs::default_provider())
+        // The provider has all of rustls' default versions and suites.
+        .expect("aws-lc-rs supports TLS 1.2 and 1.3")
+        .https_or_http()
+        .enable_all_versions()
+        .wrap_connector(Checked { http, policy })
+}
+
+/// Resolves a name, checks every address, and connects to those that are permitted.
+#[derive(Clone)]
+pub struct Checked {
+    http: HttpConnector<Resolver>,
+    policy: Option<Arc<EgressPolicy>>,
+}
+
+impl std::fmt::Debug for Checked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Checked").field("policy", &self.policy).finish_non_exhaustive()
+    }
+}
+
+type Connecting<T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send>>;
+
+impl Service<Uri> for Checked {
+    type Response = <HttpConnector<Resolver> as Service<Uri>>::Response;
+    type Error = BoxError;
+    type Future = Connecting<Self::Response>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.http.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let mut http = self.http.clone();
+        let policy = self.policy.clone();
+        Box::pin(async move {
+            let host = uri.host().ok_or("the URL has no host")?.to_owned();
+            let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
+            let plain = host.trim_matches(['[', ']']);
+            let addresses: Vec<IpAddr> = match plain.parse() {
+                Ok(address) => vec![address],
+                Err(_) => tokio::net::lookup_host((plain, port)).await?.map(|address| address.ip()).collect(),
+            };
+            let mut refused: Option<BoxError> = None;
+            for address in addresses {
+                if let Some(Err(blocked)) = policy.as_ref().map(|policy| policy.permits(address, plain, port)) {
+                    refused = Some(blocked.into());
+                    continue;
+                }
+                // The address stands in the URI now, so that nobody resolves the name a second time.
+                let mut parts = uri.clone().into_parts();
+                parts.authority = Some(SocketAddr::new(address, port).to_string().parse()?);
+                match http.call(Uri::from_parts(parts)?).await {
+                    Ok(connection) => return Ok(connection),
+                    Err(error) => refused = Some(error.into()),
+                }
+            }
+            Err(refused.unwrap_or_else(|| "the name has no address".into()))
+        })
+    }
+}
+
+/// Never asked: [`Checked`] hands addresses on, not names.
+#[derive(Debug, Clone, Copy)]
+pub struct Resolver;
+
+impl Service<Name> for Resolver {
+    type Response = std::iter::Empty<SocketAddr>;
+    type Error = std::io::Error;
+    type Future = std::future::Ready<Result<Self::Response, Self::Error>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Name) -> Self::Future {
+        std::future::ready(Err(std::io::Error::other("names are resolved before")))
+    }
+}

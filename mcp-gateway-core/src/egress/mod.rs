@@ -1,0 +1,10 @@
+//! Outbound connections that somebody else can influence.
+//!
+//! Every address that a URL of a catalog, a user or a server leads to is checked after its name is resolved, and the
+//! connection goes to the very address that was checked.
+
+mod connector;
+mod policy;
+
+pub use self::connector::{EgressConnector, connector};
+pub use self::policy::{AllowRule, AllowRuleError, Blocked, EgressPolicy};

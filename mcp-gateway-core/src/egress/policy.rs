@@ -1,0 +1,236 @@
+//! Which addresses may be reached.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+
+use ipnet::IpNet;
+
+/// Refuses special-use addresses (RFC 6890), with holes that the operator opens on purpose.
+///
+/// ```
+/// use mcp_gateway_core::egress::EgressPolicy;
+///
+/// let policy = EgressPolicy::new(["10.1.0.0/16".parse().unwrap(), "mcp.internal:8443".parse().unwrap()]);
+/// assert!(policy.permits("203.0.114.7".parse().unwrap(), "api.example", 443).is_ok());
+/// assert!(policy.permits("10.1.2.3".parse().unwrap(), "tools", 80).is_ok());
+/// assert!(policy.permits("169.254.169.254".parse().unwrap(), "metadata", 80).is_err());
+/// assert!(policy.permits("10.9.9.9".parse().unwrap(), "mcp.internal", 8443).is_ok());
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct EgressPolicy {
+    allow: Vec<AllowRule>,
+    own: Option<(String, u16)>,
+}
+
+/// A hole: a network, or a name with an optional port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AllowRule {
+    /// Every address of it.
+    Net(IpNet),
+    /// Whatever this name resolves to.
+    Name {
+        /// Lowercase.
+        host: String,
+        /// This port only.
+        port: Option<u16>,
+    },
+}
+
+/// Neither an address, a network nor a name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no address, network (10.0.0.0/8) or name (mcp.internal, mcp.internal:8443)")]
+pub struct AllowRuleError(String);
+
+impl FromStr for AllowRule {
+    type Err = AllowRuleError;
+
+    fn from_str(text: &str) -> Result<Self, AllowRuleError> {
+        let text = text.trim();
+        if let Ok(net) = text.parse::<IpNet>() {
+            return Ok(Self::Net(net));
+        }
+        if let Ok(address) = text.parse::<IpAddr>() {
+            return Ok(Self::Net(address.into()));
+        }
+        let (host, port) = match text.rsplit_once(':') {
+            Some((host, port)) => (host, Some(port.parse().map_err(|_| AllowRuleError(text.to_owned()))?)),
+            None => (text, None),
+        };
+        let is_name = !host.is_empty()
+            && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.')
+            && !host.starts_with(['-', '.']);
+        if is_name {
+            Ok(Self::Name { host: host.to_ascii_lowercase(), port })
+        } else {
+            Err(AllowRuleError(text.to_owned()))
+        }
+    }
+}
+
+/// The address may not be reached.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{host} is at the {class} address {address}, which outbound calls may not reach; allow it in egress.allow")]
+pub struct Blocked {
+    /// The name that was asked for.
+    pub host: String,
+    /// What it resolved to.
+    pub address: IpAddr,
+    /// Why it is special.
+    pub class: &'static str,
+}
+
+impl EgressPolicy {
+    /// A policy with these holes.
+    pub fn new(allow: impl IntoIterator<Item = AllowRule>) -> Self {
+        Self { allow: allow.into_iter().collect(), own: None }
+    }
+
+    /// The same, refusing calls to the gateway itself, whatever else is allowed.
+    #[must_use]
+    pub fn without_loops_to(mut self, host: &str, port: u16) -> Self {
+        self.own = Some((host.to_ascii_lowercase(), port));
+        self
+    }
+
+    /// Whether this address may be reached under this name.
+    ///
+    /// # Errors
+    /// [`Blocked`] names the class of the address and the setting that opens it.
+    pub fn permits(&self, address: IpAddr, host: &str, port: u16) -> Result<(), Blocked> {
+        let blocked = |class| Err(Blocked { host: host.to_owned(), address, class });
+        if self.own.as_ref().is_some_and(|(own, own_port)| own.eq_ignore_ascii_case(host) && *own_port == port) {
+            return blocked("gateway's own");
+        }
+        let Some(class) = special(address) else { return Ok(()) };
+        let plain = embedded(address).unwrap_or(address);
+        let hole = self.allow.iter().any(|rule| match rule {
+            AllowRule::Net(net) => net.contains(&address) || net.contains(&plain),
+            AllowRule::Name { host: name, port: only } => {
+                name.eq_ignore_ascii_case(host) && only.is_none_or(|only| only == port)
+            }
+        });
+        if hole { Ok(()) } else { blocked(class) }
+    }
+}
+
+/// The IPv4 address inside an IPv6 one: mapped, compatible, NAT64, 6to4.
+fn embedded(address: IpAddr) -> Option<IpAddr> {
+    let IpAddr::V6(address) = address else { return None };
+    let [a, b, c, d, e, f, g, h] = address.segments();
+    let join = |high: u16, low: u16| IpAddr::V4(Ipv4Addr::from((u32::from(high) << 16) | u32::from(low)));
+    match (a, b, c, d, e, f) {
+        (0, 0, 0, 0, 0, 0xffff) | (0x64, 0xff9b, 0, 0, 0, 0) => Some(join(g, h)),
+        (0, 0, 0, 0, 0, 0) if g != 0 => Some(join(g, h)),
+        (0x64, 0xff9b, 1, ..) => Some(join(g, h)),
+        (0x2002, ..) => Some(join(b, c)),
+        _ => None,
+    }
+}
+
+fn special(address: IpAddr) -> Option<&'static str> {
+    if let Some(inner) = embedded(address) {
+        return special(inner);
+    }
+    match address {
+        IpAddr::V4(address) => special_v4(address),
+        IpAddr::V6(address) => special_v6(address),
+    }
+}
+
+fn special_v4(address: Ipv4Addr) -> Option<&'static str> {
+    let [a, b, c, _] = address.octets();
+    match (a, b, c) {
+        (0, ..) => Some("unspecified"),
+        (127, ..) => Some("loopback"),
+        (10, ..) | (172, 16..=31, _) | (192, 168, _) => Some("private"),
+        (100, 64..=127, _) => Some("shared (carrier NAT)"),
+        (169, 254, _) => Some("link-local"),
+        (192, 0, 0) => Some("protocol assignment"),
+        (192, 0, 2) | (198, 51, 100) | (203, 0, 113) => Some("documentation"),
+        (192, 88, 99) => Some("6to4 relay"),
+        (198, 18..=19, _) => Some("benchmarking"),
+        (224..=239, ..) => Some("multicast"),
+        (240..=255, ..) => Some("reserved"),
+        _ => None,
+    }
+}
+
+fn special_v6(address: Ipv6Addr) -> Option<&'static str> {
+    let [a, b, ..] = address.segments();
+    match (a, b) {
+        _ if address.is_unspecified() => Some("unspecified"),
+        _ if address.is_loopback() => Some("loopback"),
+        (0xfc00..=0xfdff, _) => Some("unique local"),
+        (0xfe80..=0xfebf, _) => Some("link-local"),
+        (0xfec0..=0xfeff, _) => Some("site-local"),
+        (0xff00..=0xffff, _) => Some("multicast"),
+        (0x100, 0) => Some("discard"),
+        (0x2001, 0..=0x1ff) => Some("protocol assignment"),
+        (0x2001, 0xdb8) | (0x3fff, 0..=0xfff) => Some("documentation"),
+        (0x5f00, _) => Some("segment routing"),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_special_address_is_refused_in_every_disguise() {
+        let policy = EgressPolicy::default();
+        for address in [
+            "127.0.0.1",
+            "0.0.0.0",
+            "10.0.0.1",
+            "172.16.0.1",
+            "172.31.255.255",
+            "192.168.1.1",
+            "169.254.169.254",
+            "100.64.0.1",
+            "198.18.0.1",
+            "224.0.0.1",
+            "255.255.255.255",
+            "192.0.0.8",
+            "::",
+            "::1",
+            "fe80::1",
+            "fc00::1",
+            "fd00:ec2::254",
+            "fec0::1",
+            "ff02::1",
+            "::ffff:127.0.0.1",
+            "::ffff:169.254.169.254",
+            "64:ff9b::10.0.0.1",
+            "64:ff9b:1::7f00:1",
+            "2002:7f00:1::",
+            "2002:a9fe:a9fe::1",
+            "::127.0.0.1",
+            "2001:db8::1",
+            "2001::1",
+        ] {
+            assert!(policy.permits(address.parse().unwrap(), "x", 443).is_err(), "{address}");
+        }
+        for address in ["1.1.1.1", "172.32.0.1", "100.128.0.1", "2606:4700::1111", "64:ff9b::101:101", "::ffff:8.8.8.8"]
+        {
+            assert!(policy.permits(address.parse().unwrap(), "x", 443).is_ok(), "{address}");
+        }
+    }
+
+    #[test]
+    fn holes_are_exactly_as_wide_as_they_say() {
+        let rules = ["127.0.0.0/8", "::1", "mcp.internal:8443", "Other.Internal"].map(|rule| rule.parse().unwrap());
+        let policy = EgressPolicy::new(rules).without_loops_to("127.0.0.1", 8080);
+        let permits = |address: &str, host, port| policy.permits(address.parse().unwrap(), host, port).is_ok();
+        assert!(permits("127.0.0.1", "127.0.0.1", 9000));
+        assert!(permits("::ffff:127.0.0.1", "localhost", 9000));
+        assert!(!permits("127.0.0.1", "127.0.0.1", 8080));
+        assert!(permits("10.0.0.1", "MCP.internal", 8443));
+        assert!(!permits("10.0.0.1", "mcp.internal", 443));
+        assert!(permits("10.0.0.1", "other.internal", 1));
+        assert!(!permits("10.0.0.1", "another.internal", 1));
+        for bad in ["", "-x", "10.0.0.0/33", "a b", "x:99999", ".x"] {
+            assert!(bad.parse::<AllowRule>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! The answer's body on its way out, read as it passes.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Body as _, Frame, SizeHint};
+
+use super::recorder::{Recorded, Recorder};
+use crate::contract::{AuditFull, Seq};
+use crate::layer::peek::inspect_cut as cut;
+use crate::record::{EventKind, Outcome};
+use crate::wire::Kind;
+use crate::wire::outcome::{self, Scanner};
+use crate::wire::sse::{Event, Splitter};
+use crate::{Body, BoxError, BoxFuture, MaybeReady};
+
+/// A body whose end is recorded before it leaves. At most one frame is held back.
+pub struct AuditBody {
+    inner: Body,
+    recorder: Recorder,
+    reader: Reader,
+    /// What may leave now.
+    out: VecDeque<Bytes>,
+    /// What may leave once the event is recorded.
+    held: Option<(Bytes, BoxFuture<Result<Seq, AuditFull>>)>,
+    ended: bool,
+}
+
+/// How the body is read.
+pub(super) enum Reader {
+    /// One JSON message; the last frame is kept back.
+    Json { scanner: Box<Scanner>, last: Option<Bytes> },
+    /// Server-sent events.
+    Events { splitter: Option<Box<Splitter>>, id: Option<Box<[u8]>>, stream: bool },
+    /// Encoded: nothing can be told.
+    Opaque,
+    /// The event is recorded.
+    Done,
+}
+
+impl Reader {
+    pub(super) fn json() -> Self {
+        Self::Json { scanner: Box::default(), last: None }
+    }
+
+    pub(super) fn events(recorder: &Recorder) -> Self {
+        Self::Events {
+            splitter: Some(Box::new(Splitter::new(recorder.max_event()))),
+            id: recorder.cx().message().and_then(|message| message.id.clone()),
+            stream: recorder.kind() == EventKind::Closed,
+        }
+    }
+}
+
+impl std::fmt::Debug for AuditBody {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("AuditBody(..)")
+    }
+}
+
+impl AuditBody {
+    pub(super) fn new(inner: Body, recorder: Recorder, reader: Reader) -> Self {
+        Self { inner, recorder, reader, out: VecDeque::new(), held: None, ended: false }
+    }
+
+    /// Lets bytes go once the event is recorded.
+    fn release(&mut self, bytes: Bytes, recorded: Recorded) -> Result<(), AuditFull> {
+        match recorded {
+            MaybeReady::Ready(recorded) => {
+                self.recorder.goes_on(recorded)?;
+                if !bytes.is_empty() {
+                    self.out.push_back(bytes);
+                }
+            }
+            MaybeReady::Wait(wait) => self.held = Some((bytes, wait)),
+        }
+        Ok(())
+    }
+
+    fn data(&mut self, data: Bytes) -> Result<(), BoxError> {
+        self.recorder.body(&data);
+        match &mut self.reader {
+            Reader::Done | Reader::Opaque => self.out.push_back(data),
+            Reader::Json { scanner, last } => {
+                scanner.push(&data);
+                if let Some(before) = last.replace(data) {
+                    self.out.push_back(before);
+                }
+                if self.inner.is_end_stream() {
+                    self.end_json()?;
+                }
+            }
+            Reader::Events { splitter, .. } => {
+                if let Some(splitter) = splitter {
+                    splitter.push(data);
+                }
+                self.events()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn end_json(&mut self) -> Result<(), BoxError> {
+        let Reader::Json { scanner, last } = std::mem::replace(&mut self.reader, Reader::Done) else { return Ok(()) };
+        let recorded = end_by(&mut self.recorder, &scanner);
+        Ok(self.release(last.unwrap_or_default(), recorded)?)
+    }
+
+    /// Reads events until one has to wait for its record.
+    fn events(&mut self) -> Result<(), BoxError> {
+        while self.held.is_none() {
+            let Reader::Events { splitter: Some(splitter), id, stream } = &mut self.reader else { return Ok(()) };
+            let Some(event) = splitter.next_event()? else { return Ok(()) };
+            match read_event(&event, id.as_deref(), *stream, &mut self.recorder) {
+                None => self.out.push_back(event.raw),
+                Some(recorded) => self.release(event.raw, recorded)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<(), BoxError> {
+        self.ended = true;
+        match &mut self.reader {
+            Reader::Done => Ok(()),
+            Reader::Json { .. } => self.end_json(),
+            Reader::Opaque => {
+                self.reader = Reader::Done;
+                let recorded = self.recorder.end(Outcome::Opaque, |_| {});
+                Ok(self.release(Bytes::new(), recorded)?)
+            }
+            Reader::Events { splitter, stream, .. } => {
+                let rest = splitter.take().map(|splitter| splitter.finish()).unwrap_or_default();
+                let closes_plainly = *stream;
+                self.reader = Reader::Done;
+                if self.recorder.is_done() {
+                    self.out.push_back(rest);
+                    return Ok(());
+                }
+                let outcome = if closes_plainly { Outcome::Ok } else { Outcome::Disconnected };
+                let recorded = self.recorder.end(outcome, |event| {
+                    if !closes_plainly {
+                        event.error = Some("the server closed the stream before its answer; it may be resumed".into());
+                    }
+                });
+                Ok(self.release(rest, recorded)?)
+            }
+        }
+    }
+
+    fn fail(&mut self) {
+        self.ended = true;
+        self.reader = Reader::Done;
+        if !self.recorder.is_done() {
+            // The answer is broken whatever becomes of its event: it is recorded, but not waited for.
+            if let MaybeReady::Wait(wait) = self.recorder.end(Outcome::UpstreamFailed, |event| {
+                event.error = Some("the server broke off its answer".into());
+            }) && let Ok(runtime) = tokio::runtime::Handle::try_current()
+            {
+                runtime.spawn(wait);
+            }
+        }
+    }
+}
+
+impl http_body::Body for AuditBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = &mut *self;
+        loop {
+            if let Some(bytes) = this.out.pop_front() {
+                if bytes.is_empty() {
+                    continue;
+                }
+                return Poll::Ready(Some(Ok(Frame::data(bytes))));
+            }
+            if let Some((bytes, wait)) = &mut this.held {
+                let recorded = ready!(wait.as_mut().poll(task));
+                let bytes = std::mem::take(bytes);
+                this.held = None;
+                if let Err(full) = this.recorder.goes_on(recorded) {
+                    this.ended = true;
+                    this.reader = Reader::Done;
+                    return Poll::Ready(Some(Err(full.into())));
+                }
+                this.out.push_back(bytes);
+                if let Err(error) = this.events() {
+                    return Poll::Ready(Some(Err(error)));
+                }
+                continue;
+            }
+            if this.ended {
+                return Poll::Ready(None);
+            }
+            let read = match ready!(Pin::new(&mut this.inner).poll_frame(task)) {
+                None => this.end(),
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => this.data(data),
+                    // Trailers say nothing in MCP.
+                    Err(_) => Ok(()),
+                },
+                Some(Err(error)) => Err(error),
+            };
+            if let Err(error) = read {
+                this.fail();
+                return Poll::Ready(Some(Err(error)));
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let nothing_held = self.out.is_empty() && self.held.is_none();
+        nothing_held && (self.ended || (matches!(self.reader, Reader::Done) && self.inner.is_end_stream()))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let mut hint = self.inner.size_hint();
+        let mut kept: u64 = self.out.iter().map(|bytes| bytes.len() as u64).sum();
+        kept += self.held.as_ref().map_or(0, |(bytes, _)| bytes.len() as u64);
+        match &self.reader {
+            Reader::Json { last: Some(last), .. } => kept += last.len() as u64,
+            // Events wait inside the splitter; streams have no length anyway.
+            Reader::Events { .. } => return SizeHint::new(),
+            _ => {}
+        }
+        if let Some(upper) = hint.upper() {
+            hint.set_upper(upper + kept);
+        }
+        hint.set_lower(hint.lower() + kept);
+        hint
+    }
+}
+
+fn end_by(recorder: &mut Recorder, scanner: &Scanner) -> Recorded {
+    let (outcome, code) = outcome_of(scanner.outcome());
+    recorder.end(outcome, |event| {
+        event.rpc_code = code;
+        event.error = scanner.error_message().map(|message| cut(message, 512));
+        if event.outcome == Outcome::Opaque && event.status >= 400 {
+            event.outcome = Outcome::HttpError;
+        }
+    })
+}
+
+fn outcome_of(outcome: outcome::Outcome) -> (Outcome, Option<i64>) {
+    match outcome {
+        outcome::Outcome::Ok | outcome::Outcome::InputRequired | outcome::Outcome::Task => (Outcome::Ok, None),
+        outcome::Outcome::ToolError => (Outcome::ToolError, None),
+        outcome::Outcome::RpcError { code } => (Outcome::RpcError, Some(code)),
+        _ => (Outcome::Opaque, None),
+    }
+}
+
+/// `None` when the event needs no row of its own.
+fn read_event(event: &Event, id: Option<&[u8]>, stream: bool, recorder: &mut Recorder) -> Option<Recorded> {
+    if event.data.is_empty() {
+        return None;
+    }
+    let mut scanner = Scanner::new();
+    scanner.push(&event.data);
+    match scanner.kind() {
+        Some(Kind::Response) if id.is_some() && id == scanner.id() => {
+            // A listen stream closes with its result; its own row comes with its end.
+            (!stream && !recorder.is_done()).then(|| end_by(recorder, &scanner))
+        }
+        Some(Kind::Response) => {
+            let (outcome, code) = outcome_of(scanner.outcome());
+            Some(recorder.message(EventKind::Resumed, outcome, |row| {
+                row.rpc_code = code;
+                row.error = scanner.error_message().map(|message| cut(message, 512));
+                row.rpc_id = scanner.id().map(|id| cut(&String::from_utf8_lossy(id), 128));
+                row.bytes_out = event.data.len() as u64;
+            }))
+        }
+        Some(Kind::Request) => Some(recorder.message(EventKind::ServerRequest, Outcome::Ok, |row| {
+            row.method = scanner.method().map(|method| cut(method, 128).into());
+            row.target = None;
+            row.rpc_id = scanner.id().map(|id| cut(&String::from_utf8_lossy(id), 128));
+            row.bytes_out = event.data.len() as u64;
+        })),
+        Some(Kind::Notification) | None => {
+            recorder.count_message();
+            None
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! Begins the context of a request.
+
+mod forwarded;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::{HeaderMap, HeaderName, Request};
+use ipnet::IpNet;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::context::{McpContext, PeerAddr, TraceContext};
+use crate::contract::{Clock, SystemClock};
+
+/// Puts an [`McpContext`] on each request: id, start time, caller's address, W3C trace.
+///
+/// A request that has a context already (a shim inside a gateway) passes untouched. Headers by which somebody could
+/// claim another address or identity (`Forwarded`, `X-Forwarded-*`, `X-Real-IP`, `Mcp-Gateway-*`) are read only from
+/// trusted proxies and never travel on.
+#[derive(Clone)]
+pub struct ContextLayer(Arc<Options>);
+
+struct Options {
+    clock: Arc<dyn Clock>,
+    trusted_proxies: Vec<IpNet>,
+}
+
+impl ContextLayer {
+    /// Uses the machine's clock and trusts no proxy.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with(Arc::new(SystemClock), Vec::new())
+    }
+
+    /// Uses this clock and believes what these proxies say about the caller's address.
+    #[must_use]
+    pub fn with(clock: Arc<dyn Clock>, trusted_proxies: Vec<IpNet>) -> Self {
+        Self(Arc::new(Options { clock, trusted_proxies }))
+    }
+
+    fn begin<B>(&self, request: &mut Request<B>) {
+        let peer = peer(request);
+        if McpContext::of(request.extensions()).is_none() {
+            let cx = McpContext::new(&*self.0.clock);
+            // Facts of a context made in this line cannot be set already.
+            if let Some(peer) = peer {
+                let _ = cx.set_address(forwarded::caller(peer, request.headers(), &self.0.trusted_proxies));
+            }
+            let _ = cx.set_trace(TraceContext::of(request.headers()));
+            request.extensions_mut().insert(cx);
+            strip(request.headers_mut());
+        }
+    }
+}
+
+impl Default for ContextLayer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl std::fmt::Debug for ContextLayer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ContextLayer").field("trusted_proxies", &self.0.trusted_proxies).finish_non_exhaustive()
+    }
+}
+
+impl<S> Layer<S> for ContextLayer {
+    type Service = ContextService<S>;
+
+    fn layer(&self, inner: S) -> ContextService<S> {
+        ContextService { layer: self.clone(), inner }
+    }
+}
+
+/// The service of a [`ContextLayer`].
+#[derive(Debug, Clone)]
+pub struct ContextService<S> {
+    layer: ContextLayer,
+    inner: S,
+}
+
+impl<S, B> Service<Request<B>> for ContextService<S>
+where
+    S: Service<Request<B>>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> S::Future {
+        self.layer.begin(&mut request);
+        self.inner.call(request)
+    }
+}
+
+fn peer<B>(request: &Request<B>) -> Option<IpAddr> {
+    if let Some(PeerAddr(address)) = request.extensions().get() {
+        return Some(address.ip().to_canonical());
+    }
+    #[cfg(feature = "axum")]
+    if let Some(axum::extract::ConnectInfo(address)) =
+        request.extensions().get::<axum::extract::ConnectInfo<std::net::SocketAddr>>()
+    {
+        return Some(address.ip().to_canonical());
+    }
+    None
+}
+
+/// Removes what a caller could use to speak in somebody else's name. The usual request has none of it.
+fn strip(headers: &mut HeaderMap) {
+    let foreign: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| {
+            let name = name.as_str();
+            name == "forwarded"
+                || name == "x-real-ip"
+                || name.starts_with("x-forwarded-")
+                || name.starts_with("mcp-gateway-")
+        })
+        .cloned()
+        .collect();
+    for name in foreign {
+        headers.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::net::SocketAddr;
+
+    use tower::ServiceExt;
+
+    use super::*;
+
+    async fn seen(layer: ContextLayer, request: Request<()>) -> Request<()> {
+        let inner = tower::service_fn(|request: Request<()>| async move { Ok::<_, Infallible>(request) });
+        layer.layer(inner).oneshot(request).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_stranger_cannot_claim_an_address_and_a_trusted_proxy_can() {
+        let request = |peer: &str| {
+            Request::builder()
+                .header("x-forwarded-for", "203.0.113.9")
+                .header("mcp-gateway-subject", "root")
+                .extension(PeerAddr(SocketAddr::new(peer.parse().unwrap(), 1)))
+                .body(())
+                .unwrap()
+        };
+        let layer = ContextLayer::with(Arc::new(SystemClock), vec!["10.0.0.0/8".parse().unwrap()]);
+        for (peer, address) in [("192.0.2.1", "192.0.2.1"), ("10.1.2.3", "203.0.113.9")] {
+            let seen = seen(layer.clone(), request(peer)).await;
+            assert_eq!(McpContext::of(seen.extensions()).unwrap().address().unwrap().to_string(), address);
+            assert!(seen.headers().is_empty(), "{:?}", seen.headers());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_context_is_begun_once() {
+        let first = seen(ContextLayer::new(), Request::new(())).await;
+        let id = McpContext::of(first.extensions()).unwrap().request_id();
+        let second = seen(ContextLayer::new(), first).await;
+        assert_eq!(McpContext::of(second.extensions()).unwrap().request_id(), id);
+    }
+}

@@ -1,0 +1,110 @@
+//! From bytes to facts.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+
+use super::{PeekOptions, UnknownMethods};
+use crate::context::{MessageFacts, MessageKind};
+use crate::refusal::Refusal;
+use crate::wire::method::Method;
+use crate::wire::mirror::{self, MirrorError};
+use crate::wire::rpc::code;
+use crate::wire::version::{Claim, Era, ProtocolVersion, claimed_era};
+use crate::wire::{Kind, Message, PeekError, peek};
+
+/// Reads a message and compares it with its headers.
+///
+/// The facts are there also when the message is refused for something that was found after its id was read: the refusal
+/// then carries the id.
+///
+/// # Errors
+/// The refusal, with whatever facts there are.
+pub fn inspect(
+    headers: &HeaderMap,
+    body: &Bytes,
+    options: &PeekOptions,
+) -> Result<MessageFacts, (Refusal, Option<Box<MessageFacts>>)> {
+    let message = peek(body, &options.message).map_err(|error| (malformed(error), None))?;
+    let claim = claimed_era(headers).unwrap_or(Claim::Unknown);
+    let facts = facts(&message, claim, body);
+    if let Err(error) = mirror::check(headers, &message) {
+        return Err((contradicted(&error), Some(Box::new(facts))));
+    }
+    let unknown = message.method.is_some() && matches!(facts.method, Some(Cow::Owned(_)));
+    if unknown && options.unknown_methods == UnknownMethods::Deny {
+        let status = if facts.era == Era::Modern { StatusCode::NOT_FOUND } else { StatusCode::OK };
+        let refusal = Refusal::new(status, "Method not found").with_code(code::METHOD_NOT_FOUND);
+        return Err((refusal, Some(Box::new(facts))));
+    }
+    Ok(facts)
+}
+
+fn facts(message: &Message<'_>, claim: Claim, body: &Bytes) -> MessageFacts {
+    let meta = message.meta();
+    let era = claim.era().unwrap_or_else(|| match meta {
+        Some(meta) if meta.protocol_version.is_some() => Era::Modern,
+        _ => Era::Legacy,
+    });
+    let params = message.params.as_ref();
+    let version = match claim {
+        Claim::Known(version) => Some(version),
+        // `initialize` states the version that it asks for in its body.
+        Claim::Absent => params.and_then(|params| ProtocolVersion::parse(params.protocol_version.as_deref()?)),
+        Claim::Unknown => None,
+    };
+    let method = message.method.as_deref().map(|method| match Method::parse(method) {
+        Some(known) => Cow::Borrowed(known.as_str()),
+        None => Cow::Owned(method.to_owned()),
+    });
+    let arguments = params.and_then(|params| params.arguments).map(|arguments| {
+        // Both are slices of one allocation.
+        let start = arguments.as_ptr() as usize - body.as_ptr() as usize;
+        start..start + arguments.len()
+    });
+    let client = |own: fn(&crate::wire::Params<'_>) -> Option<Box<str>>, of_meta: Option<&Cow<'_, str>>| {
+        of_meta.map(|name| cut(name, 256)).or_else(|| params.and_then(own))
+    };
+    MessageFacts {
+        kind: match message.kind {
+            Kind::Request => MessageKind::Request,
+            Kind::Notification => MessageKind::Notification,
+            Kind::Response => MessageKind::Response,
+        },
+        era,
+        version,
+        method,
+        target: message.target().map(Into::into),
+        id: message.id.map(|id| id.raw().into()),
+        arguments,
+        client_name: client(
+            |params| params.client_name.as_deref().map(|name| cut(name, 256)),
+            meta.and_then(|meta| meta.client_name.as_ref()),
+        ),
+        client_version: client(
+            |params| params.client_version.as_deref().map(|version| cut(version, 256)),
+            meta.and_then(|meta| meta.client_version.as_ref()),
+        ),
+        body: body.clone(),
+    }
+}
+
+/// At most `limit` bytes, cut between characters.
+pub(crate) fn cut(text: &str, limit: usize) -> Box<str> {
+    text[..text.floor_char_boundary(limit)].into()
+}
+
+fn malformed(error: PeekError) -> Refusal {
+    Refusal::new(StatusCode::BAD_REQUEST, error.message())
+        .with_code(error.code())
+        .with_data(serde_json::json!({ "offset": error.offset() }))
+}
+
+fn contradicted(error: &MirrorError) -> Refusal {
+    let refusal = Refusal::new(StatusCode::BAD_REQUEST, error.to_string()).with_code(error.code());
+    match error.data() {
+        Some(data) => refusal.with_data(data),
+        None => refusal,
+    }
+}

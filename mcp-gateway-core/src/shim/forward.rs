@@ -1,0 +1,253 @@
+//! Calls the server.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::{Request, Response, StatusCode, Uri};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tower_service::Service;
+
+use super::response::{UpstreamBody, admit};
+use super::{headers, response};
+use crate::context::McpContext;
+use crate::contract::{Address, Clock, SystemClock, UpstreamError, UpstreamErrorKind};
+use crate::egress::{Blocked, EgressConnector, EgressPolicy, connector};
+use crate::layer::audit::micros;
+use crate::record::{Principal, Roles, Route, RouteTarget};
+use crate::refusal::Refusal;
+use crate::{Body, BoxFuture};
+
+/// Forwards a request to the endpoint in its context, over pooled connections, streaming both ways.
+///
+/// Required facts: `route`, `endpoint`. Dropping the answer's body closes the leg to the server at once.
+#[derive(Clone)]
+pub struct Forward(Arc<Inner>);
+
+/// How servers are called.
+#[derive(Clone)]
+pub struct ForwardOptions {
+    /// `egress.allow`: which private addresses remote servers may be at.
+    pub egress: EgressPolicy,
+    /// `limits.connect_timeout`.
+    pub connect_timeout: Duration,
+    /// `limits.call_max_duration`: how long a server may think before its answer's head comes.
+    pub head_timeout: Duration,
+    /// `limits.stream_idle`: how long an answer may stay silent.
+    pub stream_idle: Duration,
+    /// `limits.pool_idle_per_host`: idle connections kept for one server.
+    pub pool_idle_per_host: usize,
+    /// `limits.pool_idle`: how long they are kept.
+    pub pool_idle: Duration,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Default for ForwardOptions {
+    /// No private address; 10 s to connect; 15 min for a head; 10 min of silence; 128 connections for 60 s.
+    fn default() -> Self {
+        Self {
+            egress: EgressPolicy::default(),
+            connect_timeout: Duration::from_secs(10),
+            head_timeout: Duration::from_secs(15 * 60),
+            stream_idle: Duration::from_secs(10 * 60),
+            pool_idle_per_host: 128,
+            pool_idle: Duration::from_secs(60),
+            clock: Arc::new(SystemClock),
+        }
+    }
+}
+
+impl std::fmt::Debug for ForwardOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ForwardOptions")
+            .field("egress", &self.egress)
+            .field("head_timeout", &self.head_timeout)
+            .field("stream_idle", &self.stream_idle)
+            .finish_non_exhaustive()
+    }
+}
+
+struct Inner {
+    /// Checks addresses.
+    remote: Client<EgressConnector, Body>,
+    /// For what our own runtimes run.
+    hosted: Client<EgressConnector, Body>,
+    options: ForwardOptions,
+}
+
+impl Forward {
+    /// Calls servers with these limits.
+    #[must_use]
+    pub fn new(options: ForwardOptions) -> Self {
+        let client = |policy| {
+            Client::builder(TokioExecutor::new())
+                .pool_idle_timeout(options.pool_idle)
+                .pool_max_idle_per_host(options.pool_idle_per_host)
+                .pool_timer(TokioTimer::new())
+                .timer(TokioTimer::new())
+                .build(connector(policy, options.connect_timeout))
+        };
+        Self(Arc::new(Inner { remote: client(Some(options.egress.clone())), hosted: client(None), options }))
+    }
+}
+
+impl std::fmt::Debug for Forward {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Forward(..)")
+    }
+}
+
+impl Service<Request<Body>> for Forward {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = ForwardFuture;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> ForwardFuture {
+        let inner = Arc::clone(&self.0);
+        ForwardFuture(Box::pin(async move {
+            let Some(cx) = McpContext::of(request.extensions()).cloned() else {
+                return Refusal::layer_absent("context", "ContextLayer").into_mcp(None);
+            };
+            match inner.forward(request, &cx).await {
+                Ok(response) => response,
+                Err(refusal) => refusal.into_mcp(Some(&cx)),
+            }
+        }))
+    }
+}
+
+/// The future of [`Forward`].
+pub struct ForwardFuture(BoxFuture<Response<Body>>);
+
+impl std::fmt::Debug for ForwardFuture {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ForwardFuture(..)")
+    }
+}
+
+impl Future for ForwardFuture {
+    type Output = Result<Response<Body>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(cx).map(Ok)
+    }
+}
+
+impl Inner {
+    async fn forward(&self, request: Request<Body>, cx: &McpContext) -> Result<Response<Body>, Refusal> {
+        let route = cx.route().ok_or_else(|| Refusal::layer_absent("route", "ResolveLayer"))?;
+        let endpoint = cx.endpoint().ok_or_else(|| Refusal::layer_absent("endpoint", "DeployLayer"))?;
+        let (mut parts, body) = request.into_parts();
+        let sub_path = cx.requested().and_then(|requested| requested.sub_path.as_deref());
+        let base = match &endpoint.address {
+            Address::Http(base) => base.clone(),
+            Address::Local(_) => Uri::from_static("http://local/mcp"),
+        };
+        parts.uri = headers::target(&base, sub_path, parts.uri.query(), route)
+            .ok_or_else(|| Refusal::new(StatusCode::NOT_FOUND, "The server has no such path."))?;
+        parts.version = http::Version::HTTP_11;
+        headers::prepare(&mut parts.headers, &parts.method, cx, route);
+        let remote = matches!(route.target, RouteTarget::Remote { .. });
+        if !remote {
+            headers::forwarded(&mut parts.headers, cx, route);
+        }
+        cx.forward();
+        let answer = match &endpoint.address {
+            Address::Local(upstream) => {
+                let answer = upstream.call(Request::from_parts(parts, body));
+                self.in_time(answer, cx).await?.map_err(|error| refuse(error, cx, route))?
+            }
+            Address::Http(_) => {
+                let client = if remote { &self.remote } else { &self.hosted };
+                self.call_http(client, parts, body, cx, route).await?
+            }
+        };
+        cx.timings().upstream_answered(micros(cx, &*self.options.clock));
+        let idle = self.options.stream_idle;
+        admit(answer, cx, route).map(|response| {
+            response.map(|body| {
+                let over = http_body::Body::is_end_stream(&body);
+                if over { body } else { Body::new(UpstreamBody::new(body, idle, cx.clone())) }
+            })
+        })
+    }
+
+    async fn in_time<T>(&self, answer: impl Future<Output = T>, cx: &McpContext) -> Result<T, Refusal> {
+        tokio::time::timeout(self.options.head_timeout, answer).await.map_err(|_| {
+            tracing::warn!(request_id = %cx.request_id(), "the server did not answer in time");
+            Refusal::new(StatusCode::GATEWAY_TIMEOUT, "The server did not answer in time.")
+        })
+    }
+
+    async fn call_http(
+        &self,
+        client: &Client<EgressConnector, Body>,
+        mut parts: http::request::Parts,
+        body: Body,
+        cx: &McpContext,
+        route: &Route,
+    ) -> Result<Response<Body>, Refusal> {
+        // What the redirect's second leg needs; a peeked message is in memory anyway.
+        let message = cx.message().map(|message| message.body.clone());
+        // Nothing of ours, and no fact about the caller, belongs into a foreign client's extensions.
+        parts.extensions = http::Extensions::new();
+        let again = parts.clone();
+        let answer = self.in_time(client.request(Request::from_parts(parts, body)), cx).await?;
+        let answer = answer.map_err(|error| refuse(upstream_error(error), cx, route))?;
+        let Some(location) = response::same_origin_redirect(&answer, &again.uri) else {
+            return Ok(answer.map(Body::from));
+        };
+        let mut parts = again;
+        parts.uri = location;
+        let body = message.map_or_else(Body::empty, Body::from);
+        let answer = self.in_time(client.request(Request::from_parts(parts, body)), cx).await?;
+        answer.map(|answer| answer.map(Body::from)).map_err(|error| refuse(upstream_error(error), cx, route))
+    }
+}
+
+fn upstream_error(error: hyper_util::client::legacy::Error) -> UpstreamError {
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+    while let Some(cause) = source {
+        if let Some(blocked) = cause.downcast_ref::<Blocked>() {
+            return UpstreamError::new(UpstreamErrorKind::Forbidden, "The gateway may not call this server's address.")
+                .with_detail(blocked.to_string())
+                .because(blocked.clone());
+        }
+        source = cause.source();
+    }
+    if error.is_connect() {
+        return UpstreamError::new(UpstreamErrorKind::Unavailable, "The server cannot be reached.").because(error);
+    }
+    UpstreamError::new(UpstreamErrorKind::Broken, "The server broke off.").because(error)
+}
+
+/// 502 to 504, never a 400, 404 or 405: a client would take the server for one of the other era.
+fn refuse(error: UpstreamError, cx: &McpContext, route: &Route) -> Refusal {
+    let (status, retry_after) = match error.kind {
+        UpstreamErrorKind::Unavailable => (StatusCode::BAD_GATEWAY, None),
+        UpstreamErrorKind::Exhausted => (StatusCode::SERVICE_UNAVAILABLE, Some(5)),
+        UpstreamErrorKind::Broken | UpstreamErrorKind::Forbidden => (StatusCode::BAD_GATEWAY, None),
+        UpstreamErrorKind::Timeout => (StatusCode::GATEWAY_TIMEOUT, None),
+    };
+    let starting = error.kind == UpstreamErrorKind::Unavailable && matches!(route.target, RouteTarget::Hosted { .. });
+    let (status, retry_after) =
+        if starting { (StatusCode::SERVICE_UNAVAILABLE, Some(5)) } else { (status, retry_after) };
+    let owner = |principal: &Arc<Principal>| principal.roles.contains(Roles::OWNER);
+    let mut refusal = Refusal::new(status, error.public.clone());
+    if let Some(detail) = error.detail.as_ref().filter(|_| cx.principal().is_some_and(owner)) {
+        refusal = refusal.with_data(serde_json::json!({ "detail": detail }));
+    }
+    if let Some(seconds) = retry_after {
+        refusal = refusal.retry_after(seconds);
+    }
+    refusal.because(format!("{}: {error}", route.id))
+}

@@ -1,0 +1,185 @@
+//! Which headers travel on, and under which URL.
+
+use std::sync::LazyLock;
+
+use http::header::{
+    ACCEPT_ENCODING, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
+};
+use http::{Method, Uri};
+
+use crate::context::McpContext;
+use crate::layer::authenticate;
+use crate::record::{Route, RouteTarget};
+use crate::wire::mirror;
+use crate::wire::version::{Claim, claimed_era};
+
+/// Query parameters that hold credentials: never read, never forwarded, whatever an entry lists.
+const CREDENTIAL_PARAMETERS: &[&str] = &["access_token", "api_key", "apikey", "token"];
+
+/// Removes the headers of this hop (RFC 9110 §7.6.1), the named by `Connection`, and those that are ours to say.
+pub(super) fn prepare(headers: &mut HeaderMap, method: &Method, cx: &McpContext, route: &Route) {
+    if headers.contains_key(CONNECTION) {
+        let named: Vec<HeaderName> = headers
+            .get_all(CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .filter_map(|name| name.trim().parse().ok())
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+    }
+    static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+    static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+    for name in [CONNECTION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, HOST, CONTENT_LENGTH, EXPECT, ORIGIN] {
+        headers.remove(name);
+    }
+    headers.remove(&KEEP_ALIVE);
+    headers.remove(&PROXY_CONNECTION);
+    // A credential that got here, because somebody built a stack without the authenticate layer, gets no further.
+    authenticate::strip(headers);
+    if *method == Method::POST {
+        mirror::strip(headers, claimed_era(headers).unwrap_or(Claim::Unknown));
+    }
+    // An encoded answer could not be read on its way back.
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    if let Some(trace) = cx.trace() {
+        trace.propagate(headers);
+    }
+    if let RouteTarget::Remote { headers: own, .. } = &route.target {
+        for (name, value) in own.iter() {
+            headers.insert(name.clone(), value.clone());
+        }
+    }
+}
+
+/// Tells a server that we run under which URL it is reached and from where it was called. Remote servers, which are
+/// somebody else's, learn nothing about callers.
+pub(super) fn forwarded(headers: &mut HeaderMap, cx: &McpContext, route: &Route) {
+    static FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+    static PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+    static FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+    static HTTPS: LazyLock<HeaderValue> = LazyLock::new(|| HeaderValue::from_static("https"));
+    if let Some(address) = cx.address().and_then(|address| address.to_string().parse().ok()) {
+        headers.insert(&FOR, address);
+    }
+    let url = &*route.resource.url;
+    let (scheme, rest) = url.split_once("://").unwrap_or(("https", url));
+    let authority = rest.split('/').next().unwrap_or_default();
+    headers.insert(&PROTO, if scheme == "https" { HTTPS.clone() } else { HeaderValue::from_static("http") });
+    if let Ok(host) = authority.parse() {
+        headers.insert(&FORWARDED_HOST, host);
+    }
+}
+
+/// The URL to call: the endpoint's, with the sub-path and those query parameters that the entry lists.
+///
+/// `None` when the sub-path is not listed.
+pub(super) fn target(base: &Uri, sub_path: Option<&str>, query: Option<&str>, route: &Route) -> Option<Uri> {
+    if let Some(sub_path) = sub_path
+        && !route.sub_paths.iter().any(|one| &**one == sub_path)
+    {
+        return None;
+    }
+    let kept: Vec<&str> = query
+        .filter(|_| !route.query_parameters.is_empty())
+        .map(|query| query.split('&').filter(|pair| is_listed(pair, route)).collect())
+        .unwrap_or_default();
+    if sub_path.is_none() && kept.is_empty() {
+        return Some(base.clone());
+    }
+    let mut path = base.path().to_owned();
+    if let Some(sub_path) = sub_path {
+        if !path.ends_with('/') {
+            path.push('/');
+        }
+        path.push_str(sub_path);
+    }
+    let own = base.query().into_iter();
+    for (at, pair) in own.chain(kept).enumerate() {
+        path.push(if at == 0 { '?' } else { '&' });
+        path.push_str(pair);
+    }
+    let mut parts = base.clone().into_parts();
+    parts.path_and_query = Some(path.parse().ok()?);
+    Uri::from_parts(parts).ok()
+}
+
+fn is_listed(pair: &str, route: &Route) -> bool {
+    let name = pair.split('=').next().unwrap_or_default();
+    !CREDENTIAL_PARAMETERS.iter().any(|secret| secret.eq_ignore_ascii_case(name))
+        && route.query_parameters.iter().any(|one| &**one == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Mount;
+
+    fn route(sub_paths: &[&str], query: &[&str]) -> Route {
+        Route {
+            id: "a".into(),
+            name: "A".into(),
+            resource: Mount::new("https://gw.example", "/mcp-connect").unwrap().resource("a"),
+            target: RouteTarget::Remote {
+                url: Uri::from_static("https://up.example/mcp"),
+                headers: [].into(),
+                incarnation: crate::contract::Incarnation("a~remote".into()),
+            },
+            sub_paths: sub_paths.iter().map(|&path| path.into()).collect(),
+            query_parameters: query.iter().map(|&name| name.into()).collect(),
+            response_headers: [].into(),
+        }
+    }
+
+    #[test]
+    fn only_listed_paths_and_parameters_travel() {
+        let base = Uri::from_static("https://up.example/mcp?v=1");
+        let url = |sub_path, query, route: &Route| target(&base, sub_path, query, route).map(|url| url.to_string());
+        let closed = route(&[], &[]);
+        assert_eq!(url(None, Some("access_token=x&a=1"), &closed).unwrap(), "https://up.example/mcp?v=1");
+        assert_eq!(url(Some("admin"), None, &closed), None);
+        let open = route(&["messages/x"], &["a", "access_token"]);
+        assert_eq!(
+            url(Some("messages/x"), Some("b=2&a=1&access_token=s&a=%2e"), &open).unwrap(),
+            "https://up.example/mcp/messages/x?v=1&a=1&a=%2e"
+        );
+        assert_eq!(url(Some("messages"), None, &open), None);
+    }
+
+    #[test]
+    fn hop_by_hop_headers_and_credentials_stay_here() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("connection", "x-hop, close"),
+            ("x-hop", "1"),
+            ("keep-alive", "1"),
+            ("te", "trailers"),
+            ("upgrade", "h2c"),
+            ("host", "gw.example"),
+            ("authorization", "Bearer x"),
+            ("cookie", "a=b"),
+            ("x-api-key", "k"),
+            ("proxy-authorization", "x"),
+            ("origin", "https://x"),
+            ("accept-encoding", "gzip"),
+            ("mcp-method", "evil"),
+            ("mcp-session-id", "s"),
+            ("accept", "application/json"),
+            ("x-custom", "kept"),
+        ] {
+            headers.append(name, value.parse().unwrap());
+        }
+        let cx = McpContext::new(&crate::contract::SystemClock);
+        prepare(&mut headers, &Method::POST, &cx, &route(&[], &[]));
+        let mut left: Vec<_> =
+            headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
+        left.sort();
+        assert_eq!(
+            left,
+            ["accept-encoding: identity", "accept: application/json", "mcp-session-id: s", "x-custom: kept"]
+        );
+    }
+}

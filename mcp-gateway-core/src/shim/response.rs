@@ -1,0 +1,167 @@
+//! What of an answer reaches the client.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{
+    CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap, HeaderName,
+    HeaderValue, RETRY_AFTER, VARY, X_CONTENT_TYPE_OPTIONS,
+};
+use http::{Response, StatusCode};
+use http_body::{Body as _, Frame, SizeHint};
+use tokio::time::Sleep;
+
+use crate::context::McpContext;
+use crate::record::Route;
+use crate::refusal::Refusal;
+use crate::{Body, BoxError};
+
+/// Turns an upstream's answer into ours.
+///
+/// Status: every class stays what it is, except 401, 403 and 407 (a client would start to authenticate against what
+/// the server says, instead of us) and redirects: 502. Headers: an allow list, since a server shares our origin.
+/// Bodies: JSON and event streams; any other success is a 502, any other error keeps its status without its body.
+pub(super) fn admit(response: Response<Body>, cx: &McpContext, route: &Route) -> Result<Response<Body>, Refusal> {
+    let status = response.status();
+    if matches!(status.as_u16(), 401 | 403 | 407) {
+        return Err(Refusal::new(StatusCode::BAD_GATEWAY, "The server does not accept the gateway's credentials.")
+            .because(format!("{}: upstream answered {status}", route.id)));
+    }
+    if status.is_redirection() {
+        return Err(Refusal::new(StatusCode::BAD_GATEWAY, "The server answered with a redirect.")
+            .because(format!("{}: upstream answered {status}", route.id)));
+    }
+    let has_body = !response.body().is_end_stream();
+    let media_type = media_type(response.headers());
+    if has_body && media_type.is_none() {
+        if status.is_success() {
+            return Err(Refusal::new(
+                StatusCode::BAD_GATEWAY,
+                "The server's answer is neither JSON nor an event stream.",
+            ));
+        }
+        let public = status.canonical_reason().unwrap_or("The server answered with an error.");
+        let refusal = Refusal::new(status, public);
+        return Ok(filter(refusal.into_mcp(Some(cx)), route));
+    }
+    Ok(filter(response, route))
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum MediaType {
+    Json,
+    Events,
+}
+
+fn media_type(headers: &HeaderMap) -> Option<MediaType> {
+    let value = headers.get(CONTENT_TYPE)?.to_str().ok()?;
+    let essence = value.split(';').next()?.trim();
+    if essence.eq_ignore_ascii_case("application/json") {
+        Some(MediaType::Json)
+    } else if essence.eq_ignore_ascii_case("text/event-stream") {
+        Some(MediaType::Events)
+    } else {
+        None
+    }
+}
+
+fn filter(mut response: Response<Body>, route: &Route) -> Response<Body> {
+    static X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+    let headers = response.headers_mut();
+    let kept = |name: &HeaderName| {
+        *name == CONTENT_TYPE
+            || *name == CACHE_CONTROL
+            || *name == RETRY_AFTER
+            || *name == CONTENT_LANGUAGE
+            || *name == CONTENT_ENCODING
+            || *name == http::header::ALLOW
+            || *name == X_ACCEL_BUFFERING
+            || name.as_str().starts_with("mcp-")
+            || route.response_headers.contains(name)
+    };
+    let dropped: Vec<HeaderName> = headers.keys().filter(|name| !kept(name)).cloned().collect();
+    for name in dropped {
+        headers.remove(name);
+    }
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; sandbox"));
+    headers.insert(VARY, HeaderValue::from_static("Authorization"));
+    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    response
+}
+
+/// An answer's body from a server: ends when nothing comes for too long, and keeps the exchange's permits.
+pub struct UpstreamBody {
+    inner: Body,
+    idle: Duration,
+    sleep: Option<Pin<Box<Sleep>>>,
+    _cx: McpContext,
+}
+
+impl UpstreamBody {
+    pub(super) fn new(inner: Body, idle: Duration, cx: McpContext) -> Self {
+        Self { inner, idle, sleep: None, _cx: cx }
+    }
+}
+
+impl std::fmt::Debug for UpstreamBody {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("UpstreamBody").field("idle", &self.idle).finish_non_exhaustive()
+    }
+}
+
+impl http_body::Body for UpstreamBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = &mut *self;
+        match Pin::new(&mut this.inner).poll_frame(task) {
+            Poll::Ready(frame) => {
+                // A stream that is quiet most of the time keeps its timer; the usual answer never makes one.
+                if let Some(sleep) = &mut this.sleep {
+                    sleep.as_mut().reset(tokio::time::Instant::now() + this.idle);
+                }
+                Poll::Ready(frame)
+            }
+            Poll::Pending => {
+                let idle = this.idle;
+                let sleep = this.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(idle)));
+                ready!(std::future::Future::poll(sleep.as_mut(), task));
+                Poll::Ready(Some(Err("the server sent nothing for too long".into())))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// Where a 307 or 308 leads, if it stays at the same origin: followed once, with the same method and body.
+pub(super) fn same_origin_redirect<B>(response: &Response<B>, from: &http::Uri) -> Option<http::Uri> {
+    if !matches!(response.status(), StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT) {
+        return None;
+    }
+    let location = response.headers().get(http::header::LOCATION)?.to_str().ok()?;
+    let location: http::Uri = location.parse().ok()?;
+    match location.authority() {
+        // A path alone; `//host` has an authority.
+        None if location.path().starts_with('/') => {
+            let mut parts = from.clone().into_parts();
+            parts.path_and_query = location.path_and_query().cloned();
+            http::Uri::from_parts(parts).ok()
+        }
+        Some(authority) => {
+            let same = location.scheme() == from.scheme() && from.authority() == Some(authority);
+            same.then_some(location)
+        }
+        None => None,
+    }
+}

@@ -1,0 +1,151 @@
+//! The state that changes are applied to before it is published.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{KeyFacts, Snapshot, SnapshotOptions};
+use crate::contract::{Change, Key, Kind, Record, Revision, StoreError, StoreErrorKind};
+use crate::record::{ApiKey, Entry, Resource, Stored};
+
+/// The kinds that are in a snapshot.
+pub(super) const KINDS: [Kind; 2] = [Entry::KIND, ApiKey::KIND];
+
+/// A snapshot in the making. Each map is copied at most once between two swaps, when its first change comes.
+pub(super) struct Replica {
+    options: SnapshotOptions,
+    snapshot: Snapshot,
+    /// Everything up to here is applied.
+    pub(super) position: Revision,
+    /// Whether the snapshot differs from what was published.
+    pub(super) changed: bool,
+    /// Whether an entry could not be read because its key was away: it is tried again.
+    pub(super) incomplete: bool,
+    /// Records that a page had in a later version than the feed begins with.
+    ahead: HashMap<Key, Revision>,
+    /// What was served before, for entries that no longer compile.
+    before: Option<Arc<Snapshot>>,
+}
+
+impl Replica {
+    /// An empty state; `before` is what is served until it is filled.
+    pub(super) fn new(options: SnapshotOptions, before: Arc<Snapshot>) -> Self {
+        Self {
+            options,
+            snapshot: Snapshot::default(),
+            position: Revision(0),
+            changed: true,
+            incomplete: false,
+            ahead: HashMap::new(),
+            before: Some(before),
+        }
+    }
+
+    /// Adds a record of a page; `from` is where the feed will begin.
+    pub(super) fn add(&mut self, record: &Record, from: Revision) {
+        if record.revision > from {
+            self.ahead.insert(record.key.clone(), record.revision);
+        }
+        self.set(&record.key, record.revision, &record.value);
+    }
+
+    /// Pages and feed have met: from here on every change of the feed is news.
+    pub(super) fn complete(&mut self) {
+        self.ahead = HashMap::new();
+        self.before = None;
+    }
+
+    /// Applies a commit of the feed.
+    pub(super) fn apply(&mut self, revision: Revision, changes: Vec<Change>) {
+        for Change { key, value } in changes {
+            if key.tenant != self.options.tenant || self.ahead.get(&key).is_some_and(|held| *held >= revision) {
+                continue;
+            }
+            match value {
+                Some(value) => self.set(&key, revision, &value),
+                None => self.remove(&key),
+            }
+            self.changed = true;
+        }
+        self.position = self.position.max(revision);
+    }
+
+    /// What is to be published, if anything is.
+    pub(super) fn take(&mut self) -> Option<Snapshot> {
+        if !std::mem::take(&mut self.changed) {
+            return None;
+        }
+        self.snapshot.revision = self.position;
+        Some(self.snapshot.clone())
+    }
+
+    fn set(&mut self, key: &Key, revision: Revision, value: &Bytes) {
+        let record = Record { key: key.clone(), revision, value: value.clone() };
+        if key.kind == Entry::KIND {
+            self.set_entry(&record);
+        } else if key.kind == ApiKey::KIND {
+            self.set_key(&record);
+        }
+    }
+
+    fn set_entry(&mut self, record: &Record) {
+        let id: Arc<str> = Arc::from(&*record.key.id);
+        let compiled = match Stored::<Entry>::decode(record, &*self.options.sealer) {
+            Ok(stored) => (self.options.compile)(&stored.value)
+                .map(|route| (stored.value, route))
+                .map_err(|error| error.to_string()),
+            Err(error) => {
+                self.incomplete |= error.kind() == StoreErrorKind::Unavailable;
+                Err(error.to_string())
+            }
+        };
+        match compiled {
+            Ok((entry, route)) => self.serve(id, Arc::new(entry), Arc::new(route)),
+            Err(error) => {
+                let before = self.before.as_ref().and_then(|before| {
+                    Some((Arc::clone(before.entries.get(&*id)?), Arc::clone(before.routes.get(&*id)?)))
+                });
+                let kept = before.is_some() || self.snapshot.routes.contains_key(&*id);
+                tracing::warn!(
+                    entry = &*id, revision = record.revision.0, %error, still_served_as_before = kept,
+                    "an entry cannot be used"
+                );
+                if let Some((entry, route)) = before {
+                    self.serve(id, entry, route);
+                }
+            }
+        }
+    }
+
+    fn serve(&mut self, id: Arc<str>, entry: Arc<Entry>, route: Arc<crate::record::Route>) {
+        Arc::make_mut(&mut self.snapshot.entries).insert(Arc::clone(&id), entry);
+        Arc::make_mut(&mut self.snapshot.routes).insert(id, route);
+    }
+
+    /// A key that cannot be read is no key, even if it could be read before: it may have been restricted.
+    fn set_key(&mut self, record: &Record) {
+        let facts = Stored::<ApiKey>::decode(record, &*self.options.sealer).and_then(|stored| {
+            KeyFacts::new(&record.key.tenant, &record.key.id, &stored.value)
+                .map_err(|error| StoreError::new(StoreErrorKind::Corrupt, "decode").because(error))
+        });
+        match facts {
+            Ok(facts) => {
+                Arc::make_mut(&mut self.snapshot.keys).insert(record.key.id.clone(), Arc::new(facts));
+            }
+            Err(error) => {
+                tracing::warn!(key = &*record.key.id, revision = record.revision.0, %error, "an API key cannot be used");
+                self.remove(&record.key);
+            }
+        }
+    }
+
+    fn remove(&mut self, key: &Key) {
+        if key.kind == Entry::KIND {
+            Arc::make_mut(&mut self.snapshot.entries).remove(&*key.id);
+            Arc::make_mut(&mut self.snapshot.routes).remove(&*key.id);
+        } else if key.kind == ApiKey::KIND {
+            Arc::make_mut(&mut self.snapshot.keys).remove(&key.id);
+        }
+    }
+}

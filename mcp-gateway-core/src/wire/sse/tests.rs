@@ -1,0 +1,86 @@
+use super::*;
+
+fn events(splitter: &mut Splitter, chunk: &'static [u8]) -> Vec<Event> {
+    splitter.push(Bytes::from_static(chunk));
+    std::iter::from_fn(|| splitter.next_event().unwrap()).collect()
+}
+
+fn datas(stream: &'static [u8]) -> Vec<Bytes> {
+    events(&mut Splitter::new(1024), stream).into_iter().filter(|e| e.has_data).map(|e| e.data).collect()
+}
+
+#[test]
+fn line_ends_are_lf_cr_and_crlf_and_nothing_else() {
+    assert_eq!(datas(b"data: a\n\ndata: b\r\rdata: c\r\n\r\ndata: d\n\r\n"), ["a", "b", "c", "d"]);
+    assert_eq!(datas(b": note\rdata: x\r\r"), ["x"]);
+    let separators = "data: a\u{85}data: b\u{2028}c\u{b}d\u{c}e\n\n";
+    assert_eq!(datas(separators.as_bytes()), [&separators[6..separators.len() - 2]]);
+}
+
+#[test]
+fn fields_as_the_standard_says() {
+    let stream = b"data:a\ndata:  b\ndata\ndata: c:d\nid: 1\nevent: m\nretry: 15\nid: x\0y\nretry: 1x\nretry:\nDATA: no\n data: no\n\n";
+    let event = &events(&mut Splitter::new(1024), stream)[0];
+    assert_eq!(event.data, "a\n b\n\nc:d");
+    assert_eq!((event.id.as_deref(), event.event.as_deref()), (Some(&b"1"[..]), Some(&b"m"[..])));
+    assert_eq!(event.retry, Some(15));
+    assert_eq!(event.raw, &stream[..]);
+}
+
+#[test]
+fn an_event_with_empty_data_is_one_and_an_event_without_is_none() {
+    let events = events(&mut Splitter::new(1024), b"id: 7\ndata:\n\n: ping\n\nid\n\n\n");
+    assert_eq!(events.iter().map(|e| e.has_data).collect::<Vec<_>>(), [true, false, false, false]);
+    assert!(events[0].data.is_empty());
+    assert_eq!(events[2].id.as_deref(), Some(&b""[..]));
+    assert_eq!(events[3].raw, "\n");
+}
+
+#[test]
+fn a_byte_order_mark_counts_once_and_only_at_the_start() {
+    assert_eq!(datas(b"\xef\xbb\xbfdata: a\n\n\xef\xbb\xbfdata: b\n\ndata: c\n\n"), ["a", "c"]);
+    assert_eq!(datas(b"\xef\xbb\xbf\xef\xbb\xbfdata: a\n\n"), Vec::<Bytes>::new());
+}
+
+#[test]
+fn an_event_is_there_with_the_first_byte_of_its_end() {
+    let mut splitter = Splitter::new(1024);
+    assert!(events(&mut splitter, b"data: a\r\n").is_empty());
+    let first = events(&mut splitter, b"\r");
+    assert_eq!(first[0].raw, "data: a\r\n\r");
+    let second = events(&mut splitter, b"\ndata: b\n\n");
+    assert_eq!((second.len(), &second[0].raw[..]), (1, &b"\ndata: b\n\n"[..]));
+    assert!(events(&mut splitter, b"data: c\r").is_empty());
+    assert!(events(&mut splitter, b"\n").is_empty());
+    assert_eq!(splitter.finish(), "data: c\r\n");
+}
+
+#[test]
+fn whole_events_are_not_copied() {
+    let chunk = Bytes::from_static(b"data: a\n\ndata: b\n\n");
+    let mut splitter = Splitter::new(1024);
+    splitter.push(chunk.clone());
+    let first = splitter.next_event().unwrap().unwrap();
+    assert_eq!(first.raw.as_ptr(), chunk.as_ptr());
+    assert_eq!(first.data.as_ptr(), chunk[6..].as_ptr());
+}
+
+#[test]
+fn the_size_of_an_event_is_limited() {
+    for cut in 1..10 {
+        let stream = Bytes::from_static(b"data: ab\n\n");
+        let mut splitter = Splitter::new(stream.len());
+        splitter.push(stream.slice(..cut));
+        splitter.push(stream.slice(cut..));
+        assert!(splitter.next_event().unwrap().is_some());
+        let mut splitter = Splitter::new(stream.len() - 1);
+        splitter.push(stream.slice(..cut));
+        splitter.push(stream.slice(cut..));
+        assert_eq!(splitter.next_event(), Err(EventTooLarge));
+        splitter.push(Bytes::from_static(b"data: x\n\n"));
+        assert_eq!(splitter.next_event(), Err(EventTooLarge), "a stream that lost its place is over");
+    }
+    let mut splitter = Splitter::new(8);
+    splitter.push(Bytes::from_static(b"data: without end"));
+    assert_eq!(splitter.next_event(), Err(EventTooLarge));
+}

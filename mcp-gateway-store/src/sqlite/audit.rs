@@ -1,0 +1,338 @@
+//! The audit trail in a SQLite file of its own.
+
+use std::path::Path;
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use mcp_gateway_core::contract::{
+    AuditCursor, AuditFilter, AuditPage, AuditRow, AuditStore, StoreError, StoreErrorKind, StoreLimits, Usage,
+    UsageRow, UsageWindow,
+};
+use mcp_gateway_core::record::FieldSealer;
+use rusqlite::Connection;
+use rusqlite::types::Value;
+use tokio::sync::oneshot;
+use ulid::Ulid;
+
+use super::audit_row::{self, COLUMNS};
+use super::audit_writer::{Request, Writer, open_body};
+use super::connection::open_writer;
+use super::lock::FileLock;
+use super::migrate::Schema;
+use super::resource_reader::{ReadError, Readers};
+use super::{Durability, OpenError};
+
+/// Requests that may wait for the writer. The spool's drain has one at a time.
+const WAITING: usize = 64;
+/// Rows that a prune deletes in one transaction, so that appends get their turn in between.
+const PRUNE: usize = 2_000;
+
+const SCHEMA: Schema = Schema { name: "audit", migrations: &[include_str!("audit.sql")] };
+
+/// Keeps the audit trail in a SQLite file of its own, for one process.
+///
+/// One thread of low priority writes, many rows a statement. Reads run on tokio's blocking threads, on connections of
+/// their own. Clones share the file; it is closed when the last one is dropped.
+#[derive(Clone)]
+pub struct SqliteAuditStore {
+    inner: Arc<Inner>,
+}
+
+/// How a [`SqliteAuditStore`] works.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct SqliteAuditOptions {
+    /// What a batch that was appended survives.
+    pub durability: Durability,
+    /// Whether events come with captured bodies. They are stored only sealed: with this on, opening without a sealer
+    /// is an error. Off, bodies that come all the same are dropped.
+    pub bodies: bool,
+    /// Seals captured bodies.
+    pub sealer: Option<Arc<dyn FieldSealer>>,
+    /// Connections that read at the same time; 2 by default.
+    pub readers: usize,
+    /// After so much work in a batch the writer lets other threads run; 1 ms by default.
+    pub yield_after: Duration,
+    /// Rows in one statement; 64 by default.
+    pub statement_rows: usize,
+}
+
+impl Default for SqliteAuditOptions {
+    fn default() -> Self {
+        Self {
+            durability: Durability::default(),
+            bodies: false,
+            sealer: None,
+            readers: 2,
+            yield_after: Duration::from_millis(1),
+            statement_rows: 64,
+        }
+    }
+}
+
+impl SqliteAuditOptions {
+    /// The same with this durability.
+    #[must_use]
+    pub fn with_durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// The same with captured bodies, sealed by this.
+    #[must_use]
+    pub fn with_bodies(mut self, sealer: Arc<dyn FieldSealer>) -> Self {
+        self.bodies = true;
+        self.sealer = Some(sealer);
+        self
+    }
+}
+
+impl std::fmt::Debug for SqliteAuditOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SqliteAuditOptions")
+            .field("durability", &self.durability)
+            .field("bodies", &self.bodies)
+            .field("readers", &self.readers)
+            .finish_non_exhaustive()
+    }
+}
+
+struct Inner {
+    readers: Arc<Readers>,
+    sealer: Option<Arc<dyn FieldSealer>>,
+    turns: Arc<tokio::sync::Semaphore>,
+    /// `None` only while the last clone is being dropped.
+    requests: Option<mpsc::Sender<Request>>,
+    writer: Option<JoinHandle<()>>,
+}
+
+impl SqliteAuditStore {
+    /// Opens a file, creating it where there is none, and brings its schema up to date. Blocks: called once, at start.
+    ///
+    /// # Errors
+    /// [`OpenError`] names the file and says what to do; [`OpenError::Unsealed`] when bodies would be captured and
+    /// nothing seals them.
+    pub fn open(path: impl AsRef<Path>, options: SqliteAuditOptions) -> Result<Self, OpenError> {
+        let path = path.as_ref();
+        if options.bodies && options.sealer.is_none() {
+            return Err(OpenError::Unsealed { path: path.to_owned() });
+        }
+        let lock = FileLock::acquire(path)?;
+        let mut connection = open_writer(path, options.durability)?;
+        SCHEMA.migrate(&mut connection, path)?;
+        let readers = Arc::new(Readers::new(path.to_owned(), options.readers.max(1)));
+        let sealer = options.sealer.clone();
+        let writer = Writer::new(connection, options, lock);
+        let (requests, queue) = mpsc::channel();
+        let writer = std::thread::Builder::new()
+            .name("audit-sqlite".to_owned())
+            .spawn(move || writer.run(&queue))
+            .map_err(|source| OpenError::Io { path: path.to_owned(), source })?;
+        let inner = Inner {
+            readers,
+            sealer,
+            turns: Arc::new(tokio::sync::Semaphore::new(WAITING)),
+            requests: Some(requests),
+            writer: Some(writer),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    async fn write<T>(
+        &self,
+        op: &'static str,
+        request: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Request,
+    ) -> Result<T, StoreError> {
+        let gone = || StoreError::new(StoreErrorKind::Unavailable, op).because("the SQLite writer has ended");
+        let _turn = self.inner.turns.acquire().await.map_err(|_| gone())?;
+        let (reply, answer) = oneshot::channel();
+        let requests = self.inner.requests.as_ref().ok_or_else(gone)?;
+        requests.send(request(reply)).map_err(|_| gone())?;
+        // The writer took it and went away without an answer.
+        answer.await.unwrap_or_else(|_| Err(StoreError::new(StoreErrorKind::Unknown, op)))
+    }
+}
+
+impl std::fmt::Debug for SqliteAuditStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SqliteAuditStore").field("path", &self.inner.readers.path()).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // The writer ends when nobody can ask any more; the lock is free when it has.
+        drop(self.requests.take());
+        if let Some(writer) = self.writer.take()
+            && writer.join().is_err()
+        {
+            tracing::error!(file = %self.readers.path().display(), "the SQLite audit writer panicked");
+        }
+    }
+}
+
+#[async_trait]
+impl AuditStore for SqliteAuditStore {
+    async fn append(&self, batch: Vec<AuditRow>) -> Result<(), StoreError> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.write("append", |reply| Request::Append { batch, reply }).await
+    }
+
+    async fn query(
+        &self,
+        filter: &AuditFilter,
+        after: Option<AuditCursor>,
+        limit: usize,
+    ) -> Result<AuditPage, StoreError> {
+        match limit {
+            0 => return Err(StoreError::new(StoreErrorKind::Invalid, "query").because("a page of no rows")),
+            1..=StoreLimits::PAGE => {}
+            _ => return Err(StoreError::new(StoreErrorKind::TooLarge, "query").because("more than 1,000 rows a page")),
+        }
+        let Some(mut conditions) = Conditions::of(filter) else {
+            return Ok(AuditPage { rows: Vec::new(), next: None });
+        };
+        if let Some(cursor) = after {
+            conditions.add(
+                "(ts, stream, seq) < (?, ?, ?)",
+                [
+                    Value::Integer(cursor.ts.as_microsecond()),
+                    Value::Blob(cursor.stream.0.to_bytes().to_vec()),
+                    Value::Integer(audit_row::number(cursor.seq)),
+                ],
+            );
+        }
+        let sealer = self.inner.sealer.clone();
+        self.inner.readers.run("query", move |connection| page(connection, conditions, limit, sealer.as_deref())).await
+    }
+
+    async fn usage(&self, window: &UsageWindow) -> Result<Usage, StoreError> {
+        let filter = AuditFilter {
+            tenant: window.tenant.clone(),
+            from: Some(window.from),
+            to: Some(window.to),
+            server: window.server.clone(),
+            ..AuditFilter::default()
+        };
+        let Some(conditions) = Conditions::of(&filter) else { return Ok(Usage::default()) };
+        self.inner.readers.run("usage", move |connection| usage(connection, &conditions)).await
+    }
+
+    async fn prune(&self, before: Timestamp) -> Result<u64, StoreError> {
+        let mut pruned = 0;
+        loop {
+            let some = self.write("prune", |reply| Request::Prune { before, limit: PRUNE, reply }).await?;
+            pruned += some;
+            if some < PRUNE as u64 {
+                return Ok(pruned);
+            }
+        }
+    }
+}
+
+/// A `WHERE` clause: fixed text, values bound.
+struct Conditions {
+    text: String,
+    values: Vec<Value>,
+}
+
+impl Conditions {
+    /// `None` when nothing can match.
+    fn of(filter: &AuditFilter) -> Option<Self> {
+        let mut conditions = Self { text: "1".to_owned(), values: Vec::new() };
+        let mut add = |text: &str, value: Option<Value>| {
+            if let Some(value) = value {
+                conditions.add(text, [value]);
+            }
+        };
+        let text = |text: &Option<String>| text.clone().map(Value::Text);
+        let micros = |time: Option<Timestamp>| time.map(|time| Value::Integer(time.as_microsecond()));
+        add("ts >= ?", micros(filter.from));
+        add("ts < ?", micros(filter.to));
+        add("server = ?", text(&filter.server));
+        add("subject = ?", text(&filter.subject));
+        add("tenant = ?", filter.tenant.as_ref().map(|tenant| Value::Text(tenant.as_str().to_owned())));
+        add("category = ?", filter.category.map(|category| Value::Text(category.as_str().to_owned())));
+        add("actor = ?", text(&filter.actor));
+        add("method = ?", text(&filter.method));
+        add("target = ?", text(&filter.target));
+        add("outcome = ?", filter.outcome.map(|outcome| Value::Text(outcome.as_str().to_owned())));
+        add("trace_id = ?", text(&filter.trace_id));
+        if let Some(id) = &filter.request_id {
+            let id = Ulid::from_string(id).ok()?;
+            add("request_id = ?", Some(Value::Blob(id.to_bytes().to_vec())));
+        }
+        Some(conditions)
+    }
+
+    fn add<const N: usize>(&mut self, text: &str, values: [Value; N]) {
+        self.text.push_str(" AND ");
+        self.text.push_str(text);
+        self.values.extend(values);
+    }
+}
+
+fn page(
+    connection: &Connection,
+    conditions: Conditions,
+    limit: usize,
+    sealer: Option<&dyn FieldSealer>,
+) -> Result<AuditPage, ReadError> {
+    let Conditions { text, mut values } = conditions;
+    let sql = format!("SELECT {COLUMNS} FROM event WHERE {text} ORDER BY ts DESC, stream DESC, seq DESC LIMIT ?");
+    values.push(Value::Integer(i64::try_from(limit + 1).unwrap_or(i64::MAX)));
+    let mut select = connection.prepare_cached(&sql)?;
+    let mut rows: Vec<AuditRow> =
+        select.query_map(rusqlite::params_from_iter(values), audit_row::read)?.collect::<Result<_, _>>()?;
+    let more = rows.len() > limit;
+    rows.truncate(limit);
+    if let Some(sealer) = sealer {
+        let mut select = connection.prepare_cached("SELECT sealed FROM body WHERE (ts, stream, seq) = (?1, ?2, ?3)")?;
+        for row in &mut rows {
+            let key = (row.event.ts.as_microsecond(), row.stream.0.to_bytes(), audit_row::number(row.seq));
+            let mut found = select.query(key)?;
+            if let Some(body) = found.next()? {
+                row.event.bodies = open_body(sealer, row, body.get_ref(0)?.as_str().map_err(rusqlite::Error::from)?);
+            }
+        }
+    }
+    let next =
+        rows.last().filter(|_| more).map(|row| AuditCursor { ts: row.event.ts, stream: row.stream, seq: row.seq });
+    Ok(AuditPage { rows, next })
+}
+
+fn usage(connection: &Connection, conditions: &Conditions) -> Result<Usage, ReadError> {
+    let sql = format!(
+        "SELECT server, method, target, count(*), sum(outcome <> 'ok'),
+                count(DISTINCT length(tenant) || ':' || tenant || length(issuer) || ':' || issuer || subject),
+                CAST(avg(total_us) AS INTEGER)
+         FROM event
+         WHERE {} AND kind = 'exchange' AND server IS NOT NULL AND method IS NOT NULL
+         GROUP BY server, method, target ORDER BY server, method, target",
+        conditions.text
+    );
+    let mut select = connection.prepare_cached(&sql)?;
+    let rows = select
+        .query_map(rusqlite::params_from_iter(&conditions.values), |row| {
+            Ok(UsageRow {
+                server: row.get(0)?,
+                method: row.get(1)?,
+                target: row.get(2)?,
+                calls: row.get::<_, i64>(3)?.cast_unsigned(),
+                errors: row.get::<_, i64>(4)?.cast_unsigned(),
+                subjects: row.get::<_, i64>(5)?.cast_unsigned(),
+                mean: Duration::from_micros(row.get::<_, i64>(6)?.cast_unsigned()),
+            })
+        })?
+        .collect::<Result<_, _>>()?;
+    Ok(Usage { rows })
+}
+
+#[cfg(test)]
+#[path = "audit_tests.rs"]
+mod tests;

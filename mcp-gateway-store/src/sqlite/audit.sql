@@ -1,0 +1,34 @@
+-- Newest rows are at the end of the tree, so appends touch its last pages only.
+CREATE TABLE event (
+    ts INTEGER NOT NULL,            -- microseconds since 1970
+    stream BLOB NOT NULL,           -- the writer's life, a ULID
+    seq INTEGER NOT NULL,           -- from 1 in each stream
+    request_id BLOB NOT NULL,       -- a ULID
+    category TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    tenant TEXT,
+    issuer TEXT,
+    subject TEXT,
+    actor TEXT,
+    server TEXT,
+    method TEXT,
+    target TEXT,
+    outcome TEXT NOT NULL,
+    status INTEGER NOT NULL,
+    total_us INTEGER NOT NULL,
+    trace_id TEXT,
+    detail TEXT NOT NULL,           -- everything else, as JSON
+    PRIMARY KEY (ts, stream, seq)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX event_server ON event (server, ts);
+CREATE INDEX event_subject ON event (subject, ts);
+
+-- Captured bodies, sealed: apart, so that lists and counts never read over them.
+CREATE TABLE body (
+    ts INTEGER NOT NULL,
+    stream BLOB NOT NULL,
+    seq INTEGER NOT NULL,
+    sealed TEXT NOT NULL,
+    PRIMARY KEY (ts, stream, seq)
+) STRICT, WITHOUT ROWID;

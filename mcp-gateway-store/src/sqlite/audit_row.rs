@@ -1,0 +1,238 @@
+//! Between audit events and table rows.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+use bytes::Bytes;
+use jiff::Timestamp;
+use mcp_gateway_core::BoxError;
+use mcp_gateway_core::contract::{AuditRow, StreamId};
+use mcp_gateway_core::record::{ActorFacts, ActorKind, AuditBodies, AuditEvent, Subject, TenantId};
+use rusqlite::types::Type;
+use rusqlite::{Row, Statement};
+use serde::de::IntoDeserializer;
+use serde::de::value::{Error as ValueError, StrDeserializer};
+use serde::{Deserialize, Serialize};
+use ulid::Ulid;
+
+/// The columns, in the order of [`bind`] and [`read`].
+pub(super) const COLUMNS: &str = "ts, stream, seq, request_id, category, kind, tenant, issuer, subject, actor, server, \
+                                  method, target, outcome, status, total_us, trace_id, detail";
+/// How many they are.
+pub(super) const WIDTH: usize = 18;
+
+/// What is neither searched nor counted.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Detail<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    actor_kind: Option<ActorKind>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    actor_name: Option<Text<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<IpAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user_agent: Option<Text<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_name: Option<Text<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_version: Option<Text<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    era: Option<Text<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    protocol_version: Option<Text<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    http_method: Option<Text<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rpc_id: Option<Text<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session: Option<Text<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rpc_code: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<Text<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rule: Option<Text<'a>>,
+    bytes_in: u64,
+    bytes_out: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    messages: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upstream_us: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first_byte_us: Option<u64>,
+}
+
+/// Text that is borrowed when it is written.
+type Text<'a> = std::borrow::Cow<'a, str>;
+
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+fn cow(text: Option<&str>) -> Option<Text<'_>> {
+    text.map(Text::Borrowed)
+}
+
+/// Captured bodies as they are sealed.
+#[derive(Serialize, Deserialize)]
+struct Bodies {
+    request: String,
+    response: String,
+    request_headers: Vec<(Box<str>, Box<str>)>,
+    response_headers: Vec<(Box<str>, Box<str>)>,
+}
+
+/// Binds a row to the placeholders from `base` + 1 on.
+pub(super) fn bind(
+    statement: &mut Statement<'_>,
+    base: usize,
+    row: &AuditRow,
+    json: &mut Vec<u8>,
+) -> Result<(), rusqlite::Error> {
+    let event = &row.event;
+    let actor = event.actor.as_ref();
+    json.clear();
+    let detail = Detail {
+        actor_kind: actor.map(|actor| actor.kind),
+        actor_name: cow(actor.and_then(|actor| actor.name.as_deref())),
+        address: event.address,
+        user_agent: cow(event.user_agent.as_deref()),
+        client_name: cow(event.client_name.as_deref()),
+        client_version: cow(event.client_version.as_deref()),
+        era: cow(event.era.as_deref()),
+        protocol_version: cow(event.protocol_version.as_deref()),
+        http_method: cow(event.http_method.as_deref()),
+        rpc_id: cow(event.rpc_id.as_deref()),
+        session: cow(event.session.as_deref()),
+        rpc_code: event.rpc_code,
+        error: cow(event.error.as_deref()),
+        rule: cow(event.rule.as_deref()),
+        bytes_in: event.bytes_in,
+        bytes_out: event.bytes_out,
+        messages: event.messages,
+        upstream_us: event.upstream_us,
+        first_byte_us: event.first_byte_us,
+    };
+    serde_json::to_writer(&mut *json, &detail)
+        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
+    let json = std::str::from_utf8(json).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
+    let mut column = base;
+    macro_rules! next {
+        ($value:expr) => {{
+            column += 1;
+            statement.raw_bind_parameter(column, $value)?;
+        }};
+    }
+    next!(event.ts.as_microsecond());
+    next!(row.stream.0.to_bytes().as_slice());
+    next!(number(row.seq));
+    next!(event.request_id.to_bytes().as_slice());
+    next!(event.category.as_str());
+    next!(event.kind.as_str());
+    next!(actor.map(|actor| actor.subject.tenant.as_str()));
+    next!(actor.map(|actor| &*actor.subject.issuer));
+    next!(actor.map(|actor| &*actor.subject.id));
+    next!(actor.map(|actor| &*actor.id));
+    next!(event.server.as_deref());
+    next!(event.method.as_deref());
+    next!(event.target.as_deref());
+    next!(event.outcome.as_str());
+    next!(event.status);
+    next!(number(event.total_us));
+    next!(event.trace_id.as_deref());
+    next!(json);
+    debug_assert_eq!(column, base + WIDTH);
+    Ok(())
+}
+
+/// Reads a row; bodies are added by the caller.
+pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<AuditRow> {
+    let detail: String = row.get(17)?;
+    let detail: Detail<'_> = serde_json::from_str(&detail).map_err(|error| corrupt(17, error))?;
+    let text = |text: Option<Text<'_>>| text.map(|text| Box::<str>::from(&*text));
+    let tenant: Option<Arc<str>> = row.get(6)?;
+    let issuer: Option<Arc<str>> = row.get(7)?;
+    let subject: Option<Arc<str>> = row.get(8)?;
+    let id: Option<Arc<str>> = row.get(9)?;
+    let actor = match (tenant, issuer, subject, id, detail.actor_kind) {
+        (Some(tenant), Some(issuer), Some(id_of_subject), Some(id), Some(kind)) => Some(ActorFacts {
+            subject: Subject { tenant: TenantId::new(tenant), issuer, id: id_of_subject },
+            kind,
+            id,
+            name: detail.actor_name.map(|name| Arc::from(&*name)),
+        }),
+        _ => None,
+    };
+    let event = AuditEvent {
+        ts: Timestamp::from_microsecond(row.get(0)?).map_err(|error| corrupt(0, error))?,
+        request_id: Ulid::from_bytes(row.get(3)?),
+        category: parse(row, 4)?,
+        kind: parse(row, 5)?,
+        actor,
+        address: detail.address,
+        user_agent: text(detail.user_agent),
+        client_name: text(detail.client_name),
+        client_version: text(detail.client_version),
+        server: row.get(10)?,
+        era: text(detail.era),
+        protocol_version: text(detail.protocol_version),
+        http_method: text(detail.http_method),
+        method: row.get(11)?,
+        target: row.get(12)?,
+        rpc_id: text(detail.rpc_id),
+        session: text(detail.session),
+        outcome: parse(row, 13)?,
+        status: row.get(14)?,
+        rpc_code: detail.rpc_code,
+        error: text(detail.error),
+        rule: detail.rule.map(|rule| Arc::from(&*rule)),
+        bytes_in: detail.bytes_in,
+        bytes_out: detail.bytes_out,
+        messages: detail.messages,
+        upstream_us: detail.upstream_us,
+        first_byte_us: detail.first_byte_us,
+        total_us: row.get::<_, i64>(15)?.cast_unsigned(),
+        trace_id: row.get(16)?,
+        bodies: None,
+    };
+    Ok(AuditRow { stream: StreamId(Ulid::from_bytes(row.get(1)?)), seq: row.get::<_, i64>(2)?.cast_unsigned(), event })
+}
+
+/// SQLite's integers are signed; the bits are kept.
+pub(super) fn number(number: u64) -> i64 {
+    number.cast_signed()
+}
+
+/// The text that is sealed.
+pub(super) fn write_bodies(bodies: &AuditBodies) -> Result<String, serde_json::Error> {
+    serde_json::to_string(&Bodies {
+        request: STANDARD_NO_PAD.encode(&bodies.request),
+        response: STANDARD_NO_PAD.encode(&bodies.response),
+        request_headers: bodies.request_headers.clone(),
+        response_headers: bodies.response_headers.clone(),
+    })
+}
+
+pub(super) fn read_bodies(text: &str) -> Result<AuditBodies, BoxError> {
+    let bodies: Bodies = serde_json::from_str(text)?;
+    Ok(AuditBodies {
+        request: Bytes::from(STANDARD_NO_PAD.decode(bodies.request)?),
+        response: Bytes::from(STANDARD_NO_PAD.decode(bodies.response)?),
+        request_headers: bodies.request_headers,
+        response_headers: bodies.response_headers,
+    })
+}
+
+fn parse<'de, T: Deserialize<'de>>(row: &'de Row<'_>, column: usize) -> rusqlite::Result<T> {
+    let text = row.get_ref(column)?.as_str().map_err(|error| corrupt(column, error))?;
+    let text: StrDeserializer<'_, ValueError> = text.into_deserializer();
+    T::deserialize(text).map_err(|error| corrupt(column, error))
+}
+
+fn corrupt(column: usize, error: impl Into<BoxError>) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(column, Type::Text, error.into())
+}

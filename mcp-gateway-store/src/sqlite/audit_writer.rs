@@ -1,0 +1,168 @@
+//! The one thread that writes the audit trail.
+
+use std::sync::mpsc;
+use std::time::Instant;
+
+use jiff::Timestamp;
+use mcp_gateway_core::contract::{AuditRow, Key, Kind, StoreError};
+use mcp_gateway_core::record::{AuditBodies, FieldSealer, TenantId};
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
+use tokio::sync::oneshot;
+
+use super::SqliteAuditOptions;
+use super::audit_row::{self, COLUMNS, WIDTH, bind};
+use super::error::store_error;
+use super::lock::FileLock;
+
+/// Larger statements gain nothing, and SQLite bounds the values in one.
+const STATEMENT_ROWS: usize = 1_000;
+/// The writer gives way to the threads that serve calls, yet keeps about a third of a core that they fill.
+const NICE: i32 = 3;
+
+/// What the writer is asked for.
+pub(super) enum Request {
+    Append { batch: Vec<AuditRow>, reply: oneshot::Sender<Result<(), StoreError>> },
+    Prune { before: Timestamp, limit: usize, reply: oneshot::Sender<Result<u64, StoreError>> },
+}
+
+/// Owns the connection that writes.
+pub(super) struct Writer {
+    connection: Connection,
+    options: SqliteAuditOptions,
+    /// The statement of `statement_rows` rows.
+    insert_many: String,
+    json: Vec<u8>,
+    warned: bool,
+    _lock: FileLock,
+}
+
+impl Writer {
+    pub(super) fn new(connection: Connection, mut options: SqliteAuditOptions, lock: FileLock) -> Self {
+        options.statement_rows = options.statement_rows.clamp(1, STATEMENT_ROWS);
+        let insert_many = insert(options.statement_rows);
+        Self { connection, options, insert_many, json: Vec::new(), warned: false, _lock: lock }
+    }
+
+    /// Serves until nobody can ask any more.
+    pub(super) fn run(mut self, queue: &mpsc::Receiver<Request>) {
+        #[cfg(target_os = "linux")]
+        if let Err(error) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE) {
+            tracing::debug!(%error, "the audit writer runs at normal priority");
+        }
+        while let Ok(request) = queue.recv() {
+            match request {
+                Request::Append { batch, reply } => {
+                    let _ = reply.send(self.append(&batch));
+                }
+                Request::Prune { before, limit, reply } => {
+                    let done = self.prune(before, limit).map_err(|error| store_error("prune", error));
+                    let _ = reply.send(done);
+                }
+            }
+        }
+        if let Err(error) = self.connection.execute_batch("PRAGMA optimize") {
+            tracing::debug!(%error, "the audit trail's statistics are not up to date");
+        }
+    }
+
+    /// One transaction, many rows a statement.
+    fn append(&mut self, batch: &[AuditRow]) -> Result<(), StoreError> {
+        let failed = |error| store_error("append", error);
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
+        let mut last_yield = Instant::now();
+        for rows in batch.chunks(self.options.statement_rows) {
+            let whole = rows.len() == self.options.statement_rows;
+            // What does not fill a statement goes row by row: compiling one for each length would cost more.
+            for rows in rows.chunks(if whole { rows.len() } else { 1 }) {
+                let sql = if whole { &self.insert_many } else { INSERT_ONE };
+                let mut statement = transaction.prepare_cached(sql).map_err(failed)?;
+                for (index, row) in rows.iter().enumerate() {
+                    bind(&mut statement, index * WIDTH, row, &mut self.json).map_err(failed)?;
+                }
+                statement.raw_execute().map_err(failed)?;
+            }
+            if last_yield.elapsed() >= self.options.yield_after {
+                std::thread::yield_now();
+                last_yield = Instant::now();
+            }
+        }
+        for (row, bodies) in batch.iter().filter_map(|row| Some((row, row.event.bodies.as_deref()?))) {
+            let Some(sealer) = self.options.sealer.as_deref() else {
+                if !std::mem::replace(&mut self.warned, true) {
+                    tracing::warn!("captured bodies are dropped: the audit store was opened without a sealer");
+                }
+                continue;
+            };
+            let sealed = seal_body(sealer, row, bodies)?;
+            transaction
+                .prepare_cached("INSERT OR IGNORE INTO body (ts, stream, seq, sealed) VALUES (?1, ?2, ?3, ?4)")
+                .and_then(|mut insert| {
+                    let stream = row.stream.0.to_bytes();
+                    insert.execute((row.event.ts.as_microsecond(), stream, audit_row::number(row.seq), sealed))
+                })
+                .map_err(failed)?;
+        }
+        transaction.commit().map_err(failed)
+    }
+
+    /// Deletes the oldest rows before a time, at most `limit`.
+    fn prune(&mut self, before: Timestamp, limit: usize) -> rusqlite::Result<u64> {
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let before = before.as_microsecond();
+        let last: Option<(i64, [u8; 16], i64)> = transaction
+            .prepare_cached(
+                "SELECT ts, stream, seq FROM event WHERE ts < ?1 ORDER BY ts, stream, seq LIMIT 1 OFFSET ?2",
+            )?
+            .query_row((before, i64::try_from(limit - 1).unwrap_or(i64::MAX)), |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            })
+            .optional()?;
+        let mut pruned = 0;
+        for table in ["body", "event"] {
+            pruned = match last {
+                Some(last) => transaction
+                    .prepare_cached(&format!("DELETE FROM {table} WHERE (ts, stream, seq) <= (?1, ?2, ?3)"))?
+                    .execute(last)?,
+                None => transaction.prepare_cached(&format!("DELETE FROM {table} WHERE ts < ?1"))?.execute([before])?,
+            };
+        }
+        transaction.commit()?;
+        Ok(pruned as u64)
+    }
+}
+
+/// A statement that inserts this many rows, leaving rows that are there as they are.
+fn insert(rows: usize) -> String {
+    let one = format!("({})", vec!["?"; WIDTH].join(", "));
+    format!("INSERT INTO event ({COLUMNS}) VALUES {} ON CONFLICT DO NOTHING", vec![one; rows].join(", "))
+}
+
+const INSERT_ONE: &str = "INSERT INTO event (ts, stream, seq, request_id, category, kind, tenant, issuer, subject, \
+                          actor, server, method, target, outcome, status, total_us, trace_id, detail) \
+                          VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING";
+
+const BODY: &str = "audit-body";
+
+fn body_key(row: &AuditRow) -> Key {
+    let tenant = row.event.actor.as_ref().map_or_else(TenantId::default, |actor| actor.subject.tenant.clone());
+    Key::new(tenant, Kind::quiet(BODY), format!("{}/{}/{}", row.event.ts.as_microsecond(), row.stream.0, row.seq))
+}
+
+fn seal_body(sealer: &dyn FieldSealer, row: &AuditRow, bodies: &AuditBodies) -> Result<String, StoreError> {
+    use mcp_gateway_core::contract::StoreErrorKind;
+    let text = audit_row::write_bodies(bodies)
+        .map_err(|error| StoreError::new(StoreErrorKind::Invalid, "append").because(error))?;
+    sealer.seal(&body_key(row), "/bodies", &text)
+}
+
+/// Opens what was sealed for a row; `None` when its key is gone: the row stays readable.
+pub(super) fn open_body(sealer: &dyn FieldSealer, row: &AuditRow, sealed: &str) -> Option<Box<AuditBodies>> {
+    let opened = sealer.open(&body_key(row), "/bodies", sealed).map_err(mcp_gateway_core::BoxError::from);
+    match opened.and_then(|text| audit_row::read_bodies(&text)) {
+        Ok(bodies) => Some(Box::new(bodies)),
+        Err(error) => {
+            tracing::warn!(%error, stream = %row.stream.0, seq = row.seq, "the bodies of an audit row do not open");
+            None
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! What the parts of the running server share.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use jiff::Timestamp;
+use mcp_gateway_auth::api_key::{ApiKeys, LastUsed};
+use mcp_gateway_core::contract::{AuditSink, AuditStore, Authenticator, Clock, RateLimiter, ResourceStore, Runtime};
+use mcp_gateway_core::layer::admit::Load;
+use mcp_gateway_core::record::{FieldSealer, Mount};
+use mcp_gateway_core::snapshot::Snapshots;
+use mcp_gateway_store::spool::SpoolStats;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::metrics::Metrics;
+
+/// The running server, as the admin API and the metrics see it.
+///
+/// Made once, when everything in it runs; shared as `Arc<App>`.
+pub struct App {
+    /// The effective configuration.
+    pub config: Arc<Config>,
+    /// Where clients reach the data plane.
+    pub mount: Mount,
+    /// Every durable record but the audit trail.
+    pub resources: Arc<dyn ResourceStore>,
+    /// Seals and opens fields of records.
+    pub sealer: Arc<dyn FieldSealer>,
+    /// The audit trail, to be read.
+    pub audit_store: Arc<dyn AuditStore>,
+    /// The audit trail, to be written: the same sink that the data plane writes to.
+    pub audit_sink: Arc<dyn AuditSink>,
+    /// Routes, entries and keys, in memory.
+    pub snapshots: Snapshots,
+    /// Runs servers; `None` when this server runs none.
+    pub runtime: Option<Arc<dyn Runtime>>,
+    /// Makes, lists and revokes API keys.
+    pub keys: ApiKeys,
+    /// When keys were used.
+    pub last_used: Arc<LastUsed>,
+    /// Who calls the admin API, asked in order: API keys, then the bootstrap token while there is one.
+    pub admin_authenticators: Vec<Arc<dyn Authenticator>>,
+    /// Budgets, shared with the data plane: failures of authentication count together.
+    pub limiter: Arc<dyn RateLimiter>,
+    /// Figures of the audit spool; `None` when there is no spool.
+    pub spool_stats: Option<SpoolFigures>,
+    /// POSTs and streams under way on the data plane.
+    pub load: DataPlaneLoad,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// When the process started.
+    pub started_at: Timestamp,
+    /// The same on the monotonic clock.
+    pub started: Instant,
+    /// Cancelled when the server begins to drain: `/readyz` answers 503 from then on, and open log streams end.
+    pub draining: CancellationToken,
+}
+
+/// Reads the figures of the audit spool.
+pub type SpoolFigures = Arc<dyn Fn() -> SpoolStats + Send + Sync>;
+
+/// What the data plane is doing.
+#[derive(Debug, Clone)]
+pub struct DataPlaneLoad {
+    /// POSTs under way.
+    pub calls: Arc<Load>,
+    /// GET and listen streams under way.
+    pub streams: Arc<Load>,
+}
+
+impl std::fmt::Debug for App {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("App").field("mount", &self.mount).field("started_at", &self.started_at).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,19 @@
+//! The configuration: one YAML file, every key also as an environment variable.
+
+mod effective;
+mod reference;
+mod section;
+mod settings;
+mod source;
+
+pub use self::effective::{Capacity, Database};
+pub use self::reference::{reference, reference_table};
+pub use self::section::{Key, Shape};
+pub use self::settings::{
+    Audit, AuditDurability, Auth, Catalog, Children, Config, Egress, EgressPurpose, Limits, Log, LogFormat, Otel,
+    Policy, ProcessSettings, RateSetting, Rates, RuntimeSettings, Sessions, Tls,
+};
+pub use self::source::{ConfigError, load};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,331 @@
+//! Every setting, with its default.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use mcp_gateway_core::layer::audit::OnFull;
+use mcp_gateway_core::layer::cors::KNOWN_WEB_CLIENTS;
+use mcp_gateway_core::layer::limit::Rate;
+use mcp_gateway_core::layer::peek::UnknownMethods;
+use serde::{Deserialize, Serialize};
+
+use super::section::section;
+
+section! {
+    /// The whole configuration.
+    pub struct Config {
+        /// Address and port of the public listener. Anything but loopback needs an https `public_url`.
+        listen: SocketAddr = SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+        /// TLS of the public listener.
+        tls: Tls = Tls::default(),
+        /// Scheme, host and port under which clients reach the server; all URLs that it hands out begin with it. Not
+        /// set: made from `listen` and `tls`.
+        public_url: Option<String> = None,
+        /// Permits a listener beyond loopback whose `public_url` is http: keys then cross the network in the clear.
+        insecure_http: bool = false,
+        /// A second address for `/livez`, `/readyz` and `/metrics`, without a check of `Host`. Not set: they are on the
+        /// public listener.
+        ops_listen: Option<SocketAddr> = None,
+        /// Where databases, keys, the audit spool and the children's folders are. One process at a time.
+        data_dir: PathBuf = PathBuf::from("./data"),
+        /// The store: `sqlite:PATH`, or `memory` to forget everything at the end. Not set: `gateway.db` in `data_dir`.
+        database: Option<String> = None,
+        /// Which servers there are.
+        catalog: Catalog = Catalog::default(),
+        /// Networks of proxies whose `Forwarded` and `X-Forwarded-For` are believed.
+        trusted_proxies: Vec<IpNet> = Vec::new(),
+        /// Names accepted as `Host` beside that of `public_url`, each with or without a port.
+        allowed_hosts: Vec<String> = Vec::new(),
+        /// Origins of web pages that may call, beside `public_url`.
+        allowed_origins: Vec<String> = KNOWN_WEB_CLIENTS.iter().map(|&origin| origin.to_owned()).collect(),
+        /// Whether web pages of this machine may call, on any port.
+        allow_loopback_origins: bool = true,
+        /// Where outbound calls may go.
+        egress: Egress = Egress::default(),
+        /// Where servers run.
+        runtime: RuntimeSettings = RuntimeSettings::default(),
+        /// The audit trail.
+        audit: Audit = Audit::default(),
+        /// Sizes, times and rates.
+        limits: Limits = Limits::default(),
+        /// What may be called.
+        policy: Policy = Policy::default(),
+        /// Sessions of clients before 2026-07-28.
+        sessions: Sessions = Sessions::default(),
+        /// Who may call.
+        auth: Auth = Auth::default(),
+        /// The log, on standard error.
+        log: Log = Log::default(),
+        /// Traces.
+        otel: Otel = Otel::default(),
+        /// How long calls may go on after SIGTERM. A second signal ends them at once.
+        drain_seconds: u64 = 30,
+    }
+}
+
+section! {
+    /// `tls`.
+    pub struct Tls {
+        /// PEM file with the certificate and its chain. Read again when it changes.
+        cert: Option<PathBuf> = None,
+        /// PEM file with the private key. Read again when it changes.
+        key: Option<PathBuf> = None,
+        /// PEM file with the authorities of client certificates. When set, clients must have one.
+        client_ca: Option<PathBuf> = None,
+    }
+}
+
+section! {
+    /// `catalog`.
+    pub struct Catalog {
+        /// Directories with catalog entries. None: `./catalog` if there is one, else the built-in starter catalog.
+        paths: Vec<PathBuf> = Vec::new(),
+        /// How often they are looked at for changes.
+        poll_seconds: u64 = 2,
+    }
+}
+
+section! {
+    /// `egress`.
+    pub struct Egress {
+        /// Private addresses (`10.1.0.0/16`) and names (`mcp.internal`, `mcp.internal:8443`) that remote servers may be
+        /// at. The same list as `egress.upstream.allow`; both hold.
+        allow: Vec<String> = Vec::new(),
+        /// Calls to remote servers.
+        upstream: EgressPurpose = EgressPurpose::default(),
+    }
+}
+
+section! {
+    /// `egress.{purpose}`.
+    pub struct EgressPurpose {
+        /// Private addresses and names that remote servers may be at.
+        allow: Vec<String> = Vec::new(),
+    }
+}
+
+section! {
+    /// `runtime`.
+    pub struct RuntimeSettings {
+        /// Servers as child processes.
+        process: ProcessSettings = ProcessSettings::default(),
+    }
+}
+
+section! {
+    /// `runtime.process`.
+    pub struct ProcessSettings {
+        /// Whether this server runs MCP servers as child processes.
+        enabled: bool = true,
+        /// Permits child processes although callers of several people share them. Their servers run as this process's
+        /// user: whoever may add one could reach what others keep.
+        i_trust_all_servers: bool = false,
+        /// Whether children start in the sandbox (Landlock, `no_new_privs`).
+        sandbox: bool = true,
+        /// Files and folders that children may write, beside their own folder and the package caches.
+        writable: Vec<PathBuf> = Vec::new(),
+        /// Further environment variables of this process that children get.
+        pass_env: Vec<String> = Vec::new(),
+        /// Whether npm packages may run scripts when they are installed.
+        install_scripts: bool = false,
+        /// User id that children run as; needs root. With `gid`.
+        uid: Option<u32> = None,
+        /// Group id that children run as; needs root. With `uid`.
+        gid: Option<u32> = None,
+        /// Memory of a child whose entry sets no limit, in bytes. Not set: no limit.
+        memory_bytes: Option<u64> = None,
+        /// Open files of a child.
+        open_files: u64 = 4_096,
+        /// Lines of standard error kept for each server.
+        log_lines: usize = 1_000,
+    }
+}
+
+section! {
+    /// `audit`.
+    pub struct Audit {
+        /// What an answered call's event survives: `process` the end of the process, `fsync` the loss of power,
+        /// `store` the loss of the disk that the spool is on.
+        durability: AuditDurability = AuditDurability::Process,
+        /// What happens when an event cannot be recorded: `refuse` calls, or go on and `count`.
+        on_full: OnFull = OnFull::Refuse,
+        /// Whether bodies and headers of calls are captured, sealed.
+        bodies: bool = false,
+        /// Bytes captured of each body.
+        body_limit: usize = 64 << 10,
+        /// Headers whose values are never captured, beside those that carry credentials.
+        redact_headers: Vec<String> = Vec::new(),
+        /// Bytes that the spool may take on disk while the store is away.
+        spool_bytes: u64 = 1 << 30,
+        /// Bytes of one file of the spool.
+        segment_bytes: u64 = 8 << 20,
+        /// How long a call waits for a stalled disk, in milliseconds.
+        stall_timeout_ms: u64 = 2_000,
+        /// Days that events are kept; 0 for ever.
+        retention_days: u64 = 90,
+    }
+}
+
+section! {
+    /// `limits`.
+    pub struct Limits {
+        /// Bytes of a request's body.
+        body_bytes: u64 = 4 << 20,
+        /// Header fields of a request.
+        header_count: usize = 100,
+        /// Bytes of a request's header fields.
+        header_bytes: usize = 32 << 10,
+        /// Calls under way at once.
+        calls: usize = 1_000,
+        /// Open streams at once. Not set: what the limit of open files leaves room for.
+        streams: Option<usize> = None,
+        /// Open streams at once for one caller.
+        streams_per_principal: usize = 50,
+        /// Connections of clients at once. Not set: what the limit of open files leaves room for.
+        connections: Option<usize> = None,
+        /// How long a server may work until its answer begins.
+        call_max_duration_seconds: u64 = 900,
+        /// How long an answer may be silent.
+        stream_idle_seconds: u64 = 600,
+        /// How long connecting to a remote server may take.
+        connect_timeout_seconds: u64 = 10,
+        /// How long a client may take for a TLS handshake, and for the head of a request.
+        head_timeout_seconds: u64 = 10,
+        /// How long the first byte of a body may take.
+        body_first_byte_seconds: u64 = 10,
+        /// How long each further chunk of a body may take.
+        body_chunk_seconds: u64 = 30,
+        /// Bytes of one event of a stream that is read for the audit trail.
+        event_bytes: usize = 16 << 20,
+        /// Nesting of a message; at most 127.
+        message_depth: u16 = 64,
+        /// Failed authentications of one address in a minute, before its credentials are not looked at any more.
+        auth_failures_per_minute: u32 = 100,
+        /// Addresses whose refusals are counted one by one.
+        refusal_addresses: usize = 10_000,
+        /// Idle connections kept to one remote server.
+        pool_idle_per_host: usize = 128,
+        /// How long they are kept.
+        pool_idle_seconds: u64 = 60,
+        /// Calls in a time.
+        rate: Rates = Rates::default(),
+        /// Child processes.
+        children: Children = Children::default(),
+    }
+}
+
+section! {
+    /// `limits.rate`.
+    pub struct Rates {
+        /// Of one caller.
+        principal: RateSetting = RateSetting::default(),
+        /// Of one address without a caller.
+        address: RateSetting = RateSetting::default(),
+        /// Of one server, all callers together.
+        server: RateSetting = RateSetting::default(),
+        /// Of one tool, each caller alone.
+        tool: RateSetting = RateSetting::default(),
+    }
+}
+
+section! {
+    /// A rate.
+    pub struct RateSetting {
+        /// So many; 0 for no limit.
+        limit: u32 = 0,
+        /// In so many seconds.
+        seconds: u32 = 60,
+    }
+}
+
+impl RateSetting {
+    /// The rate; `None` for no limit.
+    #[must_use]
+    pub fn rate(&self) -> Option<Rate> {
+        (self.limit > 0).then_some(Rate { limit: self.limit, seconds: self.seconds })
+    }
+}
+
+section! {
+    /// `limits.children`.
+    pub struct Children {
+        /// Child processes of one caller.
+        per_principal: usize = 5,
+        /// Child processes of one server.
+        per_server: usize = 50,
+        /// Child processes in all.
+        total: usize = 200,
+        /// Starts of one caller in a minute.
+        starts_per_minute: usize = 60,
+    }
+}
+
+section! {
+    /// `policy`.
+    pub struct Policy {
+        /// Whether methods that no known revision of MCP has are forwarded: `allow` or `deny`.
+        unknown_methods: UnknownMethods = UnknownMethods::Allow,
+    }
+}
+
+section! {
+    /// `sessions`.
+    pub struct Sessions {
+        /// Days after which a session ends, whatever its use.
+        max_age_days: u64 = 30,
+    }
+}
+
+section! {
+    /// `auth`.
+    pub struct Auth {
+        /// How long keys are believed while the store cannot be reached; then calls are refused with 503.
+        max_staleness_seconds: u64 = 900,
+    }
+}
+
+section! {
+    /// `log`.
+    pub struct Log {
+        /// `json`, `text`, or `auto`: text on a terminal, JSON elsewhere.
+        format: LogFormat = LogFormat::Auto,
+        /// What is logged: a level, or levels by target (`info,mcp_gateway_core=debug`).
+        filter: String = "info".to_owned(),
+    }
+}
+
+section! {
+    /// `otel`.
+    pub struct Otel {
+        /// OTLP over HTTP endpoint that traces are sent to, such as `http://collector:4318/v1/traces`. Needs a build
+        /// with the feature `otel`.
+        endpoint: Option<String> = None,
+    }
+}
+
+/// `audit.durability`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AuditDurability {
+    /// Survives `kill -9`.
+    #[default]
+    Process,
+    /// Survives the loss of power.
+    Fsync,
+    /// Survives the loss of the spool's disk.
+    Store,
+}
+
+/// `log.format`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// By what standard error is.
+    #[default]
+    Auto,
+    /// One object a line.
+    Json,
+    /// For people.
+    Text,
+}
