@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use mcp_gateway_core::Body;
 use mcp_gateway_core::contract::{UpstreamError, UpstreamErrorKind};
 use mcp_gateway_core::wire::method::Method;
-use mcp_gateway_core::wire::version::{Claim, ProtocolVersion};
+use mcp_gateway_core::wire::version::Claim;
 use mcp_gateway_core::wire::{Kind, Message, rpc};
 use rand::RngExt as _;
 use tokio::time::Instant;
@@ -112,6 +112,7 @@ impl Sessions {
         let answer = session.ask(message).map_err(|_| broken(None))?;
         tokio::spawn(self.clone().serve(Arc::clone(&session), reader, life));
         if session.send(body).await.is_err() {
+            session.end();
             return Err(broken(answer.await.ok().and_then(Result::err).and_then(|Broken(why)| why)));
         }
         let answer = match tokio::time::timeout(self.0.options.start_timeout, answer).await {
@@ -171,10 +172,8 @@ impl Sessions {
             return self.notify(&session, body, message).await;
         }
         let accepts = Accepts::of(headers);
-        let prime = match claim {
-            Claim::Known(version) => version >= ProtocolVersion::V20251125,
-            _ => session.primes(),
-        };
+        // By the revision that was agreed: some clients name an older one in the header.
+        let prime = session.primes();
         if accepts.events {
             let stream = match session.open(message, prime) {
                 Ok(stream) => stream,
@@ -182,7 +181,8 @@ impl Sessions {
             };
             let known = usize::from(prime);
             if session.send(body).await.is_err() {
-                // The child has ended; its session says so in a moment.
+                // It no longer reads, whether or not it has ended.
+                session.end();
                 stream.ready(known).await;
             }
             // A little later than at once, so that an early end of the child is still a status.
@@ -200,6 +200,9 @@ impl Sessions {
             Err(reason) => return refuse(reason, id),
         };
         let sent = session.send(body).await;
+        if sent.is_err() {
+            session.end();
+        }
         match answer.await {
             Ok(Ok(answer)) => Ok(respond::json(StatusCode::OK, answer.message)),
             Ok(Err(Broken(why))) => Err(broken(why)),

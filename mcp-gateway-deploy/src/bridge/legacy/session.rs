@@ -119,7 +119,7 @@ impl Session {
         self.primes.store(version >= Some(ProtocolVersion::V20251125), Ordering::Relaxed);
     }
 
-    /// Whether streams begin with the priming event where the request does not say its revision.
+    /// Whether streams begin with the priming event.
     pub(super) fn primes(&self) -> bool {
         self.primes.load(Ordering::Relaxed)
     }

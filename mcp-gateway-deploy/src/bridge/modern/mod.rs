@@ -101,8 +101,10 @@ pub(super) async fn post(
         NotTaken::Ended(why) => broken(why),
     })?;
     let stream = Arc::clone(call.stream());
-    // A failure to send is the end of the child, which ends the stream.
-    let _ = hub.send(line).await;
+    if hub.send(line).await.is_err() {
+        // It no longer reads, whether or not it has ended; its end ends the stream.
+        hub.end();
+    }
     if streams {
         let _ = tokio::time::timeout(options.head_delay, stream.ready(0)).await;
     } else {
