@@ -74,7 +74,13 @@ impl Protocols {
     }
 
     /// Serves a connection with TLS, by the protocol that was negotiated.
-    pub(super) async fn serve_tls(self, acceptor: TlsAcceptor, socket: TcpStream, peer: SocketAddr, dispatch: Dispatch) {
+    pub(super) async fn serve_tls(
+        self,
+        acceptor: TlsAcceptor,
+        socket: TcpStream,
+        peer: SocketAddr,
+        dispatch: Dispatch,
+    ) {
         match timeout(self.head_timeout, acceptor.accept(socket)).await {
             Ok(Ok(stream)) => {
                 if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
