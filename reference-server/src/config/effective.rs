@@ -1,1 +1,244 @@
-//! x
+//! What settings mean together: checks, derived values, and how they are printed.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use http::HeaderName;
+use mcp_gateway_core::egress::{AllowRule, EgressPolicy};
+use mcp_gateway_core::record::Mount;
+use serde_json::Value;
+
+use super::{Config, ConfigError};
+
+/// The path of the data plane.
+const MOUNT_PATH: &str = "/mcp-connect";
+
+/// Where records are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Database {
+    /// In this file.
+    Sqlite(PathBuf),
+    /// Nowhere: all is lost at the end.
+    Memory,
+}
+
+impl Config {
+    /// What needs more than one setting, or more than a type, to be judged.
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        let mount = self.mount()?;
+        if self.tls.cert.is_some() != self.tls.key.is_some() {
+            return Err(ConfigError::value("tls", "needs both cert and key"));
+        }
+        if self.tls.client_ca.is_some() && self.tls.cert.is_none() {
+            return Err(ConfigError::value("tls.client_ca", "needs tls.cert and tls.key"));
+        }
+        if !self.is_loopback() && !mount.is_https() && !self.insecure_http {
+            let problem = format!(
+                "{} is reachable from other machines, but {} is http: keys would cross the network in the clear. Set \
+                 public_url to an https URL (with tls.cert and tls.key, or behind a proxy with TLS), or \
+                 insecure_http: true",
+                self.listen,
+                mount.origin()
+            );
+            return Err(ConfigError::value("public_url", problem));
+        }
+        self.database()?;
+        self.egress_policy(self.listen.port())?;
+        self.redacted_headers()?;
+        for (name, number) in [
+            ("catalog.poll_seconds", self.catalog.poll_seconds),
+            ("limits.body_bytes", self.limits.body_bytes),
+            ("limits.header_count", self.limits.header_count as u64),
+            ("limits.header_bytes", self.limits.header_bytes as u64),
+            ("limits.calls", self.limits.calls as u64),
+            ("limits.call_max_duration_seconds", self.limits.call_max_duration_seconds),
+            ("limits.stream_idle_seconds", self.limits.stream_idle_seconds),
+            ("limits.connect_timeout_seconds", self.limits.connect_timeout_seconds),
+            ("limits.head_timeout_seconds", self.limits.head_timeout_seconds),
+            ("limits.keep_alive_seconds", self.limits.keep_alive_seconds),
+            ("limits.streams_per_connection", self.limits.streams_per_connection.into()),
+            ("limits.body_first_byte_seconds", self.limits.body_first_byte_seconds),
+            ("limits.body_chunk_seconds", self.limits.body_chunk_seconds),
+            ("limits.event_bytes", self.limits.event_bytes as u64),
+            ("limits.message_depth", self.limits.message_depth.into()),
+            ("sessions.max_age_days", self.sessions.max_age_days),
+            ("auth.max_staleness_seconds", self.auth.max_staleness_seconds),
+            ("audit.stall_timeout_ms", self.audit.stall_timeout_ms),
+        ] {
+            if number == 0 {
+                return Err(ConfigError::value(name, "must be at least 1"));
+            }
+        }
+        // hyper keeps an index of header fields in 16 bits.
+        if self.limits.header_count > 1_000 {
+            return Err(ConfigError::value("limits.header_count", "must be at most 1000"));
+        }
+        if self.limits.message_depth > mcp_gateway_core::wire::Limits::DEEPEST {
+            return Err(ConfigError::value("limits.message_depth", "must be at most 127"));
+        }
+        if self.runtime.process.uid.is_some() != self.runtime.process.gid.is_some() {
+            return Err(ConfigError::value("runtime.process", "needs both uid and gid, or neither"));
+        }
+        if self.otel.endpoint.is_some() && cfg!(not(feature = "otel")) {
+            return Err(ConfigError::value("otel.endpoint", "needs a build with the feature otel"));
+        }
+        Ok(())
+    }
+
+    /// Whether only this machine reaches the public listener.
+    #[must_use]
+    pub fn is_loopback(&self) -> bool {
+        self.listen.ip().to_canonical().is_loopback()
+    }
+
+    /// Where clients reach the data plane.
+    ///
+    /// # Errors
+    /// When `public_url` is not an origin.
+    pub fn mount(&self) -> Result<Mount, ConfigError> {
+        let url = self.public_url.clone().unwrap_or_else(|| self.url_of_listener(self.listen));
+        Mount::new(&url, MOUNT_PATH).map_err(|error| ConfigError::value("public_url", error))
+    }
+
+    /// The same for the address that the listener really got: with port 0 the system chooses one.
+    #[must_use]
+    pub fn listening_on(mut self, address: SocketAddr) -> Self {
+        self.listen = address;
+        self
+    }
+
+    fn url_of_listener(&self, listen: SocketAddr) -> String {
+        let scheme = if self.tls.cert.is_some() { "https" } else { "http" };
+        // "Every address" is none that a client could call.
+        match listen {
+            SocketAddr::V4(v4) if v4.ip().is_unspecified() => format!("{scheme}://127.0.0.1:{}", v4.port()),
+            SocketAddr::V6(v6) if v6.ip().is_unspecified() => format!("{scheme}://[::1]:{}", v6.port()),
+            listen => format!("{scheme}://{listen}"),
+        }
+    }
+
+    /// Where records are kept.
+    ///
+    /// # Errors
+    /// When `database` is not of a kind that this build has.
+    pub fn database(&self) -> Result<Database, ConfigError> {
+        let default = format!("sqlite:{}", self.data_dir.join("gateway.db").display());
+        let text = match &self.database {
+            Some(text) => text,
+            None if cfg!(feature = "sqlite") => &default,
+            None => return Ok(Database::Memory),
+        };
+        let wrong = |problem: &str| Err(ConfigError::value("database", problem));
+        match text.split_once(':') {
+            _ if text == "memory" => Ok(Database::Memory),
+            Some(("sqlite", "")) => wrong("needs a path: sqlite:./data/gateway.db"),
+            Some(("sqlite", _)) if cfg!(not(feature = "sqlite")) => wrong("needs a build with the feature sqlite"),
+            Some(("sqlite", path)) => Ok(Database::Sqlite(path.strip_prefix("//").unwrap_or(path).into())),
+            _ => wrong("must be sqlite:PATH or memory"),
+        }
+    }
+
+    /// Where calls to remote servers may go.
+    ///
+    /// # Errors
+    /// When an entry of the lists is neither address, network nor name.
+    pub fn egress_policy(&self, port: u16) -> Result<EgressPolicy, ConfigError> {
+        let mut rules: Vec<AllowRule> = Vec::new();
+        for (name, list) in
+            [("egress.allow", &self.egress.allow), ("egress.upstream.allow", &self.egress.upstream.allow)]
+        {
+            for (index, text) in list.iter().enumerate() {
+                rules.push(text.parse().map_err(|error| ConfigError::value(format!("{name}[{index}]"), error))?);
+            }
+        }
+        let host = self.listen.ip();
+        Ok(EgressPolicy::new(rules).without_loops_to(&host.to_string(), port))
+    }
+
+    /// `audit.redact_headers`, as names.
+    ///
+    /// # Errors
+    /// When one is not the name of a header.
+    pub fn redacted_headers(&self) -> Result<Vec<HeaderName>, ConfigError> {
+        let name = |(index, text): (usize, &String)| {
+            text.parse().map_err(|_| {
+                ConfigError::value(format!("audit.redact_headers[{index}]"), "must be the name of a header")
+            })
+        };
+        self.audit.redact_headers.iter().enumerate().map(name).collect()
+    }
+
+    /// The directories that the catalog is read from; none means the built-in starter catalog.
+    #[must_use]
+    pub fn catalog_paths(&self) -> Vec<PathBuf> {
+        let usual = Path::new("./catalog");
+        if self.catalog.paths.is_empty() && usual.is_dir() {
+            return vec![usual.to_owned()];
+        }
+        self.catalog.paths.clone()
+    }
+
+    /// `limits.streams` and `limits.connections`, from the limit of open files where they are not set.
+    ///
+    /// A stream holds two descriptors, the client's and the server's; calls, pools, databases and children need some
+    /// too: 1,000, or a quarter where that is less.
+    #[must_use]
+    pub fn capacity(&self, open_files: u64) -> Capacity {
+        let open_files = usize::try_from(open_files).unwrap_or(usize::MAX);
+        let reserve = (open_files / 4).min(1_000);
+        let streams = self.limits.streams.unwrap_or(((open_files - reserve) / 2).clamp(16, 100_000));
+        // Every stream on a connection of its own, and half of the reserve for calls.
+        let connections = self.limits.connections.unwrap_or(streams.saturating_add(reserve / 2).max(64));
+        Capacity { streams, connections }
+    }
+
+    /// `drain_seconds`.
+    #[must_use]
+    pub fn drain(&self) -> Duration {
+        Duration::from_secs(self.drain_seconds)
+    }
+
+    /// The configuration in YAML, derived values filled in, passwords in URLs hidden.
+    #[must_use]
+    pub fn printed(&self, open_files: u64) -> String {
+        let mut effective = self.clone();
+        let capacity = self.capacity(open_files);
+        effective.limits.streams = Some(capacity.streams);
+        effective.limits.connections = Some(capacity.connections);
+        effective.catalog.paths = self.catalog_paths();
+        effective.public_url = self.mount().ok().map(|mount| mount.origin().to_owned()).or(effective.public_url);
+        if let Ok(Database::Sqlite(path)) = self.database() {
+            effective.database = Some(format!("sqlite:{}", path.display()));
+        }
+        let mut tree = serde_json::to_value(&effective).unwrap_or_default();
+        hide(&mut tree);
+        serde_yaml_ng::to_string(&tree).unwrap_or_default()
+    }
+}
+
+/// How much there is room for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capacity {
+    /// Streams at once.
+    pub streams: usize,
+    /// Connections of clients at once.
+    pub connections: usize,
+}
+
+/// Hides user and password of every URL.
+fn hide(value: &mut Value) {
+    match value {
+        Value::String(text) => {
+            if let Some((scheme, rest)) = text.split_once("://")
+                && let Some((_, after)) = rest.split('/').next().unwrap_or(rest).rsplit_once('@')
+            {
+                let path = &rest[rest.find('/').unwrap_or(rest.len())..];
+                *text = format!("{scheme}://(..)@{after}{path}");
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(hide),
+        Value::Object(members) => members.values_mut().for_each(hide),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}

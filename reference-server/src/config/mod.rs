@@ -6,6 +6,7 @@ mod section;
 mod settings;
 mod source;
 
+pub use self::effective::{Capacity, Database};
 pub use self::reference::{reference, reference_table};
 pub use self::section::{Key, Shape};
 pub use self::settings::{
