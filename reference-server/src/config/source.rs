@@ -80,6 +80,7 @@ pub fn load(
     if let Some(path) = file {
         check_keys(&tree, "", &path.display().to_string(), &keys)?;
     }
+    drop_empty(&mut tree);
     let mut variables: Vec<_> = environment.into_iter().filter(|(name, _)| name.starts_with(PREFIX)).collect();
     variables.sort_unstable();
     for (name, text) in variables {
@@ -140,6 +141,16 @@ fn check_keys(tree: &Map<String, Value>, prefix: &str, file: &str, keys: &[Key])
         }
     }
     Ok(())
+}
+
+/// A key or section without a value is one that is not there.
+fn drop_empty(tree: &mut Map<String, Value>) {
+    tree.retain(|_, value| !value.is_null());
+    for value in tree.values_mut() {
+        if let Value::Object(inner) = value {
+            drop_empty(inner);
+        }
+    }
 }
 
 fn set(tree: &mut Map<String, Value>, path: &str, value: Value) {
