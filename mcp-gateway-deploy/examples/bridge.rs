@@ -26,7 +26,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     loop {
         match args.next() {
             Some(arg) if arg == "--port" => {
-                port = args.next().and_then(|port| port.to_str()?.parse().ok()).unwrap_or(0)
+                port = args.next().and_then(|port| port.to_str()?.parse().ok()).unwrap_or(0);
             }
             Some(arg) if arg == "--" => break,
             _ => return Err("usage: bridge [--port N] -- COMMAND [ARGUMENT…]".into()),

@@ -90,6 +90,11 @@ pub(super) async fn probe(mut child: Child, question: Question, options: &Bridge
     }
 }
 
+/// Whether a response answers the probe: it may come when the child has been handed on.
+pub(super) fn asked(id: &[u8]) -> bool {
+    id.starts_with(b"\"probe-")
+}
+
 /// How long the answer to `server/discover` may come after that to the ping.
 const GRACE: Duration = Duration::from_secs(1);
 

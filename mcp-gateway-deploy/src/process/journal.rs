@@ -24,10 +24,13 @@ pub(super) struct Journal {
     state: Mutex<State>,
 }
 
+/// A child: its mark, then its pid and start time once they are known.
+type Live = (Ulid, Option<(i32, u64)>);
+
 struct State {
     file: File,
     lines: usize,
-    live: Vec<(Ulid, Option<(i32, u64)>)>,
+    live: Vec<Live>,
 }
 
 impl Journal {
@@ -54,14 +57,14 @@ impl Journal {
 
     /// Notes a child that is about to start.
     pub(super) fn starting(&self, mark: Ulid) -> io::Result<()> {
-        self.change(format!("+ {mark}\n"), |live| live.push((mark, None)))
+        self.change(&format!("+ {mark}\n"), |live| live.push((mark, None)))
     }
 
     /// Notes its process.
     pub(super) fn started(&self, mark: Ulid, pid: Pid) -> io::Result<()> {
         let pid = pid.as_raw_nonzero().get();
         let start = stat(pid).map_or(0, |stat| stat.start);
-        self.change(format!("= {mark} {pid} {start}\n"), |live| {
+        self.change(&format!("= {mark} {pid} {start}\n"), |live| {
             if let Some(entry) = live.iter_mut().find(|entry| entry.0 == mark) {
                 entry.1 = Some((pid, start));
             }
@@ -70,7 +73,7 @@ impl Journal {
 
     /// Notes its end.
     pub(super) fn ended(&self, mark: Ulid) {
-        let noted = self.change(format!("- {mark}\n"), |live| live.retain(|entry| entry.0 != mark));
+        let noted = self.change(&format!("- {mark}\n"), |live| live.retain(|entry| entry.0 != mark));
         if let Err(error) = noted {
             tracing::warn!(%error, "the journal of children cannot be written");
         }
@@ -84,7 +87,7 @@ impl Journal {
         }
     }
 
-    fn change(&self, line: String, apply: impl FnOnce(&mut Vec<(Ulid, Option<(i32, u64)>)>)) -> io::Result<()> {
+    fn change(&self, line: &str, apply: impl FnOnce(&mut Vec<Live>)) -> io::Result<()> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         apply(&mut state.live);
         state.lines += 1;
@@ -98,7 +101,7 @@ impl Journal {
     }
 }
 
-fn rewrite(path: &Path, live: &[(Ulid, Option<(i32, u64)>)]) -> io::Result<File> {
+fn rewrite(path: &Path, live: &[Live]) -> io::Result<File> {
     let mut text = format!("boot {}\n", boot_id());
     for (mark, process) in live {
         text.push_str(&format!("+ {mark}\n"));

@@ -8,10 +8,10 @@
 //! - **`no_new_privs`**: no set-uid program raises its rights.
 //! - **Landlock** (Linux 5.13): everything may be read and run except what is hidden, and only what is named may be
 //!   written. Signals and abstract sockets stay within the sandbox (Linux 6.12).
-//! - **`/proc`** stays readable, since Node.js and Python look up themselves, their memory and their limits there. The
-//!   secrets of other processes in it (`environ`, `mem`, `maps`, `fd`) are behind the kernel's ptrace check, and Landlock
-//!   fails that check for every process outside the sandbox: the gateway's as well as a sibling's, of any user. Command
-//!   lines stay visible, so secrets belong into the environment.
+//! - **`/proc`**: a process of the same user may read another's `environ` there, and Landlock's own check does not
+//!   prevent it. So of `/proc` the server sees the general files that Node.js and Python read (`meminfo`, `cpuinfo`,
+//!   `stat`, `sys`), and its own folder; no other process's, be it the gateway's or a sibling's. Processes that the
+//!   server starts have no folder of their own there: `/proc/self` fails for them, which both languages bear.
 //!
 //! Files are matched when the sandbox is made: what is put beside a hidden folder later cannot be read either, and the
 //! folders above a hidden one cannot be listed. A kernel without Landlock is said so on standard error, and the server
@@ -19,7 +19,7 @@
 //!
 //! It must run before the process has a second thread, so not within an asynchronous runtime.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs;
 use std::io;
@@ -145,15 +145,27 @@ fn grant(path: &Path, hidden: &[PathBuf], into: &mut Vec<PathBuf>) {
     if hidden.iter().any(|hidden| path.starts_with(hidden)) {
         return;
     }
-    if !hidden.iter().any(|hidden| hidden.starts_with(path)) {
+    let above = |hidden: &Path| hidden.starts_with(path);
+    if path != Path::new(PROC) && !above(Path::new(PROC)) && !hidden.iter().any(|hidden| above(hidden)) {
         into.push(path.to_owned());
         return;
     }
     for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+        if is_process(path, &entry.file_name()) {
+            continue;
+        }
         if entry.file_type().is_ok_and(|kind| !kind.is_symlink()) {
             grant(&entry.path(), hidden, into);
         }
     }
+}
+
+const PROC: &str = "/proc";
+
+/// Whether an entry of `/proc` is the folder of another process. This one's stays its own when it becomes the server.
+fn is_process(dir: &Path, name: &OsStr) -> bool {
+    let pid = name.to_str().and_then(|name| name.parse::<u32>().ok());
+    dir == Path::new(PROC) && pid.is_some_and(|pid| pid != std::process::id())
 }
 
 /// Why a command was not started.
@@ -205,6 +217,12 @@ mod tests {
             fs::create_dir_all(root.join(dir)).unwrap();
         }
         std::os::unix::fs::symlink(root.join("a/keys"), root.join("a/link")).unwrap();
+        let mut granted = Vec::new();
+        grant(Path::new(PROC), &[], &mut granted);
+        let processes =
+            granted.iter().filter(|path| path.file_name().unwrap().to_str().unwrap().parse::<u32>().is_ok());
+        assert_eq!(processes.count(), 1, "only its own");
+        assert!(granted.contains(&PathBuf::from("/proc/meminfo")));
         let mut granted = Vec::new();
         grant(&root, &[root.join("a/keys")], &mut granted);
         granted.sort();

@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use mcp_gateway_core::Body;
 use mcp_gateway_core::contract::{UpstreamError, UpstreamErrorKind};
 use mcp_gateway_core::wire::method::Method;
-use mcp_gateway_core::wire::version::{Claim, ProtocolVersion};
+use mcp_gateway_core::wire::version::Claim;
 use mcp_gateway_core::wire::{Kind, Message, rpc};
 use rand::RngExt as _;
 use tokio::time::Instant;
@@ -84,13 +84,11 @@ impl Sessions {
         Ok(Opening(self.clone()))
     }
 
-    fn find(&self, headers: &HeaderMap) -> Result<Arc<Session>, Response<Body>> {
+    fn find(&self, headers: &HeaderMap) -> Result<Arc<Session>, NoSession> {
         let mut values = headers.get_all(SESSION).iter();
-        let (Some(id), None) = (values.next(), values.next()) else {
-            return Err(respond::error(StatusCode::BAD_REQUEST, None, SESSION_FAULT, NO_SESSION, None));
-        };
+        let (Some(id), None) = (values.next(), values.next()) else { return Err(NoSession::Missing) };
         let session = id.to_str().ok().and_then(|id| self.lock().sessions.get(id).cloned());
-        session.filter(|session| !session.is_ended()).ok_or_else(unknown_session)
+        session.filter(|session| !session.is_ended()).ok_or(NoSession::Unknown)
     }
 
     /// `initialize` without a session: a new child, a new session.
@@ -114,6 +112,7 @@ impl Sessions {
         let answer = session.ask(message).map_err(|_| broken(None))?;
         tokio::spawn(self.clone().serve(Arc::clone(&session), reader, life));
         if session.send(body).await.is_err() {
+            session.end();
             return Err(broken(answer.await.ok().and_then(Result::err).and_then(|Broken(why)| why)));
         }
         let answer = match tokio::time::timeout(self.0.options.start_timeout, answer).await {
@@ -167,16 +166,14 @@ impl Sessions {
         }
         let session = match self.find(headers) {
             Ok(session) => session,
-            Err(response) => return Ok(response),
+            Err(reason) => return Ok(reason.into()),
         };
         if message.kind != Kind::Request {
             return self.notify(&session, body, message).await;
         }
         let accepts = Accepts::of(headers);
-        let prime = match claim {
-            Claim::Known(version) => version >= ProtocolVersion::V20251125,
-            _ => session.primes(),
-        };
+        // By the revision that was agreed: some clients name an older one in the header.
+        let prime = session.primes();
         if accepts.events {
             let stream = match session.open(message, prime) {
                 Ok(stream) => stream,
@@ -184,7 +181,8 @@ impl Sessions {
             };
             let known = usize::from(prime);
             if session.send(body).await.is_err() {
-                // The child has ended; its session says so in a moment.
+                // It no longer reads, whether or not it has ended.
+                session.end();
                 stream.ready(known).await;
             }
             // A little later than at once, so that an early end of the child is still a status.
@@ -202,6 +200,9 @@ impl Sessions {
             Err(reason) => return refuse(reason, id),
         };
         let sent = session.send(body).await;
+        if sent.is_err() {
+            session.end();
+        }
         match answer.await {
             Ok(Ok(answer)) => Ok(respond::json(StatusCode::OK, answer.message)),
             Ok(Err(Broken(why))) => Err(broken(why)),
@@ -234,7 +235,7 @@ impl Sessions {
         }
         let session = match self.find(headers) {
             Ok(session) => session,
-            Err(response) => return response,
+            Err(reason) => return reason.into(),
         };
         let mut cursors = headers.get_all(LAST_EVENT).iter();
         let body = match (cursors.next(), cursors.next()) {
@@ -259,7 +260,7 @@ impl Sessions {
                 // Some SDKs warn about 202.
                 respond::empty(StatusCode::NO_CONTENT)
             }
-            Err(response) => response,
+            Err(reason) => reason.into(),
         }
     }
 
@@ -302,8 +303,27 @@ const NO_SESSION: &str = "Bad Request: No valid session ID provided";
 const UNKNOWN_VERSION: &str = "Bad Request: Unsupported protocol version";
 const UNKNOWN_EVENT: &str = "Bad Request: The event ID is not one of this session, or its stream is gone";
 
+/// Why a request has no session.
+#[derive(Debug, Clone, Copy)]
+enum NoSession {
+    /// No session header, or several.
+    Missing,
+    /// None of this bridge, or one that has ended.
+    Unknown,
+}
+
+impl From<NoSession> for Response<Body> {
+    fn from(reason: NoSession) -> Self {
+        match reason {
+            NoSession::Missing => respond::error(StatusCode::BAD_REQUEST, None, SESSION_FAULT, NO_SESSION, None),
+            // Clients initialize again when they read this status.
+            NoSession::Unknown => respond::error(StatusCode::NOT_FOUND, None, -32001, "Session not found", None),
+        }
+    }
+}
+
 fn unknown_session() -> Response<Body> {
-    respond::error(StatusCode::NOT_FOUND, None, -32001, "Session not found", None)
+    NoSession::Unknown.into()
 }
 
 fn not_acceptable() -> Response<Body> {

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use crate::bridge::child::{Child, Closed, Life, Reader, Writer};
 use crate::bridge::options::BridgeOptions;
+use crate::bridge::probe::asked;
 use crate::bridge::splice::Ties;
 use crate::bridge::stream::{End, Size, Stream};
 
@@ -118,7 +119,7 @@ impl Session {
         self.primes.store(version >= Some(ProtocolVersion::V20251125), Ordering::Relaxed);
     }
 
-    /// Whether streams begin with the priming event where the request does not say its revision.
+    /// Whether streams begin with the priming event.
     pub(super) fn primes(&self) -> bool {
         self.primes.load(Ordering::Relaxed)
     }
@@ -274,6 +275,7 @@ impl Session {
                     let error = message.is_error.then(|| message.error_code.unwrap_or(0));
                     state.answer(call.reply, line.clone(), error, &self.options);
                 }
+                None if message.id.is_some_and(|id| asked(id.raw())) => {}
                 None => self.drop_one(),
             }
             return;

@@ -13,9 +13,11 @@ use serde_json::value::RawValue;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::params::Mirrors;
 use crate::bridge::child::{Child, Closed, Life, Reader, Writer};
 use crate::bridge::legacy::child_limits;
 use crate::bridge::options::BridgeOptions;
+use crate::bridge::probe::asked;
 use crate::bridge::splice::{Ties, range, splice};
 use crate::bridge::stream::{End, Stream};
 
@@ -32,6 +34,7 @@ pub(crate) struct Hub {
     options: Arc<BridgeOptions>,
     dropped: Arc<AtomicU64>,
     ending: Notify,
+    mirrors: Mirrors,
     state: Mutex<State>,
 }
 
@@ -51,6 +54,8 @@ struct Call {
     plain: bool,
     /// A subscription, whose result names it once more.
     listens: bool,
+    /// A list of tools, whose annotations are learnt.
+    lists: bool,
     stream: Arc<Stream>,
 }
 
@@ -71,6 +76,7 @@ impl Hub {
             options,
             dropped,
             ending: Notify::new(),
+            mirrors: Mirrors::default(),
             state: Mutex::new(State {
                 calls: HashMap::new(),
                 // Below 2^53, so that every JSON parser keeps it; random, so that nobody counts on it.
@@ -102,6 +108,11 @@ impl Hub {
         (state.calls.len(), state.last_use)
     }
 
+    /// What is known of headers that mirror arguments.
+    pub(super) fn mirrors(&self) -> &Mirrors {
+        &self.mirrors
+    }
+
     pub(super) async fn send(&self, line: Bytes) -> Result<(), Closed> {
         self.writer.send(line).await
     }
@@ -129,8 +140,9 @@ impl Hub {
             state.next += 1;
             state.last_use = Instant::now();
             let listens = message.method() == Method::SubscriptionsListen.as_str();
+            let lists = message.method() == Method::ToolsList.as_str();
             let token = token.map(Box::from);
-            let call = Call { caller, id: id.into(), token, plain, listens, stream: Arc::clone(&stream) };
+            let call = Call { caller, id: id.into(), token, plain, listens, lists, stream: Arc::clone(&stream) };
             state.calls.insert(number, call);
             number
         };
@@ -212,9 +224,15 @@ impl Hub {
                 let number = message.id.and_then(|id| number(id.raw()));
                 let Some((number, call)) = number.and_then(|number| Some((number, state.calls.remove(&number)?)))
                 else {
-                    return self.drop_one();
+                    if !message.id.is_some_and(|id| asked(id.raw())) {
+                        self.drop_one();
+                    }
+                    return;
                 };
                 drop(state);
+                if call.lists {
+                    self.mirrors.learn(line);
+                }
                 let end = if message.is_error { End::Error(message.error_code.unwrap_or(0)) } else { End::Done };
                 call.stream.finish(restored(line, message, number, &call), end);
             }

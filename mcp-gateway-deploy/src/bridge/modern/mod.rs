@@ -1,6 +1,7 @@
 //! Stateless revisions: one child, shared by all callers of the bridge.
 
 mod hub;
+mod params;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -80,6 +81,14 @@ pub(super) async fn post(
         let id = message.id.map(Id::raw);
         return Ok(respond::error(StatusCode::NOT_ACCEPTABLE, id, rpc::code::INVALID_REQUEST, text, None));
     }
+    if message.method() == Method::ToolsCall.as_str()
+        && let Err(params::Mismatch(header)) = hub.mirrors().check(headers, message)
+    {
+        let text = format!("Header mismatch: {header} does not match the body");
+        let data = serde_json::json!({ "header": header.as_str() });
+        let (status, code) = (StatusCode::BAD_REQUEST, rpc::code::HEADER_MISMATCH);
+        return Ok(respond::error(status, message.id.map(Id::raw), code, &text, Some(&data)));
+    }
     let listens = message.method() == Method::SubscriptionsListen.as_str();
     let asked = listens || message.meta().is_some_and(|meta| meta.progress_token.is_some() || meta.log_level);
     let streams = accepts.events && (asked || !accepts.json);
@@ -92,8 +101,10 @@ pub(super) async fn post(
         NotTaken::Ended(why) => broken(why),
     })?;
     let stream = Arc::clone(call.stream());
-    // A failure to send is the end of the child, which ends the stream.
-    let _ = hub.send(line).await;
+    if hub.send(line).await.is_err() {
+        // It no longer reads, whether or not it has ended; its end ends the stream.
+        hub.end();
+    }
     if streams {
         let _ = tokio::time::timeout(options.head_delay, stream.ready(0)).await;
     } else {
