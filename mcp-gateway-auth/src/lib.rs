@@ -7,6 +7,7 @@
 //! - [`bootstrap`]: the owner's token until a real owner exists, for the admin API alone.
 
 mod bearer;
+mod secret_file;
 
 pub mod api_key;
 pub mod bootstrap;

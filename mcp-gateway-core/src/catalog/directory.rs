@@ -90,10 +90,9 @@ impl DirectorySource {
         let files: Vec<Seen> = walk.files.iter().map(|(seen, _)| seen.clone()).collect();
         {
             let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(last) = last.as_ref().filter(|last| since == Some(&last.version)) {
-                if last.files == files && last.is_settled() && walk.errors.is_empty() {
-                    return Ok(Fetched::Unchanged);
-                }
+            let known = last.as_ref().filter(|last| since == Some(&last.version) && last.files == files);
+            if walk.errors.is_empty() && known.is_some_and(Scan::is_settled) {
+                return Ok(Fetched::Unchanged);
             }
         }
 

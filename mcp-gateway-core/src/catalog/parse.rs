@@ -126,7 +126,7 @@ impl Failure {
     fn into_error(self, text: &str, json: bool, name: &str) -> EntryError {
         let name = Untrusted(name);
         let place = if self.line == 0 { name.to_string() } else { format!("{name}:{}:{}", self.line, self.column) };
-        let leaf = self.path.iter().last().and_then(|segment| match segment {
+        let leaf = self.path.iter().next_back().and_then(|segment| match segment {
             Segment::Map { key } => Some(key.as_str()),
             _ => None,
         });

@@ -179,7 +179,7 @@ async fn follows_a_directory() {
     let sync = sync(Arc::new(DirectorySource::new("catalog", folder.path())), &entries);
     let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
     let running = tokio::spawn(sync.run(Duration::from_secs(2), move |result| {
-        let _ = tell.send(result.map(SyncReport::clone).map_err(ToString::to_string));
+        let _ = tell.send(result.cloned().map_err(ToString::to_string));
     }));
     assert_eq!(told.recv().await.unwrap().unwrap().added, ["a"]);
     std::fs::write(&file, "{entryKey: a, name: B, runtime: command, command: server}").unwrap();

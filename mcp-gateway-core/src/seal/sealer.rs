@@ -275,7 +275,7 @@ impl Shared {
                     not_before: key.not_before,
                     uses: AtomicU64::new(0),
                 };
-                keys.entry(tenant).or_insert_with(BTreeMap::new).insert(id, Arc::new(held));
+                keys.entry(tenant).or_default().insert(id, Arc::new(held));
             }
             query.after = page.next;
             if query.after.is_none() {

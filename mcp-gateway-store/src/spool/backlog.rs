@@ -220,6 +220,11 @@ impl Backlog {
         self.wake.notify_all();
     }
 
+    #[cfg(test)]
+    pub(super) fn in_memory(&self) -> (usize, usize) {
+        (self.rows_in_memory.load(Relaxed), self.bytes_in_memory.load(Relaxed))
+    }
+
     /// How long the oldest row has waited for the drain.
     pub(super) fn age(&self) -> Duration {
         self.lock().since.map_or(Duration::ZERO, |since| since.elapsed())

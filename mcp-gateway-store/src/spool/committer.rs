@@ -77,6 +77,11 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.lock().items.len()
+    }
+
     fn push(&self, item: Item) -> Result<(), Item> {
         let mut state = self.lock();
         if state.stop {

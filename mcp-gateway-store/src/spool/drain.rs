@@ -108,10 +108,10 @@ impl Drain {
         let old = self.taken.iter().take_while(|queued| queued.row <= stored).count();
         self.forget(old);
         let (rows, from_memory) = match self.taken.front() {
-            Some(queued) if queued.row == stored + 1 => self.from_memory(),
+            Some(queued) if queued.row == stored + 1 => self.take_memory(),
             front => {
                 let end = front.map_or(upto, |queued| queued.row - 1);
-                (self.from_disk(stored + 1, end)?, 0)
+                (self.read_disk(stored + 1, end)?, 0)
             }
         };
         let Some(last) = rows.last().map(|row| row.seq) else { return Ok(()) };
@@ -142,7 +142,7 @@ impl Drain {
     }
 
     /// Rows that are still in memory, in a row; and their bytes, which stay accounted for until the store has them.
-    fn from_memory(&mut self) -> (Vec<AuditRow>, usize) {
+    fn take_memory(&mut self) -> (Vec<AuditRow>, usize) {
         let (mut rows, mut bytes) = (Vec::with_capacity(self.taken.len().min(self.inner.options.batch_rows)), 0);
         let mut next = self.stored + 1;
         while rows.len() < self.inner.options.batch_rows
@@ -159,7 +159,7 @@ impl Drain {
     }
 
     /// Rows that found no room in memory, or that the store did not take.
-    fn from_disk(&mut self, mut next: u64, end: u64) -> Result<Vec<AuditRow>, SpoolError> {
+    fn read_disk(&mut self, mut next: u64, end: u64) -> Result<Vec<AuditRow>, SpoolError> {
         let mut rows = Vec::new();
         while next <= end && rows.len() < self.inner.options.batch_rows {
             let Some(segment) = self.inner.backlog.segment_of(next) else { break };
@@ -217,19 +217,28 @@ impl Drain {
             let opened = match StreamDir::adopt(path) {
                 Ok(Some(dir)) => Orphan::open(dir, &self.inner.options.key),
                 // Another process replays it, or has done so.
-                Ok(None) => return Ok(self.next_orphan()),
+                Ok(None) => {
+                    self.next_orphan();
+                    return Ok(());
+                }
                 Err(error) => Err(error),
             };
             match opened {
                 Ok(orphan) => self.orphan = Some(orphan),
-                Err(error) => return Ok(self.skip_orphan(&error)),
+                Err(error) => {
+                    self.skip_orphan(&error);
+                    return Ok(());
+                }
             }
         }
         let Some(orphan) = &mut self.orphan else { return Ok(()) };
         if self.orphan_rows.is_empty() {
             match orphan.batch(self.inner.options.batch_rows) {
                 Ok(rows) => self.orphan_rows = rows,
-                Err(error) => return Ok(self.skip_orphan(&error)),
+                Err(error) => {
+                    self.skip_orphan(&error);
+                    return Ok(());
+                }
             }
         }
         if !self.orphan_rows.is_empty() {
@@ -288,10 +297,9 @@ impl Drain {
     fn close(self) {
         let writer = self.inner.closed_writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(writer) = writer else { return };
-        if self.stored == self.inner.backlog.last_row() && writer.open_intents() == 0 {
-            if let Err(error) = writer.into_dir().remove() {
-                tracing::warn!(%error, "an empty audit spool stays behind");
-            }
+        let empty = self.stored == self.inner.backlog.last_row() && writer.open_intents() == 0;
+        if empty && let Err(error) = writer.into_dir().remove() {
+            tracing::warn!(%error, "an empty audit spool stays behind");
         }
     }
 }

@@ -335,3 +335,6 @@ fn size_of_dir(path: &std::path::Path) -> u64 {
     let Ok(entries) = std::fs::read_dir(path) else { return 0 };
     entries.filter_map(|entry| Some(entry.ok()?.metadata().ok()?.len())).sum()
 }
+
+#[cfg(test)]
+mod tests;

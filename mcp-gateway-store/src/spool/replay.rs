@@ -167,9 +167,13 @@ impl Orphan {
                 let torn = segment.len.saturating_sub(reader.offset);
                 tracing::warn!(segment = %segment.path.display(), bytes = torn, "the torn tail of an audit spool was cut");
                 self.imported.torn_bytes += torn;
-                return Ok(self.finish_segment());
+                self.finish_segment();
+                return Ok(());
             }
-            Next::End => return Ok(self.finish_segment()),
+            Next::End => {
+                self.finish_segment();
+                return Ok(());
+            }
         }
         for read in self.scratch.drain(..) {
             match read {

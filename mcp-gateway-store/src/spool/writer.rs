@@ -123,6 +123,12 @@ impl Writer {
         self.open.len()
     }
 
+    /// Makes the disk fail, or work again.
+    #[cfg(test)]
+    pub(super) fn swap_file(&mut self, file: Arc<File>) -> Arc<File> {
+        std::mem::replace(&mut self.current.file, file)
+    }
+
     /// Gives up the directory, whose events are all in the store.
     pub(super) fn into_dir(self) -> StreamDir {
         self.dir

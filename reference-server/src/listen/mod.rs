@@ -1,1 +1,15 @@
-//! x
+//! The listeners: accepted connections, their protocol, TLS and limits, and how they end.
+//!
+//! An accept loop of its own, because `axum::serve` sets none of the limits that a public listener needs: time for a
+//! request's head, number of header fields, size of buffers, resets of HTTP/2 streams.
+
+mod accept;
+mod connection;
+mod dispatch;
+mod drain;
+mod tls;
+
+pub use self::accept::{Listener, ListenerOptions};
+pub use self::dispatch::Dispatch;
+pub use self::drain::Drain;
+pub use self::tls::{TlsError, TlsFiles, TlsReloader};
