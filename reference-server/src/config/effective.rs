@@ -143,8 +143,7 @@ impl Config {
     /// When an entry of the lists is neither address, network nor name.
     pub fn egress_policy(&self, port: u16) -> Result<EgressPolicy, ConfigError> {
         let mut rules: Vec<AllowRule> = Vec::new();
-        for (name, list) in
-            [("egress.allow", &self.egress.allow), ("egress.upstream.allow", &self.egress.upstream.allow)]
+        for (name, list) in [("egress.allow", &self.egress.allow), ("egress.upstream.allow", &self.egress.upstream.allow)]
         {
             for (index, text) in list.iter().enumerate() {
                 rules.push(text.parse().map_err(|error| ConfigError::value(format!("{name}[{index}]"), error))?);

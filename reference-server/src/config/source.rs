@@ -68,10 +68,7 @@ pub(super) fn keys() -> Vec<Key> {
 ///
 /// # Errors
 /// [`ConfigError`] at the first thing that is wrong.
-pub fn load(
-    file: Option<&Path>,
-    environment: impl IntoIterator<Item = (String, String)>,
-) -> Result<Config, ConfigError> {
+pub fn load(file: Option<&Path>, environment: impl IntoIterator<Item = (String, String)>) -> Result<Config, ConfigError> {
     let keys = keys();
     let mut tree = match file {
         Some(path) => read(path)?,
@@ -108,7 +105,8 @@ fn place_of(path: &str, keys: &[Key]) -> String {
 }
 
 fn read(path: &Path) -> Result<Map<String, Value>, ConfigError> {
-    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    let text =
+        std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
     let syntax = |problem: String| ConfigError::Syntax { path: path.to_owned(), problem };
     match serde_yaml_ng::from_str::<Value>(&text).map_err(|error| syntax(error.to_string()))? {
         Value::Null => Ok(Map::new()),

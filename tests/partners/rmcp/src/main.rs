@@ -7,7 +7,7 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use rmcp::model::{CallToolRequestParams, ClientInfo, ProtocolVersion};
+use rmcp::model::{CallToolRequestParams, ClientConfig, ProtocolVersion};
 use rmcp::service::{ClientLifecycleMode, ClientServiceExt as _};
 use rmcp::transport::StreamableHttpClientTransport;
 use rmcp::transport::streamable_http_client::StreamableHttpClientTransportConfig;
@@ -56,7 +56,7 @@ async fn main() -> anyhow::Result<()> {
 async fn call(target: &Target, lifecycle: ClientLifecycleMode) -> anyhow::Result<String> {
     let config = StreamableHttpClientTransportConfig::with_uri(&*target.url).auth_header(&target.token);
     let transport = StreamableHttpClientTransport::from_config(config);
-    let client = ClientInfo::default().serve_with_lifecycle(transport, lifecycle).await.context("connect")?;
+    let client = ClientConfig::default().serve_with_lifecycle(transport, lifecycle).await.context("connect")?;
     let tools = client.list_all_tools().await.context("tools/list")?;
     if !tools.iter().any(|tool| *tool.name == *target.tool) {
         bail!("{} is not among the {} tools", target.tool, tools.len());
