@@ -257,7 +257,8 @@ def is_ready(base):
         return False
 
 
-def start_gateway(processes, binary, folder, entries, path):
+def start_gateway(processes, binary, folder, entries, path, any_port=False):
+    """Starts it and makes a key. With `any_port` the Host may name any port, as behind a proxy of the test's own."""
     port, token = free_port(), secrets.token_hex(24)
     catalog = folder / "catalog"
     catalog.mkdir()
@@ -275,6 +276,8 @@ def start_gateway(processes, binary, folder, entries, path):
         "MCP_GATEWAY__RUNTIME__PROCESS__WRITABLE": str(folder / "files"),
         "MCP_GATEWAY_BOOTSTRAP_TOKEN": token,
     }
+    if any_port:
+        environment["MCP_GATEWAY__ALLOWED_HOSTS"] = "127.0.0.1"
     log = open(folder / "log", "w")
     process = processes.start([binary, "serve"], cwd=folder, env=environment, stdout=log, stderr=log)
     base = f"http://127.0.0.1:{port}"
