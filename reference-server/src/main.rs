@@ -1,2 +1,5 @@
-//! x
-fn main() {}
+//! `mcp-gateway`.
+
+fn main() -> std::process::ExitCode {
+    mcp_gateway_server::cli::main()
+}

@@ -45,7 +45,11 @@ fn compile(entry: &Entry) -> Result<Route, EntryError> {
         },
         id,
         name: entry.description.as_deref().unwrap_or_default().into(),
-        target: RouteTarget::Remote { url: "https://up.example/mcp".parse().unwrap(), headers: Arc::new([]) },
+        target: RouteTarget::Remote {
+            url: "https://up.example/mcp".parse().unwrap(),
+            headers: Arc::new([]),
+            incarnation: crate::contract::Incarnation("a~1".into()),
+        },
         sub_paths: Arc::new([]),
         query_parameters: Arc::new([]),
         response_headers: Arc::new([]),

@@ -330,7 +330,7 @@ impl Core {
         }
     }
 
-    /// Ends a life of a workload. New calls find no endpoint from here on; those in flight may still finish.
+    /// Ends a life of a workload. New calls find no endpoint from here on; those in flight end with it.
     fn end(&self, entry: &mut Entry, state: WorkloadState) {
         entry.life += 1;
         entry.start = None;

@@ -124,7 +124,6 @@ impl Drain {
         }
         self.stored = last;
         self.inner.counters.stored_row.store(last, Release);
-        self.inner.progress.send_modify(|progress| progress.stored = last);
         self.inner.answer_stored();
         while let Some(segment) = self.inner.backlog.pop_stored(last) {
             if let Err(source) = std::fs::remove_file(&segment.path) {
@@ -134,6 +133,8 @@ impl Drain {
         }
         let caught_up = self.inner.backlog.last_row() == last;
         self.inner.caught_up((!caught_up).then_some(began));
+        // Last, so that whoever waited for a flush finds everything else up to date.
+        self.inner.progress.send_modify(|progress| progress.stored = last);
         Ok(())
     }
 

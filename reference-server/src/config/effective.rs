@@ -56,6 +56,8 @@ impl Config {
             ("limits.stream_idle_seconds", self.limits.stream_idle_seconds),
             ("limits.connect_timeout_seconds", self.limits.connect_timeout_seconds),
             ("limits.head_timeout_seconds", self.limits.head_timeout_seconds),
+            ("limits.keep_alive_seconds", self.limits.keep_alive_seconds),
+            ("limits.streams_per_connection", self.limits.streams_per_connection.into()),
             ("limits.body_first_byte_seconds", self.limits.body_first_byte_seconds),
             ("limits.body_chunk_seconds", self.limits.body_chunk_seconds),
             ("limits.event_bytes", self.limits.event_bytes as u64),

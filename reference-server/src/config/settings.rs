@@ -190,8 +190,12 @@ section! {
         stream_idle_seconds: u64 = 600,
         /// How long connecting to a remote server may take.
         connect_timeout_seconds: u64 = 10,
-        /// How long a client may take for a TLS handshake, and for the head of a request.
+        /// How long a TLS handshake, and the head of a connection's first request, may take.
         head_timeout_seconds: u64 = 10,
+        /// How long a connection may be idle between requests, and the head of a further request may take.
+        keep_alive_seconds: u64 = 75,
+        /// Requests at once on one HTTP/2 connection.
+        streams_per_connection: u32 = 250,
         /// How long the first byte of a body may take.
         body_first_byte_seconds: u64 = 10,
         /// How long each further chunk of a body may take.

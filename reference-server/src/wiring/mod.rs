@@ -1,1 +1,21 @@
-//! x
+//! Puts the server together.
+//!
+//! ```text
+//! stores ─▶ keys ─▶ spool ─▶ catalog ─▶ snapshot ─▶ runtime ─▶ gateway ─▶ listeners
+//! ```
+
+mod banner;
+mod catalog;
+mod data_plane;
+mod limits;
+#[cfg(feature = "process")]
+mod process;
+mod router;
+mod serve;
+mod sessions;
+mod storage;
+mod tasks;
+
+pub use self::limits::raise_open_files;
+pub use self::storage::{import_audit, migrate};
+pub use self::serve::{Server, StartError, StartOptions};

@@ -1,1 +1,270 @@
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Mutex;
+use std::time::Duration;
 
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http_body::Frame;
+use http_body_util::BodyExt;
+use proptest::prelude::*;
+use tower::ServiceExt;
+
+use super::*;
+use crate::contract::{AuditFull, Seq};
+use crate::layer::peek::PeekLayer;
+use crate::record::{AuditEvent, EventKind, Outcome};
+use crate::{BoxError, MaybeReady};
+
+/// Records into a vector, after a pause, or not at all.
+#[derive(Default)]
+struct Sink {
+    events: Arc<Mutex<Vec<AuditEvent>>>,
+    pause: Option<Duration>,
+    full: bool,
+}
+
+#[async_trait]
+impl AuditSink for Sink {
+    fn record(&self, event: AuditEvent) -> MaybeReady<Result<Seq, AuditFull>> {
+        if self.full {
+            return Err(AuditFull::Space).into();
+        }
+        let events = Arc::clone(&self.events);
+        let push = move || {
+            let mut events = events.lock().unwrap();
+            events.push(event);
+            Ok(Seq(events.len() as u64))
+        };
+        match self.pause {
+            None => push().into(),
+            Some(pause) => MaybeReady::wait(async move {
+                tokio::time::sleep(pause).await;
+                push()
+            }),
+        }
+    }
+
+    async fn flush(&self) {}
+}
+
+/// Frames with pauses between them; without a length, as a chunked answer has none.
+struct Frames(VecDeque<Result<Bytes, BoxError>>);
+
+impl http_body::Body for Frames {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Poll::Ready(self.0.pop_front().map(|frame| frame.map(Frame::data)))
+    }
+}
+
+struct Exchange {
+    sink: Arc<Sink>,
+    on_full: OnFull,
+}
+
+impl Exchange {
+    fn new(sink: Sink) -> Self {
+        Self { sink: Arc::new(sink), on_full: OnFull::Refuse }
+    }
+
+    fn events(&self) -> Vec<AuditEvent> {
+        self.sink.events.lock().unwrap().clone()
+    }
+
+    async fn answer(&self, method: &str, message: &str, content_type: &'static str, frames: Vec<&str>) -> Response<Body> {
+        let frames: VecDeque<_> = frames.into_iter().map(|frame| Ok(Bytes::copy_from_slice(frame.as_bytes()))).collect();
+        self.answer_with(method, message, content_type, Body::new(Frames(frames))).await
+    }
+
+    async fn answer_with(&self, method: &str, message: &str, content_type: &'static str, body: Body) -> Response<Body> {
+        let body = Arc::new(Mutex::new(Some(body)));
+        let server = tower::service_fn(move |request: Request<Body>| {
+            McpContext::of(request.extensions()).unwrap().forward();
+            let mut response = Response::new(body.lock().unwrap().take().unwrap());
+            if !content_type.is_empty() {
+                response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static(content_type));
+            }
+            std::future::ready(Ok::<_, Infallible>(response))
+        });
+        let audit = AuditLayer::new(
+            Arc::clone(&self.sink) as Arc<dyn AuditSink>,
+            AuditOptions { on_full: self.on_full, ..AuditOptions::default() },
+        );
+        let stack = audit.layer(PeekLayer::default().layer(audit.intent().layer(server)));
+        let request = Request::builder()
+            .method(method)
+            .header(CONTENT_TYPE, "application/json")
+            .extension(McpContext::new(&SystemClock))
+            .body(Body::from(Bytes::copy_from_slice(message.as_bytes())))
+            .unwrap();
+        stack.oneshot(request).await.unwrap()
+    }
+}
+
+async fn text(response: Response<Body>) -> Result<String, BoxError> {
+    Ok(String::from_utf8(response.into_body().collect().await?.to_bytes().to_vec()).unwrap())
+}
+
+const CALL: &str = r#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"echo"}}"#;
+const PING: &str = r#"{"jsonrpc":"2.0","id":7,"method":"ping"}"#;
+
+#[tokio::test(start_paused = true)]
+async fn a_call_has_an_intent_and_an_end_with_its_outcome() {
+    for (answer, outcome, code) in [
+        (r#"{"jsonrpc":"2.0","id":7,"result":{}}"#, Outcome::Ok, None),
+        (r#"{"jsonrpc":"2.0","id":7,"result":{"isError":true}}"#, Outcome::ToolError, None),
+        (r#"{"jsonrpc":"2.0","id":7,"error":{"code":-32602,"message":"no"}}"#, Outcome::RpcError, Some(-32602)),
+        ("not json", Outcome::Opaque, None),
+    ] {
+        let exchange = Exchange::new(Sink { pause: Some(Duration::from_secs(1)), ..Sink::default() });
+        let response = exchange.answer("POST", CALL, "application/json", vec![&answer[..3], &answer[3..]]).await;
+        assert_eq!(text(response).await.unwrap(), answer);
+        let events = exchange.events();
+        assert_eq!(events.iter().map(|event| event.kind).collect::<Vec<_>>(), [EventKind::Intent, EventKind::Exchange]);
+        assert_eq!((events[1].outcome, events[1].rpc_code), (outcome, code));
+        assert_eq!((events[1].target.as_deref(), events[1].rpc_id.as_deref()), (Some("echo"), Some("7")));
+        assert_eq!(events[0].request_id, events[1].request_id);
+        assert_eq!(events[1].bytes_out, answer.len() as u64);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_frame_waits_for_its_record_and_the_others_do_not() {
+    let exchange = Exchange::new(Sink { pause: Some(Duration::from_secs(5)), ..Sink::default() });
+    let start = tokio::time::Instant::now();
+    let frames = vec![r#"{"jsonrpc":"2.0","#, r#""id":7,"#, r#""result":{}}"#];
+    let mut body = exchange.answer("POST", PING, "application/json", frames).await.into_body();
+    for _ in 0..2 {
+        body.frame().await.unwrap().unwrap();
+        assert_eq!(start.elapsed(), Duration::ZERO);
+    }
+    assert!(exchange.events().is_empty());
+    assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), r#""result":{}}"#);
+    assert_eq!((start.elapsed(), exchange.events().len()), (Duration::from_secs(5), 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_the_event_that_carries_the_response_waits() {
+    let exchange = Exchange::new(Sink { pause: Some(Duration::from_secs(5)), ..Sink::default() });
+    let start = tokio::time::Instant::now();
+    let stream = concat!(
+        ": hello\n\n",
+        "id: 1\ndata:\n\n",
+        "data: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/progress\"}\n\n",
+        "data: {\"jsonrpc\":\"2.0\",\"id\":7,\"result\":{}}\n\n",
+        ": bye\n\n: torn"
+    );
+    let mut body = exchange.answer("POST", PING, "text/event-stream; charset=utf-8", vec![stream]).await.into_body();
+    let mut seen = Vec::new();
+    let mut waited = Vec::new();
+    while let Some(frame) = body.frame().await {
+        seen.extend_from_slice(&frame.unwrap().into_data().unwrap());
+        waited.push(start.elapsed().as_secs());
+    }
+    assert_eq!(String::from_utf8(seen).unwrap(), stream);
+    assert_eq!(waited, [0, 0, 0, 5, 5, 5]);
+    let events = exchange.events();
+    assert_eq!((events.len(), events[0].outcome, events[0].messages), (1, Outcome::Ok, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn streams_have_an_opening_and_an_end_and_server_requests_are_rows() {
+    let exchange = Exchange::new(Sink::default());
+    let stream = concat!(
+        "data: {\"jsonrpc\":\"2.0\",\"id\":\"s1\",\"method\":\"sampling/createMessage\"}\n\n",
+        "data: {\"jsonrpc\":\"2.0\",\"id\":7,\"result\":{\"isError\":true}}\n\n",
+        "data: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/message\"}\n\n",
+    );
+    let response = exchange.answer("GET", "", "text/event-stream", vec![stream]).await;
+    assert_eq!(exchange.events().len(), 1);
+    assert_eq!(text(response).await.unwrap(), stream);
+    let rows: Vec<_> = exchange.events().into_iter().map(|event| (event.kind, event.outcome)).collect();
+    assert_eq!(
+        rows,
+        [
+            (EventKind::Opened, Outcome::Ok),
+            (EventKind::ServerRequest, Outcome::Ok),
+            (EventKind::Resumed, Outcome::ToolError),
+            (EventKind::Closed, Outcome::Ok),
+        ]
+    );
+    assert_eq!(exchange.events()[1].method.as_deref(), Some("sampling/createMessage"));
+}
+
+#[tokio::test]
+async fn a_caller_that_hangs_up_is_recorded() {
+    let exchange = Exchange::new(Sink::default());
+    let mut body = exchange
+        .answer("POST", CALL, "text/event-stream", vec![": ping\n\n", "data: {\"jsonrpc\":\"2.0\",\"id\":7,\"result\":{}}\n\n"])
+        .await
+        .into_body();
+    body.frame().await.unwrap().unwrap();
+    drop(body);
+    let events = exchange.events();
+    assert_eq!((events.len(), events[1].outcome), (2, Outcome::Disconnected));
+}
+
+#[tokio::test]
+async fn a_server_that_breaks_off_is_recorded() {
+    let exchange = Exchange::new(Sink::default());
+    let frames = VecDeque::from([Ok(Bytes::from_static(b"{\"jsonrpc\"")), Err("reset".into())]);
+    let response = exchange.answer_with("POST", CALL, "application/json", Body::new(Frames(frames))).await;
+    assert!(text(response).await.is_err());
+    assert_eq!(exchange.events()[1].outcome, Outcome::UpstreamFailed);
+}
+
+#[tokio::test]
+async fn an_empty_answer_is_recorded_at_its_head() {
+    let exchange = Exchange::new(Sink::default());
+    let message = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
+    let response = exchange.answer_with("POST", message, "", Body::empty()).await;
+    assert!(http_body::Body::is_end_stream(response.body()));
+    assert_eq!(exchange.events()[0].kind, EventKind::Notification);
+}
+
+#[tokio::test]
+async fn when_the_sink_is_full_the_operator_has_chosen() {
+    let answer = r#"{"jsonrpc":"2.0","id":7,"result":{}}"#;
+    let mut exchange = Exchange::new(Sink { full: true, ..Sink::default() });
+    // Refused before anything is called.
+    let refused = exchange.answer("POST", CALL, "application/json", vec![answer]).await;
+    assert_eq!(refused.status().as_u16(), 503);
+    // Without an intent, the answer is what cannot leave.
+    assert!(text(exchange.answer("POST", PING, "application/json", vec![answer]).await).await.is_err());
+    exchange.on_full = OnFull::Count;
+    assert_eq!(text(exchange.answer("POST", CALL, "application/json", vec![answer]).await).await.unwrap(), answer);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn bytes_pass_unchanged_whatever_they_are(
+        body in prop::collection::vec(prop_oneof![
+            Just(b"data: {\"jsonrpc\":\"2.0\",\"id\":7,\"result\":{\"big\":123456789012345678901}}\n\n".to_vec()),
+            Just(b"id: 1\r\nretry: 3\r\ndata\r\n\r\n".to_vec()),
+            Just(b": c\r\r".to_vec()),
+            prop::collection::vec(any::<u8>(), 0..40),
+        ], 0..12),
+        size in 1_usize..50,
+        events: bool,
+    ) {
+        let whole: Vec<u8> = body.concat();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let out = runtime.block_on(async {
+            let exchange = Exchange::new(Sink::default());
+            let frames: VecDeque<_> = whole.chunks(size).map(|chunk| Ok(Bytes::copy_from_slice(chunk))).collect();
+            let content_type = if events { "text/event-stream" } else { "application/json" };
+            let response = exchange.answer_with("POST", PING, content_type, Body::new(Frames(frames))).await;
+            let out = response.into_body().collect().await.unwrap().to_bytes();
+            assert_eq!(exchange.events().len() - exchange.events().iter().filter(|event| event.kind == EventKind::Resumed).count(), 1);
+            out
+        });
+        prop_assert_eq!(out, whole);
+    }
+}

@@ -1,1 +1,119 @@
+use std::convert::Infallible;
 
+use http::Request;
+use proptest::prelude::*;
+use tower::ServiceExt;
+use tower_layer::Layer;
+
+use super::*;
+use crate::memory::MemoryRateLimiter;
+
+fn resource() -> Resource {
+    Mount::new("https://gw.example", "/mcp-connect").unwrap().resource("a")
+}
+
+fn password(parts: &Parts, _: &Resource) -> Result<Option<Arc<Principal>>, AuthError> {
+    match parts.headers.get(AUTHORIZATION).map(HeaderValue::as_bytes) {
+        Some(b"Bearer good") => Ok(Some(Arc::new(Principal::new("local", "ada")))),
+        Some(b"Bearer narrow") => Ok(Some(Arc::new(Principal::new("local", "ada").with_scopes([])))),
+        Some(b"Bearer down") => Err(AuthError::Unavailable("database".into())),
+        Some(text) if text.starts_with(b"Bearer") => Err(AuthError::Invalid("not the password")),
+        _ => Ok(None),
+    }
+}
+
+async fn call(layer: &AuthenticateLayer, headers: &[(&str, &str)]) -> (u16, Option<String>) {
+    let inner = tower::service_fn(|request: Request<()>| async move {
+        for name in ["authorization", "cookie", "x-api-key", "proxy-authorization"] {
+            assert!(!request.headers().contains_key(name), "{name} went on");
+        }
+        assert!(McpContext::of(request.extensions()).unwrap().principal().is_some());
+        Ok::<_, Infallible>(Response::new(Bytes::new()))
+    });
+    let mut request = Request::builder();
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let mut request = request.body(()).unwrap();
+    let cx = McpContext::new(&SystemClock);
+    cx.set_address("192.0.2.1".parse().unwrap()).unwrap();
+    request.extensions_mut().insert(cx);
+    let response = layer.layer(inner).oneshot(request).await.unwrap();
+    let challenge = response.headers().get("www-authenticate").map(|value| value.to_str().unwrap().to_owned());
+    (response.status().as_u16(), challenge)
+}
+
+#[tokio::test]
+async fn answers_and_challenges() {
+    let layer = AuthenticateLayer::from_fn(resource(), password).require(Scope::Mcp);
+    let metadata = "https://gw.example/.well-known/oauth-protected-resource/mcp-connect/a";
+    for (headers, status, challenge) in [
+        (&[("authorization", "Bearer good"), ("cookie", "a=b"), ("x-api-key", "k")][..], 200, None),
+        (&[], 401, Some(format!("Bearer resource_metadata=\"{metadata}\", scope=\"mcp\""))),
+        (
+            &[("authorization", "Bearer bad")],
+            401,
+            Some(format!("Bearer resource_metadata=\"{metadata}\", scope=\"mcp\", error=\"invalid_token\"")),
+        ),
+        (
+            &[("authorization", "Bearer narrow")],
+            403,
+            Some(format!("Bearer resource_metadata=\"{metadata}\", scope=\"mcp\", error=\"insufficient_scope\"")),
+        ),
+        (
+            &[("authorization", "Bearer good"), ("authorization", "Bearer good")],
+            400,
+            Some(format!("Bearer resource_metadata=\"{metadata}\", scope=\"mcp\", error=\"invalid_request\"")),
+        ),
+        (&[("authorization", "Bearer down")], 503, None),
+    ] {
+        assert_eq!(call(&layer, headers).await, (status, challenge), "{headers:?}");
+    }
+}
+
+/// Knows nobody, or somebody, after a while.
+struct Slow(Option<&'static str>);
+
+impl Authenticator for Slow {
+    fn authenticate(&self, _: &Parts, _: &Resource) -> MaybeReady<Result<Option<Arc<Principal>>, AuthError>> {
+        let found = self.0.map(|id| Arc::new(Principal::new("slow", id)));
+        MaybeReady::wait(async move {
+            tokio::task::yield_now().await;
+            Ok(found)
+        })
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_credential_never_falls_through() {
+    let chain: Vec<Arc<dyn Authenticator>> = vec![Arc::new(Slow(None)), Arc::new(password), Arc::new(Slow(Some("guest")))];
+    let layer = AuthenticateLayer::new(resource(), chain);
+    assert_eq!(call(&layer, &[("authorization", "Bearer bad")]).await.0, 401);
+    assert_eq!(call(&layer, &[("authorization", "Bearer good")]).await.0, 200);
+    assert_eq!(call(&layer, &[]).await.0, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_that_fails_too_often_is_not_looked_at() {
+    let limiter = MemoryRateLimiter::new(SystemClock, 10);
+    let layer = AuthenticateLayer::from_fn(resource(), password).limit_failures(limiter, 3);
+    for _ in 0..3 {
+        assert_eq!(call(&layer, &[("authorization", "Bearer bad")]).await.0, 401);
+    }
+    assert_eq!(call(&layer, &[("authorization", "Bearer good")]).await.0, 429);
+    // Without a credential there is nothing to guess.
+    assert_eq!(call(&layer, &[]).await.0, 401);
+    tokio::time::advance(Duration::from_secs(20)).await;
+    assert_eq!(call(&layer, &[("authorization", "Bearer good")]).await.0, 200);
+}
+
+proptest! {
+    #[test]
+    fn no_credential_gets_in_but_the_right_one(value in "(Bearer |bearer |Basic )?[ -~]{0,12}") {
+        prop_assume!(!matches!(&*value, "Bearer good" | "Bearer narrow" | "Bearer down"));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let layer = AuthenticateLayer::from_fn(resource(), password);
+        let status = runtime.block_on(call(&layer, &[("authorization", &value)])).0;
+        prop_assert_eq!(status, 401);
+    }
+}

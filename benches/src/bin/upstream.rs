@@ -1,0 +1,60 @@
+//! A fast MCP server for benchmarks: it reads a call and answers with a result of a fixed size.
+//!
+//! `/mcp` answers 1 KB JSON, `/mcp/65536` so many bytes, `/sse/65536` the same as one server-sent event; GET opens a
+//! stream that stays silent.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use clap::Parser;
+use http::header::CONTENT_TYPE;
+use http::{Method, Request, Response};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::{Frame, Incoming};
+use mcp_gateway_benches::{full, result, serve};
+
+#[derive(Parser)]
+struct Options {
+    /// Where to listen.
+    #[arg(long, default_value = "127.0.0.1:9100")]
+    listen: SocketAddr,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> anyhow::Result<()> {
+    let options = Options::parse();
+    serve(options.listen, tower::service_fn(answer)).await
+}
+
+type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+async fn answer(request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    let size = request.uri().path().rsplit('/').next().and_then(|size| size.parse().ok()).unwrap_or(1024);
+    let events = request.uri().path().starts_with("/sse");
+    let get = request.method() == Method::GET;
+    let mut body = request.into_body();
+    while body.frame().await.is_some() {}
+    if get {
+        let silent = futures_util::stream::once(async {
+            tokio::time::sleep(Duration::from_secs(3_600)).await;
+            Ok(Frame::data(Bytes::from_static(b": over\n\n")))
+        });
+        return Ok(typed("text/event-stream", StreamBody::new(silent).boxed_unsync()));
+    }
+    let answer = result(size);
+    Ok(if events {
+        let event = [b"event: message\ndata: ", &answer[..], b"\n\n"].concat();
+        typed("text/event-stream", full(event.into()).boxed_unsync())
+    } else {
+        typed("application/json", full(answer).boxed_unsync())
+    })
+}
+
+fn typed(content_type: &'static str, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static(content_type));
+    response
+}

@@ -1,0 +1,93 @@
+//! `serve` and `migrate`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use mcp_gateway_core::record::Secret;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::{ServeArgs, logs, print};
+use crate::config::{self, Config};
+use crate::wiring::{Server, StartOptions, raise_open_files};
+
+/// The variable of the owner's first token.
+const BOOTSTRAP_TOKEN: &str = "MCP_GATEWAY_BOOTSTRAP_TOKEN";
+
+pub(super) fn load(file: Option<&PathBuf>) -> anyhow::Result<Config> {
+    let environment = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    Ok(config::load(file.map(PathBuf::as_path), environment)?)
+}
+
+pub(super) fn run(file: Option<PathBuf>, args: &ServeArgs) -> anyhow::Result<ExitCode> {
+    let config = load(file.as_ref())?;
+    let open_files = raise_open_files();
+    if args.print_config {
+        print(&config.printed(open_files))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    logs::start(&config)?;
+    // The environment may hold the bootstrap token, the memory holds keys: children must not read either.
+    #[cfg(feature = "process")]
+    if let Err(error) = mcp_gateway_deploy::process::launcher::hide_process() {
+        tracing::warn!(%error, "this process cannot be hidden from others of its user");
+    }
+    let bootstrap_token = std::env::var(BOOTSTRAP_TOKEN).ok().filter(|token| !token.is_empty()).map(Secret::new);
+    let launcher = std::env::current_exe().context("this program's own path")?;
+    let options = StartOptions {
+        config_file: file,
+        bootstrap_token,
+        reopen_bootstrap: args.bootstrap,
+        open_files,
+        launcher: Some(launcher),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let signals = Signals::new()?;
+        let server = Server::start(config, options).await?;
+        print(server.banner())?;
+        let (stop, at_once) = signals.split();
+        server.run(stop, at_once).await;
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+pub(super) fn migrate(file: Option<PathBuf>) -> anyhow::Result<ExitCode> {
+    let config = load(file.as_ref())?;
+    logs::start(&config)?;
+    crate::wiring::migrate(&config)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    term: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self { term: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// The first, and the second.
+    fn split(mut self) -> (impl Future<Output = ()>, impl Future<Output = ()>) {
+        let (first, stopped) = tokio::sync::oneshot::channel::<()>();
+        let (second, cut) = tokio::sync::oneshot::channel::<()>();
+        tokio::spawn(async move {
+            for sender in [first, second] {
+                tokio::select! {
+                    _ = self.term.recv() => {}
+                    _ = self.interrupt.recv() => {}
+                }
+                // Whoever waited may have ended.
+                let _ = sender.send(());
+            }
+        });
+        let wait = |receiver: tokio::sync::oneshot::Receiver<()>| async move {
+            // A sender that is gone means that the runtime ends.
+            let _ = receiver.await;
+        };
+        (wait(stopped), wait(cut))
+    }
+}

@@ -1,0 +1,101 @@
+//! The gateway and its shim, from the configuration.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mcp_gateway_auth::api_key::{ApiKeyAuthenticator, LastUsed};
+use mcp_gateway_core::contract::{AuditSink, Clock, RateLimiter, Runtime};
+use mcp_gateway_core::gateway::{Built, Gateway, GatewayOptions, Parts};
+use mcp_gateway_core::layer::admit::AdmitLimits;
+use mcp_gateway_core::layer::audit::AuditOptions;
+use mcp_gateway_core::layer::authorize::KeyServers;
+use mcp_gateway_core::layer::peek::PeekOptions;
+use mcp_gateway_core::layer::session::SessionCodec;
+use mcp_gateway_core::record::Mount;
+use mcp_gateway_core::shim::{ForwardOptions, Shim};
+use mcp_gateway_core::snapshot::Snapshots;
+use mcp_gateway_core::wire;
+
+use crate::config::{Capacity, Config, ConfigError};
+
+/// What the data plane is made of, beside the configuration.
+pub(super) struct Ingredients {
+    pub(super) mount: Mount,
+    pub(super) capacity: Capacity,
+    pub(super) snapshots: Snapshots,
+    pub(super) last_used: Arc<LastUsed>,
+    pub(super) limiter: Arc<dyn RateLimiter>,
+    pub(super) sessions: Arc<dyn SessionCodec>,
+    pub(super) runtime: Option<Arc<dyn Runtime>>,
+    pub(super) sink: Arc<dyn AuditSink>,
+    pub(super) clock: Arc<dyn Clock>,
+}
+
+/// Puts shim and gateway together.
+pub(super) fn build(config: &Config, with: Ingredients) -> Result<Built, ConfigError> {
+    let Ingredients { mount, capacity, snapshots, last_used, limiter, sessions, runtime, sink, clock } = with;
+    let limits = &config.limits;
+    let shim = Shim::builder(Arc::clone(&sink))
+        .authorizer(Arc::new(KeyServers))
+        .limits(Arc::clone(&limiter), limits.rate.server.rate(), limits.rate.tool.rate())
+        .audit(AuditOptions {
+            on_full: config.audit.on_full,
+            bodies: config.audit.bodies,
+            body_limit: config.audit.body_limit,
+            redact: config.redacted_headers()?,
+            max_event: limits.event_bytes,
+            clock: Arc::clone(&clock),
+        })
+        .peek(PeekOptions {
+            message: wire::Limits {
+                max_bytes: usize::try_from(limits.body_bytes).unwrap_or(usize::MAX),
+                max_depth: limits.message_depth,
+                ..wire::Limits::default()
+            },
+            first_byte: Duration::from_secs(limits.body_first_byte_seconds),
+            chunk: Duration::from_secs(limits.body_chunk_seconds),
+            unknown_methods: config.policy.unknown_methods,
+        })
+        .forward(ForwardOptions {
+            egress: config.egress_policy(config.listen.port())?,
+            connect_timeout: Duration::from_secs(limits.connect_timeout_seconds),
+            head_timeout: Duration::from_secs(limits.call_max_duration_seconds),
+            stream_idle: Duration::from_secs(limits.stream_idle_seconds),
+            pool_idle_per_host: limits.pool_idle_per_host,
+            pool_idle: Duration::from_secs(limits.pool_idle_seconds),
+            clock: Arc::clone(&clock),
+        })
+        .build();
+
+    let keys = Arc::new(snapshots.clone());
+    let authenticator = ApiKeyAuthenticator::new(keys, Arc::clone(&clock)).with_last_used(last_used);
+    let mut parts = Parts::new(Arc::new(snapshots.clone()), vec![Arc::new(authenticator)], sessions, sink);
+    parts.authorizer = Arc::new(KeyServers);
+    parts.limiter = limiter;
+    parts.runtime = runtime;
+    parts.shim = Some(Arc::new(shim));
+    parts.clock = clock;
+    let options = GatewayOptions {
+        trusted_proxies: config.trusted_proxies.clone(),
+        allowed_hosts: config.allowed_hosts.clone(),
+        allowed_origins: config.allowed_origins.clone(),
+        loopback_origins: config.allow_loopback_origins,
+        loopback: config.is_loopback(),
+        limits: AdmitLimits {
+            body_bytes: limits.body_bytes,
+            header_count: limits.header_count,
+            header_bytes: limits.header_bytes,
+            calls: limits.calls,
+            streams: capacity.streams,
+        },
+        principal_rate: limits.rate.principal.rate(),
+        address_rate: limits.rate.address.rate(),
+        streams_per_principal: limits.streams_per_principal,
+        auth_failures_per_minute: limits.auth_failures_per_minute,
+        refusal_addresses: limits.refusal_addresses,
+    };
+    Ok(Gateway::builder(parts)
+        .options(options)
+        .known_resources(Arc::new(move |id| snapshots.load().routes.get(id).map(|route| route.resource.clone())))
+        .build(&mount))
+}

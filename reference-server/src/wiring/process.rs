@@ -1,0 +1,73 @@
+//! The runtime that runs servers as child processes.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use mcp_gateway_core::snapshot::Snapshots;
+use mcp_gateway_deploy::process::{ChildLimits, Launcher, ProcessOptions, ProcessRuntime, launcher};
+
+use super::{StartError, StartOptions};
+use crate::config::Config;
+
+/// The runtime, unless it is turned off.
+///
+/// Children run as this process's user: what one caller's server does, it can do to another's. So it refuses to start
+/// for several people, unless the operator says that every server is to be trusted.
+pub(super) fn runtime(
+    config: &Config,
+    options: &StartOptions,
+    snapshots: &Snapshots,
+) -> Result<Option<ProcessRuntime>, StartError> {
+    let settings = &config.runtime.process;
+    if !settings.enabled {
+        return Ok(None);
+    }
+    let subjects = snapshots.load().keys.values().map(|key| key.principal.subject.clone()).collect::<HashSet<_>>();
+    if subjects.len() > 1 && !settings.i_trust_all_servers {
+        anyhow::bail!(
+            "runtime.process: API keys of {} people exist, and child processes share one user with each other. Set \
+             runtime.process.i_trust_all_servers: true if every server is trusted, or runtime.process.enabled: false",
+            subjects.len()
+        );
+    }
+    let absolute = |path: &PathBuf| {
+        std::path::absolute(path).with_context(|| format!("{} cannot be made an absolute path", path.display()))
+    };
+    let mut process = ProcessOptions::new(config.data_dir.join("process"));
+    process.hidden.push(absolute(&config.data_dir)?);
+    let files = [options.config_file.as_ref(), config.tls.key.as_ref()];
+    for path in files.into_iter().flatten() {
+        process.hidden.push(absolute(path)?);
+    }
+    for path in &settings.writable {
+        process.writable.push(absolute(path)?);
+    }
+    process.pass_env.extend(settings.pass_env.iter().cloned());
+    process.install_scripts = settings.install_scripts;
+    process.user = settings.uid.zip(settings.gid);
+    process.default_memory = settings.memory_bytes;
+    process.open_files = settings.open_files;
+    process.log_lines = settings.log_lines;
+    let children = &config.limits.children;
+    process.children = ChildLimits {
+        per_principal: children.per_principal,
+        per_server: children.per_server,
+        total: children.total,
+        starts_per_minute: children.starts_per_minute,
+    };
+    if let Some(program) = options.launcher.clone().filter(|_| settings.sandbox) {
+        process.launcher = Some(Launcher { program, args: vec!["stdio".into(), "--sandbox".into()] });
+    }
+    let sandboxed = process.launcher.is_some() && launcher::is_enforced();
+    tracing::warn!(
+        sandboxed,
+        "servers run as child processes of this one: only for servers that you trust, and one operator"
+    );
+    if !sandboxed {
+        tracing::warn!("children are not kept from this server's files: the sandbox is off, or the kernel lacks Landlock");
+    }
+    let data_dir = process.data_dir.clone();
+    let runtime = ProcessRuntime::new(process).with_context(|| format!("runtime.process: {}", data_dir.display()))?;
+    Ok(Some(runtime))
+}

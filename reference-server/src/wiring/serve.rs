@@ -1,0 +1,353 @@
+//! A server from its start to its end.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use mcp_gateway_auth::api_key::{ApiKeys, LastUsed};
+use mcp_gateway_auth::bootstrap::{Bootstrap, BootstrapOptions};
+use mcp_gateway_core::catalog;
+use mcp_gateway_core::contract::{AuditSink, Authenticator, Clock, ResourceStore, Runtime, SystemClock};
+use mcp_gateway_core::memory::MemoryRateLimiter;
+use mcp_gateway_core::record::{FieldSealer, Mount, Resource, Resources, Secret, TenantId};
+use mcp_gateway_core::snapshot::{SnapshotOptions, Snapshots};
+use mcp_gateway_store::spool::SpoolDriver;
+use tokio_util::task::TaskTracker;
+
+use super::banner::Banner;
+use super::data_plane::{self, Ingredients};
+use super::sessions::SealedSessions;
+use super::tasks::{Background, Upkeep};
+use super::{router, storage};
+use crate::app::{App, DataPlaneLoad};
+use crate::config::{Capacity, Config};
+use crate::listen::{Dispatch, Drain, Listener, ListenerOptions, TlsFiles, TlsReloader};
+use crate::metrics::{MeteredSink, Metrics};
+
+/// Budgets that are kept at once, over all callers, servers and tools.
+const BUDGETS: usize = 100_000;
+/// How long what is left after the drain may take to end in peace.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How long the audit trail may take for what is left in the spool; the rest waits there for the next start.
+const FLUSH: Duration = Duration::from_secs(10);
+
+/// A server cannot start. The message names the setting or file and what to do.
+pub type StartError = anyhow::Error;
+
+/// How a server is started, beside its configuration.
+#[derive(Debug, Default)]
+pub struct StartOptions {
+    /// The file that the configuration was read from, which no child may read.
+    pub config_file: Option<PathBuf>,
+    /// The owner's first token (`MCP_GATEWAY_BOOTSTRAP_TOKEN`).
+    pub bootstrap_token: Option<Secret>,
+    /// Whether the owner's token is good for another day.
+    pub reopen_bootstrap: bool,
+    /// The limit of open files.
+    pub open_files: u64,
+    /// What a child is started through, when the sandbox is on: this program with `stdio --sandbox`.
+    pub launcher: Option<PathBuf>,
+}
+
+/// A server that runs.
+#[derive(Debug)]
+pub struct Server {
+    app: Arc<App>,
+    address: SocketAddr,
+    ops_address: Option<SocketAddr>,
+    banner: String,
+    drain: Drain,
+    accepting: TaskTracker,
+    tasks: Background,
+    upkeep: Upkeep,
+    spool: SpoolDriver,
+    #[cfg(feature = "process")]
+    process: Option<mcp_gateway_deploy::process::ProcessRuntime>,
+}
+
+impl Server {
+    /// Starts everything and returns when the first request can be answered.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start(config: Config, options: StartOptions) -> Result<Self, StartError> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let (started_at, started) = (clock.now(), clock.monotonic());
+        let listener = bind("listen", config.listen)?;
+        let ops_listener = config.ops_listen.map(|address| bind("ops_listen", address)).transpose()?;
+        let (address, ops_address) = (listener.address(), ops_listener.as_ref().map(Listener::address));
+        let config = config.listening_on(address);
+        let mount = config.mount()?;
+        let tls = tls(&config)?;
+        let capacity = config.capacity(options.open_files);
+        tracing::info!(
+            open_files = options.open_files,
+            streams = capacity.streams,
+            connections = capacity.connections,
+            "room that the limit of open files leaves"
+        );
+
+        let storage = storage::open(&config, &clock).await?;
+        let tasks = Background::default();
+        let typed = Typed { store: Arc::clone(&storage.resources), sealer: Arc::clone(&storage.sealer) };
+        super::catalog::follow(&config, &typed.of(), &mount, &tasks).await?;
+        let snapshots = follow(&config, &typed, &mount, &clock, &tasks).await?;
+        let last_used = Arc::new(LastUsed::new(typed.of()));
+        let keys = ApiKeys::new(typed.of(), Arc::clone(&last_used), Arc::clone(&clock));
+        let bootstrap = Bootstrap::open(typed.of(), Arc::clone(&clock), bootstrap_options(&config, &options)).await?;
+
+        let metrics = Arc::new(Metrics::new());
+        let sink: Arc<dyn AuditSink> = Arc::new(MeteredSink::new(storage.sink(), Arc::clone(&metrics)));
+        #[cfg(feature = "process")]
+        let process = super::process::runtime(&config, &options, &snapshots)?;
+        #[cfg(feature = "process")]
+        let runtime = process.clone().map(|runtime| Arc::new(runtime) as Arc<dyn Runtime>);
+        #[cfg(not(feature = "process"))]
+        let runtime: Option<Arc<dyn Runtime>> = None;
+        let limiter = MemoryRateLimiter::new(SystemClock, BUDGETS);
+        let built = data_plane::build(
+            &config,
+            Ingredients {
+                mount: mount.clone(),
+                capacity,
+                snapshots: snapshots.clone(),
+                last_used: Arc::clone(&last_used),
+                limiter: limiter.clone(),
+                sessions: Arc::new(SealedSessions { sealer: storage.sessions, clock: Arc::clone(&clock) }),
+                runtime: runtime.clone(),
+                sink: Arc::clone(&sink),
+                clock: Arc::clone(&clock),
+            },
+        )?;
+
+        let drain = Drain::default();
+        let starter_key = bootstrap.starter_key(&keys, config.is_loopback()).await?;
+        if let Some(created) = &starter_key {
+            // Whoever pastes it must not be faster than the feed.
+            snapshots.wait_for(created.revision).await;
+        }
+        let banner = banner(&mount, &snapshots, &bootstrap, starter_key.as_ref());
+        let upkeep = Upkeep {
+            strangers: built.strangers,
+            last_used: Arc::clone(&last_used),
+            ring: storage.ring,
+            audit_store: Arc::clone(&storage.audit_store),
+            sink: Arc::clone(&sink),
+            clock: Arc::clone(&clock),
+            retention_days: config.audit.retention_days,
+        };
+        upkeep.spawn(&tasks);
+        let spool = storage.spool;
+        let app = Arc::new(App {
+            mount: mount.clone(),
+            resources: storage.resources,
+            sealer: storage.sealer,
+            audit_store: storage.audit_store,
+            audit_sink: sink,
+            snapshots: snapshots.clone(),
+            runtime,
+            keys,
+            last_used,
+            admin_authenticators: admin_authenticators(&snapshots, &bootstrap, &clock),
+            limiter,
+            spool_stats: Some(Arc::new(move || spool.stats())),
+            load: DataPlaneLoad { calls: built.calls, streams: built.streams },
+            metrics,
+            clock,
+            started_at,
+            started,
+            draining: drain.begun.clone(),
+            config: Arc::new(config),
+        });
+
+        let accepting = TaskTracker::new();
+        let dispatch = Dispatch::new(mount.path(), built.gateway, router::public(&app), drain.clone());
+        let listening = listener_options(&app.config, capacity);
+        if let Some(tls) = &tls {
+            tasks.spawn(tls.clone().follow());
+        }
+        accepting.spawn(listener.serve(dispatch, listening.clone(), tls));
+        if let Some(listener) = ops_listener {
+            let dispatch = Dispatch::without_gateway(router::operations(&app), drain.clone());
+            accepting.spawn(listener.serve(dispatch, listening, None));
+        }
+        let took = started.elapsed();
+        tracing::info!(%address, url = mount.origin(), took_ms = took.as_millis(), "ready");
+        Ok(Self {
+            app,
+            address,
+            ops_address,
+            banner,
+            drain,
+            accepting,
+            tasks,
+            upkeep,
+            spool: storage.spool_driver,
+            #[cfg(feature = "process")]
+            process,
+        })
+    }
+
+    /// What the parts share.
+    #[must_use]
+    pub fn app(&self) -> &Arc<App> {
+        &self.app
+    }
+
+    /// Where the public listener is.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where probes and scrapers go, when that is elsewhere.
+    #[must_use]
+    pub fn ops_address(&self) -> Option<SocketAddr> {
+        self.ops_address
+    }
+
+    /// For standard output: URLs, and on the first start a key. Holds a secret then.
+    #[must_use]
+    pub fn banner(&self) -> &str {
+        &self.banner
+    }
+
+    /// Serves until `stop` is ready, then ends in order: nothing new, calls, streams, children, audit trail.
+    ///
+    /// When `at_once` is ready, what is under way is cut; the audit trail is written in any case.
+    pub async fn run(self, stop: impl Future<Output = ()>, at_once: impl Future<Output = ()>) {
+        stop.await;
+        tracing::info!(seconds = self.app.config.drain_seconds, "draining");
+        let Drain { begun, streams, cut, connections } = self.drain;
+        begun.cancel();
+        self.accepting.close();
+        self.accepting.wait().await;
+        connections.close();
+        let in_peace = async {
+            let deadline = tokio::time::Instant::now() + self.app.config.drain();
+            let calls = calls_ended(&self.app, &connections);
+            if tokio::time::timeout_at(deadline, calls).await.is_err() {
+                tracing::warn!(calls = self.app.load.calls.current(), "calls are cut: drain_seconds are over");
+            }
+            streams.cancel();
+            let _ = tokio::time::timeout(LAST_WORDS, connections.wait()).await;
+        };
+        tokio::select! {
+            () = in_peace => {}
+            () = at_once => tracing::warn!("ending at once"),
+        }
+        streams.cancel();
+        cut.cancel();
+        connections.wait().await;
+        #[cfg(feature = "process")]
+        if let Some(process) = &self.process {
+            process.shutdown().await;
+        }
+        drop(self.tasks);
+        if tokio::time::timeout(FLUSH, self.upkeep.finish()).await.is_err() {
+            tracing::warn!("the audit store does not take events; they stay in the spool for the next start");
+        }
+        drop(self.upkeep);
+        drop(self.app);
+        if tokio::time::timeout(FLUSH, self.spool.close()).await.is_err() {
+            tracing::warn!("the audit spool did not close in time");
+        }
+        tracing::info!("stopped");
+    }
+}
+
+
+/// Waits until no call is under way; streams that wait for events do not count.
+async fn calls_ended(app: &App, connections: &TaskTracker) {
+    let mut quiet = 0;
+    // Twice, because a request that has just been read is not counted yet.
+    while quiet < 2 && !connections.is_empty() {
+        quiet = if app.load.calls.current() == 0 { quiet + 1 } else { 0 };
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+}
+
+fn bind(setting: &str, address: SocketAddr) -> Result<Listener, StartError> {
+    Listener::bind(address).with_context(|| format!("{setting}: {address} cannot be bound; is another server there?"))
+}
+
+fn tls(config: &Config) -> Result<Option<TlsReloader>, StartError> {
+    let (Some(cert), Some(key)) = (config.tls.cert.clone(), config.tls.key.clone()) else { return Ok(None) };
+    Ok(Some(TlsReloader::load(TlsFiles { cert, key, client_ca: config.tls.client_ca.clone() })?))
+}
+
+fn listener_options(config: &Config, capacity: Capacity) -> ListenerOptions {
+    ListenerOptions {
+        connections: capacity.connections,
+        head_timeout: Duration::from_secs(config.limits.head_timeout_seconds),
+        keep_alive: Duration::from_secs(config.limits.keep_alive_seconds),
+        header_count: config.limits.header_count,
+        header_bytes: config.limits.header_bytes,
+        streams_per_connection: config.limits.streams_per_connection,
+    }
+}
+
+/// Typed access to the records of the one tenant.
+struct Typed {
+    store: Arc<dyn ResourceStore>,
+    sealer: Arc<dyn FieldSealer>,
+}
+
+impl Typed {
+    fn of<T: Resource>(&self) -> Resources<T> {
+        Resources::new(Arc::clone(&self.store), Arc::clone(&self.sealer), TenantId::default())
+    }
+}
+
+async fn follow(
+    config: &Config,
+    typed: &Typed,
+    mount: &Mount,
+    clock: &Arc<dyn Clock>,
+    tasks: &Background,
+) -> Result<Snapshots, StartError> {
+    let compiled_for = mount.clone();
+    let compile = Arc::new(move |entry: &_| catalog::compile(entry, &compiled_for));
+    let mut options = SnapshotOptions::new(Arc::clone(&typed.sealer), compile);
+    options.clock = Arc::clone(clock);
+    options.max_staleness = Duration::from_secs(config.auth.max_staleness_seconds);
+    let (snapshots, driver) = Snapshots::follow(Arc::clone(&typed.store), options).await?;
+    tasks.spawn(driver);
+    Ok(snapshots)
+}
+
+fn bootstrap_options(config: &Config, options: &StartOptions) -> BootstrapOptions {
+    match &options.bootstrap_token {
+        Some(token) => BootstrapOptions::supplied(token.clone()),
+        None => BootstrapOptions::generated(config.data_dir.join("bootstrap-token")),
+    }
+    .reopened(options.reopen_bootstrap)
+}
+
+fn admin_authenticators(
+    snapshots: &Snapshots,
+    bootstrap: &Bootstrap,
+    clock: &Arc<dyn Clock>,
+) -> Vec<Arc<dyn Authenticator>> {
+    let keys = mcp_gateway_auth::api_key::ApiKeyAuthenticator::new(Arc::new(snapshots.clone()), Arc::clone(clock));
+    let mut chain: Vec<Arc<dyn Authenticator>> = vec![Arc::new(keys)];
+    if let Some(token) = bootstrap.authenticator() {
+        chain.push(Arc::new(token));
+    }
+    chain
+}
+
+fn banner(
+    mount: &Mount,
+    snapshots: &Snapshots,
+    bootstrap: &Bootstrap,
+    starter_key: Option<&mcp_gateway_auth::api_key::CreatedKey>,
+) -> String {
+    let mut servers: Vec<String> = snapshots.load().routes.keys().map(ToString::to_string).collect();
+    servers.sort_unstable();
+    let bootstrap_token = bootstrap.generated().map(|(path, _)| path);
+    Banner { mount, servers: &servers, starter_key, bootstrap_token }.text()
+}

@@ -1,0 +1,106 @@
+//! What happens now and then, and once more before the end.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use mcp_gateway_auth::api_key::LastUsed;
+use mcp_gateway_core::contract::{AuditSink, AuditStore, Clock};
+use mcp_gateway_core::layer::refusals::Strangers;
+use mcp_gateway_core::seal::SessionKeyRing;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// Tasks that end with their owner.
+#[derive(Debug)]
+pub(super) struct Background {
+    end: CancellationToken,
+    _guard: DropGuard,
+}
+
+impl Default for Background {
+    fn default() -> Self {
+        let end = CancellationToken::new();
+        Self { _guard: end.clone().drop_guard(), end }
+    }
+}
+
+impl Background {
+    /// Starts one.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        tokio::spawn(self.end.clone().run_until_cancelled_owned(task));
+    }
+}
+
+/// How often counted refusals go to the trail.
+const STRANGERS: Duration = Duration::from_secs(60);
+/// How often old events are removed, and keys looked at for their age.
+const HOUSEKEEPING: Duration = Duration::from_secs(3_600);
+
+/// Parts that have to be looked after.
+#[derive(Clone)]
+pub(super) struct Upkeep {
+    pub(super) strangers: Arc<Strangers>,
+    pub(super) last_used: Arc<LastUsed>,
+    pub(super) ring: Arc<SessionKeyRing>,
+    pub(super) audit_store: Arc<dyn AuditStore>,
+    pub(super) sink: Arc<dyn AuditSink>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) retention_days: u64,
+}
+
+impl Upkeep {
+    /// Starts it.
+    pub(super) fn spawn(&self, tasks: &Background) {
+        let upkeep = self.clone();
+        tasks.spawn(async move { upkeep.last_used.run().await });
+        let upkeep = self.clone();
+        tasks.spawn(async move {
+            loop {
+                tokio::time::sleep(STRANGERS).await;
+                upkeep.strangers.flush(&*upkeep.sink, upkeep.clock.now()).await;
+            }
+        });
+        let upkeep = self.clone();
+        tasks.spawn(async move {
+            loop {
+                upkeep.keep_house().await;
+                tokio::time::sleep(HOUSEKEEPING).await;
+            }
+        });
+    }
+
+    async fn keep_house(&self) {
+        if let Err(error) = self.ring.rotate_if_due().await {
+            tracing::warn!(%error, "the session keys cannot be renewed");
+        }
+        if self.retention_days == 0 {
+            return;
+        }
+        let hours = i64::try_from(self.retention_days.saturating_mul(24)).unwrap_or(i64::MAX / 3_600);
+        let Ok(before) = self.clock.now().checked_sub(SignedDuration::from_secs(hours.saturating_mul(3_600))) else {
+            // Longer than there has been time.
+            return;
+        };
+        match self.audit_store.prune(before).await {
+            Ok(0) => {}
+            Ok(events) => tracing::info!(events, "events older than audit.retention_days are removed"),
+            Err(error) => tracing::warn!(%error, "old events cannot be removed from the audit trail"),
+        }
+    }
+
+    /// Writes what is still in memory.
+    pub(super) async fn finish(&self) {
+        self.strangers.flush(&*self.sink, self.clock.now()).await;
+        if let Err(error) = self.last_used.flush().await {
+            tracing::warn!(%error, "when API keys were used last cannot be written");
+        }
+        self.sink.flush().await;
+    }
+}
+
+impl std::fmt::Debug for Upkeep {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Upkeep").field("retention_days", &self.retention_days).finish_non_exhaustive()
+    }
+}
