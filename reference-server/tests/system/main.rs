@@ -3,6 +3,8 @@
 //! Here is what a protocol conformance suite cannot see: what reached the far side, when it was told that the caller
 //! hung up, whose session it was, and what the audit trail says afterwards.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests, which print what they measure")]
+
 mod answers;
 mod audit;
 mod bytes;
