@@ -1,0 +1,19 @@
+//! The built gateway as its clients and servers see it: one process in front of real upstreams, over real sockets.
+//!
+//! Here is what a protocol conformance suite cannot see: what reached the far side, when it was told that the caller
+//! hung up, whose session it was, and what the audit trail says afterwards.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests, which print what they measure")]
+
+mod answers;
+mod audit;
+mod bytes;
+mod disconnect;
+mod headers;
+mod keys;
+mod limits;
+mod resumption;
+mod sessions;
+mod streaming;
+mod strict;
+mod support;

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Runs the conformance suite against the fixture server as a child of the gateway, behind the stdio bridge. What a
+# server on stdin and stdout cannot show is in stdio-exceptions.txt, with the reason.
+set -euo pipefail
+
+if (($# < 2)); then
+    echo "usage: stdio.sh GATEWAY_BINARY FIXTURE_BINARY [run.sh options]" >&2
+    exit 2
+fi
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+. "$here/gateway.sh"
+gateway=$1 fixture=$(realpath "$2")
+shift 2
+
+start_gateway "$gateway" <<ENTRY
+entryKey: fixture
+name: Fixture
+runtime: command
+serverUserType: multiUser
+command: $fixture
+args: [stdio]
+ENTRY
+"$here/run.sh" "http://localhost:$gateway_port/mcp-connect/fixture" "$gateway_key" \
+    --expect 28 30 45 --allow-failures "$here/stdio-exceptions.txt" "$@"
