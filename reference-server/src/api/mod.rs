@@ -1,10 +1,105 @@
-//! The admin API.
+//! The admin API, `/api/v1`.
+//!
+//! JSON in and out, described by the OpenAPI document at `/api/v1/openapi.json`. Every error is a problem document
+//! (RFC 9457), lists are paged by opaque cursors, and what can change carries an `ETag` (RFC 9110 §8.8.3).
+//!
+//! [`OPERATIONS`] is the one table of what there is: method, path, the rights that it needs, and the action under which
+//! it is in the audit trail. The router is made from it, so nothing can be reached that is not in it.
+//!
+//! Callers authenticate by a bearer; there are no cookies, so no other site can make a browser act for somebody. A
+//! request of a foreign `Origin` is refused all the same.
+
+mod answer;
+mod audit;
+mod document;
+mod entries;
+mod extract;
+mod guard;
+mod keys;
+mod logs;
+mod operation;
+mod servers;
 
 use std::sync::Arc;
 
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, FromRef, Request};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::Response;
+use http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
+use http::{HeaderValue, StatusCode};
+use mcp_gateway_core::context::McpContext;
+use mcp_gateway_core::contract::Resource;
+use mcp_gateway_core::layer::authenticate::{AuthenticateLayer, Rendering};
+use mcp_gateway_core::layer::context::ContextLayer;
+use mcp_gateway_core::layer::cors::CorsLayer;
+use mcp_gateway_core::refusal::Refusal;
+use tokio::sync::Semaphore;
+
+pub use self::operation::{Access, OPERATIONS, Operation, Recorded};
+
+use self::answer::Problem;
 use crate::app::App;
 
-/// The routes of the admin API, with its own authentication.
-pub fn router(_app: Arc<App>) -> axum::Router {
-    axum::Router::new()
+/// Bytes of a request's body.
+pub const BODY_LIMIT: usize = 64 << 10;
+
+/// What the handlers share.
+#[derive(Clone)]
+struct Shared {
+    app: Arc<App>,
+    log_streams: Arc<Semaphore>,
 }
+
+impl FromRef<Shared> for Arc<App> {
+    fn from_ref(shared: &Shared) -> Self {
+        Arc::clone(&shared.app)
+    }
+}
+
+/// The routes of the admin API, with its own authentication. Everything under `/api` is answered.
+pub fn router(app: Arc<App>) -> Router {
+    let shared = Shared { app: Arc::clone(&app), log_streams: Arc::new(Semaphore::new(logs::STREAMS)) };
+    let mut routes = Router::new();
+    for operation in OPERATIONS {
+        let guarded = from_fn_with_state(guard::Guard { app: Arc::clone(&app), operation }, guard::guard);
+        routes = routes.route(operation.path, (operation.handler)().layer(guarded));
+    }
+    let resource = Resource { url: format!("{}/api/v1", app.mount.origin()).into(), metadata: None, server: None };
+    let authenticate = AuthenticateLayer::new(resource, app.admin_authenticators.clone())
+        .render_as(Rendering::Problem)
+        .limit_failures(Arc::clone(&app.limiter), app.config.limits.auth_failures_per_minute);
+    let loopback = app.config.listen.ip().is_loopback();
+    let context = ContextLayer::with(Arc::clone(&app.clock), app.config.trusted_proxies.clone());
+    routes
+        .route("/api", axum::routing::any(absent))
+        .route("/api/", axum::routing::any(absent))
+        .route("/api/{*rest}", axum::routing::any(absent))
+        .method_not_allowed_fallback(async || {
+            Problem::from(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "The method is not one of this path's."))
+        })
+        .with_state(shared)
+        // Each layer wraps those above it: the context is begun first.
+        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .layer(authenticate)
+        .layer(CorsLayer::same_origin_only(&app.mount, loopback))
+        .layer(from_fn(finish))
+        .layer(context)
+}
+
+async fn absent() -> Problem {
+    Refusal::new(StatusCode::NOT_FOUND, "There is no such path. GET /api/v1 lists what there is.").into()
+}
+
+/// Makes every error a problem document, whoever made it, and keeps answers out of caches.
+async fn finish(request: Request, next: Next) -> Response {
+    let cx = McpContext::of(request.extensions()).cloned();
+    let response = next.run(request).await;
+    let mut response = answer::as_problem(response, cx.as_ref());
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,8 @@ use crate::config::{Config, LogFormat};
 
 /// Starts it. Text of callers and servers is escaped by whoever logs it; JSON lines cannot be forged anyway.
 pub(super) fn start(config: &Config) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&config.log.filter).context("log.filter: use a level such as info, or target=level")?;
+    let filter =
+        EnvFilter::try_new(&config.log.filter).context("log.filter: use a level such as info, or target=level")?;
     let text = match config.log.format {
         LogFormat::Text => true,
         LogFormat::Json => false,

@@ -15,7 +15,8 @@ use crate::wiring::{Server, StartOptions, raise_open_files};
 const BOOTSTRAP_TOKEN: &str = "MCP_GATEWAY_BOOTSTRAP_TOKEN";
 
 pub(super) fn load(file: Option<&PathBuf>) -> anyhow::Result<Config> {
-    let environment = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let environment =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     Ok(config::load(file.map(PathBuf::as_path), environment)?)
 }
 

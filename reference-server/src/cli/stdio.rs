@@ -85,7 +85,11 @@ mod bridge {
         let dispatch = Dispatch::without_gateway(router, drain.clone());
         print(&format!("http://{address}/mcp\n"))?;
         let serving = tokio::spawn(listener.serve(dispatch, ListenerOptions::default(), None));
-        tokio::signal::ctrl_c().await?;
+        let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        tokio::select! {
+            _ = term.recv() => {}
+            interrupted = tokio::signal::ctrl_c() => interrupted?,
+        }
         drain.begun.cancel();
         serving.await?;
         bridge.shutdown();

@@ -145,7 +145,8 @@ impl Config {
     /// When an entry of the lists is neither address, network nor name.
     pub fn egress_policy(&self, port: u16) -> Result<EgressPolicy, ConfigError> {
         let mut rules: Vec<AllowRule> = Vec::new();
-        for (name, list) in [("egress.allow", &self.egress.allow), ("egress.upstream.allow", &self.egress.upstream.allow)]
+        for (name, list) in
+            [("egress.allow", &self.egress.allow), ("egress.upstream.allow", &self.egress.upstream.allow)]
         {
             for (index, text) in list.iter().enumerate() {
                 rules.push(text.parse().map_err(|error| ConfigError::value(format!("{name}[{index}]"), error))?);
@@ -181,13 +182,14 @@ impl Config {
     /// `limits.streams` and `limits.connections`, from the limit of open files where they are not set.
     ///
     /// A stream holds two descriptors, the client's and the server's; calls, pools, databases and children need some
-    /// too. A quarter is left to them.
+    /// too: 1,000, or a quarter where that is less.
     #[must_use]
     pub fn capacity(&self, open_files: u64) -> Capacity {
-        let room = usize::try_from(open_files / 4 * 3).unwrap_or(usize::MAX);
-        let streams = self.limits.streams.unwrap_or((room / 2).clamp(16, 100_000));
-        // Every stream and every call on a connection of its own, and as many idle ones.
-        let connections = self.limits.connections.unwrap_or(room.clamp(64, 200_000));
+        let open_files = usize::try_from(open_files).unwrap_or(usize::MAX);
+        let reserve = (open_files / 4).min(1_000);
+        let streams = self.limits.streams.unwrap_or(((open_files - reserve) / 2).clamp(16, 100_000));
+        // Every stream on a connection of its own, and half of the reserve for calls.
+        let connections = self.limits.connections.unwrap_or(streams.saturating_add(reserve / 2).max(64));
         Capacity { streams, connections }
     }
 

@@ -68,7 +68,10 @@ pub(super) fn keys() -> Vec<Key> {
 ///
 /// # Errors
 /// [`ConfigError`] at the first thing that is wrong.
-pub fn load(file: Option<&Path>, environment: impl IntoIterator<Item = (String, String)>) -> Result<Config, ConfigError> {
+pub fn load(
+    file: Option<&Path>,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<Config, ConfigError> {
     let keys = keys();
     let mut tree = match file {
         Some(path) => read(path)?,
@@ -77,6 +80,7 @@ pub fn load(file: Option<&Path>, environment: impl IntoIterator<Item = (String, 
     if let Some(path) = file {
         check_keys(&tree, "", &path.display().to_string(), &keys)?;
     }
+    drop_empty(&mut tree);
     let mut variables: Vec<_> = environment.into_iter().filter(|(name, _)| name.starts_with(PREFIX)).collect();
     variables.sort_unstable();
     for (name, text) in variables {
@@ -105,8 +109,7 @@ fn place_of(path: &str, keys: &[Key]) -> String {
 }
 
 fn read(path: &Path) -> Result<Map<String, Value>, ConfigError> {
-    let text =
-        std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
     let syntax = |problem: String| ConfigError::Syntax { path: path.to_owned(), problem };
     match serde_yaml_ng::from_str::<Value>(&text).map_err(|error| syntax(error.to_string()))? {
         Value::Null => Ok(Map::new()),
@@ -138,6 +141,16 @@ fn check_keys(tree: &Map<String, Value>, prefix: &str, file: &str, keys: &[Key])
         }
     }
     Ok(())
+}
+
+/// A key or section without a value is one that is not there.
+fn drop_empty(tree: &mut Map<String, Value>) {
+    tree.retain(|_, value| !value.is_null());
+    for value in tree.values_mut() {
+        if let Value::Object(inner) = value {
+            drop_empty(inner);
+        }
+    }
 }
 
 fn set(tree: &mut Map<String, Value>, path: &str, value: Value) {

@@ -1,0 +1,183 @@
+//! What operators may write, and what they are told when it is wrong.
+
+use std::io::Write as _;
+
+use super::*;
+
+fn read(yaml: &str, variables: &[(&str, &str)]) -> Result<Config, String> {
+    let mut file = tempfile::Builder::new().prefix("gateway").suffix(".yaml").tempfile().unwrap();
+    file.write_all(yaml.as_bytes()).unwrap();
+    let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    load(Some(file.path()), variables).map_err(|error| error.to_string())
+}
+
+#[test]
+fn nothing_written_means_the_defaults() {
+    assert_eq!(load(None, []).unwrap(), Config::default());
+    assert_eq!(read("", &[]).unwrap(), Config::default());
+    assert_eq!(read("# nothing\nlimits:\n", &[]).unwrap(), Config::default());
+    assert_eq!(read("{listen: , limits: {rate: {tool: }}}", &[]).unwrap(), Config::default());
+}
+
+#[test]
+fn an_unknown_key_names_its_path_and_the_nearest() {
+    for (yaml, path, nearest) in [
+        ("lisen: 127.0.0.1:1", "lisen", "listen"),
+        ("limits: {body_byte: 1}", "limits.body_byte", "limits.body_bytes"),
+        ("limits: {rate: {tools: {limit: 1}}}", "limits.rate.tools", "limits.rate.tool"),
+        ("body_bytes: 1", "body_bytes", "limits.body_bytes"),
+    ] {
+        let error = read(yaml, &[]).unwrap_err();
+        assert!(error.contains(&format!(": {path}:")) && error.contains(&format!("did you mean {nearest}")), "{error}");
+    }
+    assert!(!read("zzzzzzzzzzz: 1", &[]).unwrap_err().contains("did you mean"));
+    let error = load(None, [("MCP_GATEWAY__LISTN".to_owned(), "x".to_owned())]).unwrap_err().to_string();
+    assert!(error.starts_with("MCP_GATEWAY__LISTN") && error.contains("MCP_GATEWAY__LISTEN?"), "{error}");
+}
+
+#[test]
+fn a_wrong_value_names_its_path() {
+    for (yaml, place) in [
+        ("limits: {body_bytes: many}", "limits.body_bytes"),
+        ("limits: {body_bytes: 0}", "limits.body_bytes"),
+        ("limits: {body_bytes: -1}", "limits.body_bytes"),
+        ("limits: {message_depth: 128}", "limits.message_depth"),
+        ("limits: 3", "limits"),
+        ("listen: here", "listen"),
+        ("trusted_proxies: [10.0.0.0/33]", "trusted_proxies[0]"),
+        ("egress: {allow: [10.0.0.0/8, a b]}", "egress.allow[1]"),
+        ("egress: {upstream: {allow: ['-']}}", "egress.upstream.allow[0]"),
+        ("audit: {durability: never}", "audit.durability"),
+        ("audit: {redact_headers: ['a b']}", "audit.redact_headers[0]"),
+        ("tls: {cert: x}", "tls"),
+        ("tls: {client_ca: x}", "tls.client_ca"),
+        ("public_url: https://gateway.example/path", "public_url"),
+        ("database: mysql://x", "database"),
+        ("runtime: {process: {uid: 1}}", "runtime.process"),
+    ] {
+        let error = read(yaml, &[]).unwrap_err();
+        assert!(error.contains(place), "{yaml}: {error}");
+    }
+    assert!(read("- a", &[]).unwrap_err().contains("mapping"));
+    assert!(read("a: [", &[]).unwrap_err().contains("line"));
+    let error = read("", &[("MCP_GATEWAY__LIMITS__CALLS", "x")]).unwrap_err();
+    assert!(error.starts_with("MCP_GATEWAY__LIMITS__CALLS"), "{error}");
+}
+
+#[test]
+fn variables_win_over_the_file() {
+    let config = read(
+        "listen: 127.0.0.1:1\nlimits: {calls: 5, streams: 7}\nallowed_hosts: [a]",
+        &[
+            ("MCP_GATEWAY__LISTEN", "127.0.0.1:2"),
+            ("MCP_GATEWAY__LIMITS__CALLS", "6"),
+            ("MCP_GATEWAY__LIMITS__RATE__TOOL__LIMIT", "9"),
+            ("MCP_GATEWAY__ALLOWED_HOSTS", "b, c,"),
+            ("MCP_GATEWAY__RUNTIME__PROCESS__SANDBOX", "false"),
+            ("MCP_GATEWAY__AUDIT__ON_FULL", "count"),
+            ("MCP_GATEWAY__PUBLIC_URL", ""),
+            ("MCP_GATEWAY_BOOTSTRAP_TOKEN", "not a setting"),
+        ],
+    )
+    .unwrap();
+    assert_eq!(config.listen.port(), 2);
+    assert_eq!((config.limits.calls, config.limits.streams), (6, Some(7)));
+    assert_eq!(config.limits.rate.tool.rate().unwrap().limit, 9);
+    assert_eq!(config.allowed_hosts, ["b", "c"]);
+    assert!(!config.runtime.process.sandbox);
+    assert_eq!(config.audit.on_full, mcp_gateway_core::layer::audit::OnFull::Count);
+    assert_eq!(config.public_url, None);
+}
+
+#[test]
+fn every_key_has_a_variable_that_sets_it() {
+    for key in reference() {
+        assert!(!key.doc.is_empty(), "{} has no documentation", key.path);
+        let text = match (&key.default, key.shape) {
+            (serde_json::Value::Null, Shape::Number) => "7".to_owned(),
+            (serde_json::Value::Null, _) => continue,
+            (serde_json::Value::String(text), _) => text.clone(),
+            (serde_json::Value::Array(items), _) => {
+                items.iter().filter_map(|item| item.as_str()).collect::<Vec<_>>().join(",")
+            }
+            (value, _) => value.to_string(),
+        };
+        let other = if key.path.ends_with("uid") { "GID" } else { "UID" };
+        let mut variables = vec![(key.variable(), text)];
+        if key.path.ends_with("id") {
+            variables.push((format!("MCP_GATEWAY__RUNTIME__PROCESS__{other}"), "7".to_owned()));
+        }
+        let loaded = load(None, variables).unwrap_or_else(|error| panic!("{}: {error}", key.path));
+        if !key.default.is_null() {
+            assert_eq!(loaded, Config::default(), "{}", key.path);
+        }
+    }
+}
+
+#[test]
+fn keys_do_not_cross_a_network_in_the_clear_by_mistake() {
+    for (yaml, fine) in [
+        ("listen: 0.0.0.0:8080", false),
+        ("listen: '[::]:8080'", false),
+        ("listen: 10.0.0.1:8080", false),
+        ("{listen: 0.0.0.0:8080, public_url: http://gateway.example}", false),
+        ("{listen: 0.0.0.0:8080, public_url: https://gateway.example}", true),
+        ("{listen: 0.0.0.0:8080, insecure_http: true}", true),
+        ("{listen: 0.0.0.0:8443, tls: {cert: c, key: k}}", true),
+        ("listen: 127.0.0.2:8080", true),
+        ("listen: '[::1]:8080'", true),
+        ("listen: '[::ffff:127.0.0.1]:8080'", true),
+    ] {
+        let outcome = read(yaml, &[]);
+        assert_eq!(outcome.is_ok(), fine, "{yaml}: {outcome:?}");
+        if let Err(error) = outcome {
+            assert!(error.contains("insecure_http: true"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn printing_hides_secrets_and_shows_what_is_derived() {
+    let mut config = Config::default();
+    config.otel.endpoint = Some("https://user:hunter2@collector.example:4318/v1/traces".to_owned());
+    let printed = config.printed(20_000);
+    assert!(!printed.contains("hunter2") && !printed.contains("user"), "{printed}");
+    assert!(printed.contains("https://(..)@collector.example:4318/v1/traces"), "{printed}");
+    assert!(printed.contains("public_url: http://127.0.0.1:8080"), "{printed}");
+    assert!(printed.contains("streams: 9500"), "{printed}");
+    let again = read(&printed, &[]);
+    assert!(again.is_ok() || cfg!(not(feature = "otel")), "what is printed can be read: {again:?}");
+}
+
+#[test]
+fn streams_follow_the_limit_of_open_files() {
+    let config = Config::default();
+    for (open_files, streams) in [(20_000, 9_500), (1_024, 384), (0, 16), (u64::MAX, 100_000)] {
+        assert_eq!(config.capacity(open_files).streams, streams);
+        assert!(config.capacity(open_files).connections > streams);
+    }
+}
+
+#[test]
+fn the_url_names_an_address_that_clients_can_call() {
+    let url = |yaml: &str| read(yaml, &[]).unwrap().mount().unwrap().origin().to_owned();
+    assert_eq!(url(""), "http://127.0.0.1:8080");
+    assert_eq!(url("{listen: 0.0.0.0:1, insecure_http: true}"), "http://127.0.0.1:1");
+    assert_eq!(url("{listen: 0.0.0.0:1, tls: {cert: c, key: k}}"), "https://127.0.0.1:1");
+    assert_eq!(url("public_url: https://Gateway.example:443/"), "https://gateway.example");
+}
+
+/// `docs/reference/configuration.md` lists exactly these keys and defaults. `UPDATE_REFERENCE=1` writes it.
+#[test]
+fn the_reference_is_what_the_code_says() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/configuration.md");
+    let written = std::fs::read_to_string(path).unwrap_or_default();
+    let (begin, end) = ("<!-- keys: made from the code -->\n\n", "\n<!-- end of keys -->");
+    let (head, rest) = written.split_once(begin).expect("the mark where the table begins");
+    let (table, tail) = rest.split_once(end).expect("the mark where the table ends");
+    if std::env::var_os("UPDATE_REFERENCE").is_some() {
+        std::fs::write(path, format!("{head}{begin}{}{end}{tail}", reference_table())).unwrap();
+        return;
+    }
+    assert_eq!(table, reference_table(), "run this test once with UPDATE_REFERENCE=1");
+}

@@ -17,5 +17,5 @@ mod storage;
 mod tasks;
 
 pub use self::limits::raise_open_files;
-pub use self::storage::{import_audit, migrate};
 pub use self::serve::{Server, StartError, StartOptions};
+pub use self::storage::{import_audit, migrate};

@@ -65,7 +65,9 @@ pub(super) fn runtime(
         "servers run as child processes of this one: only for servers that you trust, and one operator"
     );
     if !sandboxed {
-        tracing::warn!("children are not kept from this server's files: the sandbox is off, or the kernel lacks Landlock");
+        tracing::warn!(
+            "children are not kept from this server's files: the sandbox is off, or the kernel lacks Landlock"
+        );
     }
     let data_dir = process.data_dir.clone();
     let runtime = ProcessRuntime::new(process).with_context(|| format!("runtime.process: {}", data_dir.display()))?;

@@ -87,8 +87,10 @@ async fn protected_resource(State(app): State<Arc<App>>, Path(id): Path<String>)
         "scopes_supported": [Scope::Mcp],
     });
     // Public, and read by clients in browsers.
-    let headers =
-        [(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*")), (CACHE_CONTROL, HeaderValue::from_static("max-age=300"))];
+    let headers = [
+        (ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*")),
+        (CACHE_CONTROL, HeaderValue::from_static("max-age=300")),
+    ];
     (headers, Json(document)).into_response()
 }
 

@@ -259,7 +259,6 @@ impl Server {
     }
 }
 
-
 /// Waits until no call is under way; streams that wait for events do not count.
 async fn calls_ended(app: &App, connections: &TaskTracker) {
     let mut quiet = 0;

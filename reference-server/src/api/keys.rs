@@ -1,0 +1,210 @@
+//! `/api/v1/api-keys`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
+use http::header::{ETAG, LOCATION};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use jiff::Timestamp;
+use mcp_gateway_auth::api_key::{KeyInfo, NewKey};
+use mcp_gateway_core::contract::Revision;
+use mcp_gateway_core::layer::authenticate::Caller;
+use mcp_gateway_core::record::{ApiKey, Scope, Subject};
+use mcp_gateway_core::refusal::Refusal;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::answer::{Page, Problem, ProblemDetails, cursor_of, demand, plain, tag, tagged};
+use super::extract::{Document, Nothing, PageParameters, Parameters};
+use super::guard::Target;
+use super::servers::SubjectView;
+use crate::app::App;
+
+/// How long an answer waits until this process has applied what it wrote.
+const APPLY: Duration = Duration::from_secs(5);
+
+/// A key that is to be made.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({ "name": "laptop", "servers": ["*"], "expires_at": "2027-01-01T00:00:00Z" }))]
+pub(super) struct NewKeyDocument {
+    /// Its name, for people; at most 128 bytes.
+    name: String,
+    /// Ids of the servers that it is good for, or `*` alone for all that the subject may use.
+    servers: Vec<String>,
+    /// What it is good for: `mcp` (the default), `api:read`, `api:write`, `registry`.
+    #[serde(default = "data_plane")]
+    #[schema(value_type = Option<Vec<String>>)]
+    scopes: Vec<Scope>,
+    /// The local subject for whom it speaks; the caller's own by default.
+    #[serde(default)]
+    subject: Option<String>,
+    /// When it ends; never by default.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    expires_at: Option<Timestamp>,
+}
+
+fn data_plane() -> Vec<Scope> {
+    vec![Scope::Mcp]
+}
+
+/// An API key. Its secret is not kept.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({
+    "id": "7GQ2M4VX1C8N5T0K",
+    "name": "laptop",
+    "servers": ["*"],
+    "scopes": ["mcp"],
+    "subject": { "issuer": "local", "id": "owner" },
+    "owner": true,
+    "created_at": "2026-11-20T12:00:00Z",
+    "expires_at": "2027-01-01T00:00:00Z",
+    "last_used_at": null
+}))]
+pub(super) struct KeyView {
+    /// Its id, the part of the key that is no secret.
+    id: String,
+    /// Its name, for people.
+    name: String,
+    /// Ids of the servers that it is good for, or `*` alone.
+    servers: Vec<String>,
+    /// What it is good for.
+    #[schema(value_type = Vec<String>)]
+    scopes: Vec<Scope>,
+    /// For whom it speaks.
+    subject: SubjectView,
+    /// Whether it has an owner's rights, as far as its scopes go.
+    owner: bool,
+    /// When it was made.
+    #[schema(value_type = String, format = DateTime)]
+    created_at: Timestamp,
+    /// When it ends; `null` for never.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    expires_at: Option<Timestamp>,
+    /// When it was used last, up to a minute behind.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    last_used_at: Option<Timestamp>,
+}
+
+/// A key that was just made.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({
+    "key": "mcpgw_7GQ2M4VX1C8N5T0K_…",
+    "id": "7GQ2M4VX1C8N5T0K",
+    "name": "laptop",
+    "servers": ["*"],
+    "scopes": ["mcp"],
+    "subject": { "issuer": "local", "id": "owner" },
+    "owner": true,
+    "created_at": "2026-11-20T12:00:00Z",
+    "expires_at": null,
+    "last_used_at": null
+}))]
+pub(super) struct CreatedKeyView {
+    /// The key itself: shown once, kept nowhere.
+    key: String,
+    #[serde(flatten)]
+    about: KeyView,
+}
+
+impl KeyView {
+    fn of(id: &str, record: ApiKey, last_used_at: Option<Timestamp>) -> Self {
+        Self {
+            id: id.to_owned(),
+            name: record.name,
+            servers: record.servers,
+            scopes: record.scopes,
+            subject: SubjectView::of(&record.subject),
+            owner: record.owner,
+            created_at: record.created_at,
+            expires_at: record.expires_at,
+            last_used_at,
+        }
+    }
+
+    fn from_info(info: KeyInfo) -> Self {
+        Self::of(&info.id, info.record, info.last_used_at)
+    }
+}
+
+/// Lists the keys, in the order of ids.
+#[utoipa::path(get, path = "/api/v1/api-keys", tag = "keys", params(PageParameters),
+    responses((status = 200, description = "A page of keys.", body = Page<KeyView>)))]
+pub(super) async fn list(
+    State(app): State<Arc<App>>,
+    Parameters(page): Parameters<PageParameters>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let (found, next) = app.keys.list(page.after()?.as_deref(), page.limit()?).await?;
+    let items = found.into_iter().map(KeyView::from_info).collect();
+    tagged(&headers, None, &Page::<KeyView> { items, next_cursor: next.as_deref().map(cursor_of) })
+}
+
+/// Makes a key. The answer is the only time that it is shown.
+///
+/// Only an owner in person may: a key cannot make keys.
+#[utoipa::path(post, path = "/api/v1/api-keys", tag = "keys", request_body = NewKeyDocument,
+    responses((status = 201, description = "The key.", body = CreatedKeyView, headers(("Location" = String, description = "Where it can be read."))), (status = 422, description = "A field is wrong.", body = ProblemDetails, content_type = "application/problem+json")))]
+pub(super) async fn create(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Document(new): Document<NewKeyDocument>,
+) -> Result<Response, Problem> {
+    let tenant = caller.0.subject.tenant.clone();
+    let subject = new.subject.map(|id| Subject { tenant, issuer: Subject::LOCAL.into(), id: id.into() });
+    let new = NewKey { name: new.name, servers: new.servers, scopes: new.scopes, subject, expires_at: new.expires_at };
+    let created = app.keys.create(&caller.0, new).await?;
+    // So that the first call with it succeeds; a replica that is cut off says so elsewhere.
+    applied(&app, created.revision).await;
+    let location = HeaderValue::from_str(&format!("/api/v1/api-keys/{}", created.id))
+        .map_err(|error| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "The key's id is no path.").because(error))?;
+    let view =
+        CreatedKeyView { key: created.key.expose().to_owned(), about: KeyView::of(&created.id, created.record, None) };
+    let mut response = plain(StatusCode::CREATED, &view)?;
+    response.headers_mut().insert(LOCATION, location);
+    response.headers_mut().insert(ETAG, tag(created.revision));
+    response.extensions_mut().insert(Target(created.id));
+    Ok(response)
+}
+
+/// Reads one key.
+#[utoipa::path(get, path = "/api/v1/api-keys/{id}", tag = "keys", params(("id" = String, Path, description = "The key's id.")),
+    responses((status = 200, description = "The key.", body = KeyView), (status = 404, description = "There is none.", body = ProblemDetails, content_type = "application/problem+json")))]
+pub(super) async fn read(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let info = app.keys.get(&id).await?.ok_or_else(absent)?;
+    let revision = info.revision;
+    tagged(&headers, Some(revision), &KeyView::from_info(info))
+}
+
+/// Revokes a key. When the answer is 204, no call that this gateway process gets later is accepted with it.
+#[utoipa::path(delete, path = "/api/v1/api-keys/{id}", tag = "keys", params(("id" = String, Path, description = "The key's id."), ("If-Match" = Option<String>, Header, description = "The tag of the version that is meant.")),
+    responses((status = 204, description = "It is revoked."), (status = 202, description = "It is revoked in the store, which this process cannot hear at the moment."), (status = 404, description = "There is none.", body = ProblemDetails, content_type = "application/problem+json"), (status = 412, description = "It is another version.", body = ProblemDetails, content_type = "application/problem+json")))]
+pub(super) async fn revoke(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    Nothing: Nothing,
+) -> Result<Response, Problem> {
+    // A key's record never changes, and its id is never used again: what is compared here is what is deleted.
+    let info = app.keys.get(&id).await?.ok_or_else(absent)?;
+    demand(&headers, info.revision)?;
+    let revision = app.keys.revoke(&id).await?.ok_or_else(absent)?;
+    let status = if applied(&app, revision).await { StatusCode::NO_CONTENT } else { StatusCode::ACCEPTED };
+    Ok(status.into_response())
+}
+
+fn absent() -> Refusal {
+    Refusal::new(StatusCode::NOT_FOUND, "There is no API key of this id.")
+}
+
+/// Waits until the local snapshot has applied a revision, and says whether it has.
+async fn applied(app: &App, revision: Revision) -> bool {
+    tokio::time::timeout(APPLY, app.snapshots.wait_for(revision)).await.is_ok()
+}
