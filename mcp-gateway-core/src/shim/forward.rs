@@ -1,5 +1,7 @@
 //! Calls the server.
 
+#![expect(clippy::disallowed_types, reason = "this is the client that everybody else is sent to")]
+
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;

@@ -1,5 +1,7 @@
 //! The whole server, started and ended as its operators do.
 
+#![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "the clients of this server")]
+
 mod harness;
 mod lifecycle;
 mod listener;

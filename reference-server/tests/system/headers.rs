@@ -55,7 +55,7 @@ async fn no_credential_or_address_of_the_caller_travels() {
 #[tokio::test]
 async fn no_credential_in_the_query_counts_or_travels() {
     let fixture = Fixture::start();
-    let listed = format!("{}queryParameters: [tenant, access_token]\n", fixture.entry());
+    let listed = format!("{}queryParameters: [tenant]\n", fixture.entry());
     let gateway = Gateway::start(&[listed]).await;
     let key = gateway.key().await;
     let path = format!("{}?access_token={}&tenant=a%2Fb&other=1", mcp::path("fixture"), key.secret);
@@ -76,7 +76,7 @@ async fn no_credential_in_the_query_counts_or_travels() {
 async fn the_headers_of_an_entry_replace_those_of_the_caller() {
     let fixture = Fixture::start();
     let entry = format!(
-        "{}  headers:\n    - {{key: Authorization, value: vendor-token, prefix: 'Bearer '}}\n    - {{key: X-Tenant, value: ours}}\n",
+        "{}  headers:\n    - {{key: Authorization, value: Bearer vendor-token}}\n    - {{key: X-Tenant, value: ours}}\n",
         fixture.entry()
     );
     let gateway = Gateway::start(&[entry]).await;

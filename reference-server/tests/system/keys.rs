@@ -29,6 +29,17 @@ async fn a_revoked_key_is_refused_at_once() {
 }
 
 #[tokio::test]
+async fn a_key_ends_when_it_says() {
+    let fixture = Fixture::start();
+    let gateway = Gateway::start(&[fixture.entry()]).await;
+    let soon = jiff::Timestamp::now() + std::time::Duration::from_secs(3);
+    let key = gateway.key_for(&json!({ "name": "short", "servers": ["*"], "expires_at": soon })).await;
+    call(&key).send(gateway.address).await.expect(200);
+    until("the key's end", async || (call(&key).send(gateway.address).await.status == 401).then_some(())).await;
+    assert!(jiff::Timestamp::now() >= soon);
+}
+
+#[tokio::test]
 async fn a_request_without_a_good_credential_is_told_where_to_get_one() {
     let fixture = Fixture::start();
     let gateway = Gateway::start(&[fixture.entry()]).await;

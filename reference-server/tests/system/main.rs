@@ -4,6 +4,7 @@
 //! hung up, whose session it was, and what the audit trail says afterwards.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests, which print what they measure")]
+#![allow(clippy::disallowed_methods, reason = "a client that shows every byte")]
 
 mod answers;
 mod audit;

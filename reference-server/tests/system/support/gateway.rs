@@ -108,7 +108,7 @@ impl Gateway {
             let path = format!("/api/v1/audit-events?limit=500{next}");
             let page = self.admin(Call::get(&path)).await.expect(200).json();
             rows.extend(page["items"].as_array().unwrap_or_else(|| panic!("no items in {page}")).iter().cloned());
-            cursor = page["next"].as_str().map(ToOwned::to_owned);
+            cursor = page["next_cursor"].as_str().map(ToOwned::to_owned);
             if cursor.is_none() {
                 break;
             }
