@@ -108,6 +108,8 @@ impl Server {
         #[cfg(not(feature = "process"))]
         let runtime: Option<Arc<dyn Runtime>> = None;
         let limiter = MemoryRateLimiter::new(SystemClock, BUDGETS);
+        let counted = Arc::clone(&limiter);
+        counts.count_limiter_overflows(move || counted.overflows());
         let built = data_plane::build(
             &config,
             Ingredients {
