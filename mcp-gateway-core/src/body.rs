@@ -41,9 +41,13 @@ impl Body {
         B::Error: Into<BoxError>,
     {
         let mut slot = Some(body);
-        // A `Body` that travels through generic code comes out as it went in.
-        if let Some(same) = (&mut slot as &mut dyn std::any::Any).downcast_mut::<Option<Body>>() {
+        // What is one of ours already, or comes off a socket, needs no box.
+        let any = &mut slot as &mut dyn std::any::Any;
+        if let Some(same) = any.downcast_mut::<Option<Body>>() {
             return same.take().unwrap_or_default();
+        }
+        if let Some(incoming) = any.downcast_mut::<Option<hyper::body::Incoming>>() {
+            return incoming.take().map(Self::from).unwrap_or_default();
         }
         match slot {
             Some(body) => Self(Kind::Boxed(body.map_err(Into::into).boxed_unsync())),

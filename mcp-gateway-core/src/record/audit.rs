@@ -1,5 +1,6 @@
 //! What happened.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -9,6 +10,9 @@ use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
 use super::{ActorKind, Subject};
+
+/// A short text that is nearly always one of a few: recording those allocates nothing.
+pub type Label = Cow<'static, str>;
 
 /// One row of the audit trail: an exchange (a request and its answer), a notification, a server's request, a refusal,
 /// or an administrative act.
@@ -38,13 +42,13 @@ pub struct AuditEvent {
     /// The server's id.
     pub server: Option<Arc<str>>,
     /// `legacy` or `modern`.
-    pub era: Option<Box<str>>,
+    pub era: Option<Label>,
     /// The MCP version, as claimed.
-    pub protocol_version: Option<Box<str>>,
+    pub protocol_version: Option<Label>,
     /// The HTTP method.
-    pub http_method: Option<Box<str>>,
+    pub http_method: Option<Label>,
     /// The MCP method, or the administrative action (`api-key.create`).
-    pub method: Option<Box<str>>,
+    pub method: Option<Label>,
     /// The tool, prompt or resource, or the object of the action; at most 512 bytes.
     pub target: Option<Box<str>>,
     /// The JSON-RPC id as it was sent; at most 128 bytes.

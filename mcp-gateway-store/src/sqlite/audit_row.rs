@@ -9,7 +9,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use mcp_gateway_core::BoxError;
 use mcp_gateway_core::contract::{AuditRow, StreamId};
-use mcp_gateway_core::record::{ActorFacts, ActorKind, AuditBodies, AuditEvent, Subject, TenantId};
+use mcp_gateway_core::record::{ActorFacts, ActorKind, AuditBodies, AuditEvent, Label, Subject, TenantId};
 use rusqlite::types::Type;
 use rusqlite::{Row, Statement};
 use serde::de::IntoDeserializer;
@@ -154,6 +154,7 @@ pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<AuditRow> {
     let detail: String = row.get(17)?;
     let detail: Detail<'_> = serde_json::from_str(&detail).map_err(|error| corrupt(17, error))?;
     let text = |text: Option<Text<'_>>| text.map(|text| Box::<str>::from(&*text));
+    let label = |text: Option<Text<'_>>| text.map(|text| Label::from(text.into_owned()));
     let tenant: Option<Arc<str>> = row.get(6)?;
     let issuer: Option<Arc<str>> = row.get(7)?;
     let subject: Option<Arc<str>> = row.get(8)?;
@@ -178,10 +179,10 @@ pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<AuditRow> {
         client_name: text(detail.client_name),
         client_version: text(detail.client_version),
         server: row.get(10)?,
-        era: text(detail.era),
-        protocol_version: text(detail.protocol_version),
-        http_method: text(detail.http_method),
-        method: row.get(11)?,
+        era: label(detail.era),
+        protocol_version: label(detail.protocol_version),
+        http_method: label(detail.http_method),
+        method: row.get::<_, Option<String>>(11)?.map(Into::into),
         target: row.get(12)?,
         rpc_id: text(detail.rpc_id),
         session: text(detail.session),

@@ -20,7 +20,7 @@ use crate::api::tests::world::World;
 fn exchange(server: &str, method: &str, outcome: Outcome) -> AuditEvent {
     let mut event = AuditEvent::new(Timestamp::UNIX_EPOCH, Ulid::nil(), Category::Mcp, EventKind::Exchange);
     event.server = Some(server.into());
-    event.method = Some(method.into());
+    event.method = Some(method.to_owned().into());
     event.outcome = outcome;
     (event.upstream_us, event.first_byte_us, event.total_us) = (Some(2_000), Some(2_040), 3_000);
     (event.bytes_in, event.bytes_out) = (10, 20);

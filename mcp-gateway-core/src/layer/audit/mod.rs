@@ -19,6 +19,7 @@ pub(crate) use self::event::{event_of, micros};
 pub use self::future::AuditFuture;
 pub use self::intent::IntentLayer;
 use self::recorder::Recorder;
+pub(crate) use self::recorder::label;
 use crate::Body;
 use crate::context::McpContext;
 use crate::contract::{AuditSink, Clock, SystemClock};

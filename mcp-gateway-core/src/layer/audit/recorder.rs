@@ -13,7 +13,7 @@ use crate::MaybeReady;
 use crate::context::{McpContext, MessageKind};
 use crate::contract::{AuditFull, Seq};
 use crate::layer::peek::inspect_cut as cut;
-use crate::record::{AuditBodies, AuditEvent, EventKind, Outcome};
+use crate::record::{AuditBodies, AuditEvent, EventKind, Label, Outcome};
 
 /// One exchange on its way into the trail. Dropped before its end, it records that the caller went away.
 pub(super) struct Recorder {
@@ -170,7 +170,7 @@ impl Recorder {
         let mut event = event_of(&self.cx, kind, &*self.auditor.options.clock);
         event.outcome = outcome;
         event.status = self.status;
-        event.http_method = Some(self.method.as_str().into());
+        event.http_method = Some(label(&self.method));
         let agent = self.user_agent.as_ref().map(|agent| String::from_utf8_lossy(agent.as_bytes()));
         event.user_agent = agent.map(|agent| cut(&agent, 256));
         event.bytes_out = self.bytes_out;
@@ -215,5 +215,15 @@ impl Drop for Recorder {
                 }
             }
         }
+    }
+}
+
+/// The methods that are admitted cost nothing.
+pub(crate) fn label(method: &Method) -> Label {
+    match *method {
+        Method::POST => "POST".into(),
+        Method::GET => "GET".into(),
+        Method::DELETE => "DELETE".into(),
+        _ => method.as_str().to_owned().into(),
     }
 }

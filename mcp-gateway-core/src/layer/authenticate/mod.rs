@@ -1,6 +1,7 @@
 //! Who is calling.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -75,6 +76,8 @@ pub enum Rendering {
 struct Failures {
     limiter: Arc<dyn RateLimiter>,
     per_minute: u32,
+    /// Until somebody fails, nobody's budget needs to be looked at.
+    seen: AtomicBool,
 }
 
 impl AuthenticateLayer {
@@ -129,7 +132,7 @@ impl AuthenticateLayer {
     /// looked at any more (429): no signature is checked for a flood.
     #[must_use]
     pub fn limit_failures(self, limiter: Arc<dyn RateLimiter>, per_minute: u32) -> Self {
-        self.edit(|inner| inner.failures = Some(Failures { limiter, per_minute }))
+        self.edit(|inner| inner.failures = Some(Failures { limiter, per_minute, seen: AtomicBool::new(false) }))
     }
 }
 
@@ -234,7 +237,7 @@ impl Inner {
     }
 
     fn exhausted(&self, cx: &McpContext) -> Option<Refusal> {
-        let failures = self.failures.as_ref()?;
+        let failures = self.failures.as_ref().filter(|failures| failures.seen.load(Ordering::Relaxed))?;
         let budget = self.budget(failures, cx, 0)?;
         match failures.limiter.check(&[budget]) {
             MaybeReady::Ready(Err(limited)) => Some(
@@ -284,6 +287,9 @@ impl Inner {
     }
 
     fn unauthorized(&self, presented: bool, resource: &Resource, cx: &McpContext) -> Refusal {
+        if let Some(failures) = self.failures.as_ref().filter(|_| presented) {
+            failures.seen.store(true, Ordering::Relaxed);
+        }
         if presented
             && let Some(failures) = &self.failures
             && let Some(budget) = self.budget(failures, cx, 1)

@@ -10,7 +10,7 @@ use pin_project_lite::pin_project;
 use super::RefusalsLayer;
 use crate::context::McpContext;
 use crate::contract::{AuditFull, Seq};
-use crate::layer::audit::event_of;
+use crate::layer::audit::{event_of, label};
 use crate::layer::peek::inspect_cut as cut;
 use crate::record::{EventKind, Outcome};
 use crate::{BoxFuture, MaybeReady};
@@ -72,7 +72,7 @@ impl RefusalsLayer {
         let mut event = event_of(cx, EventKind::Refused, &*self.0.clock);
         event.outcome = Outcome::Denied;
         event.status = status;
-        event.http_method = Some(method.as_str().into());
+        event.http_method = Some(label(method));
         if let Some(requested) = cx.requested().filter(|_| event.server.is_none()) {
             event.target = Some(cut(&requested.id, 512));
         }
