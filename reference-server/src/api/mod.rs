@@ -58,6 +58,7 @@ impl FromRef<Shared> for Arc<App> {
 }
 
 /// The routes of the admin API, with its own authentication. Everything under `/api` is answered.
+#[expect(clippy::needless_pass_by_value, reason = "the router keeps it")]
 pub fn router(app: Arc<App>) -> Router {
     let shared = Shared { app: Arc::clone(&app), log_streams: Arc::new(Semaphore::new(logs::STREAMS)) };
     let mut routes = Router::new();

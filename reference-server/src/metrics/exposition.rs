@@ -27,6 +27,9 @@ pub(super) fn text(metrics: Arc<Metrics>, gauges: Gauges) -> String {
     text
 }
 
+/// One of a series' histograms.
+type Pick = fn(&Series) -> &Latency;
+
 /// What is shown, at one moment.
 struct Exposition {
     metrics: Arc<Metrics>,
@@ -69,7 +72,7 @@ impl Exposition {
                 counter(&mut family.encode_family(&[("server", server), ("method", method)])?, series.errors())
             })
         })?;
-        let histograms: [(&str, &str, fn(&Series) -> &Latency); 3] = [
+        let histograms: [(&str, &str, Pick); 3] = [
             ("call_duration", "From arrival to the last byte of the answer.", |series| &series.total),
             ("upstream_duration", "Waiting for the head of the server's answer.", |series| &series.upstream),
             ("gateway_duration", "To the first byte of the answer, without the wait for the server.", |series| {
