@@ -21,14 +21,20 @@ use rustix::time::{ClockId, clock_gettime};
 use ulid::Ulid;
 
 const CALLERS: u64 = 16;
+/// Different users; each has a place of its own in an index.
+static SUBJECTS: std::sync::LazyLock<u64> = std::sync::LazyLock::new(|| number("SUBJECTS", 100));
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
 
 fn main() {
     let mut one = CpuSet::new();
     one.set(0);
     sched_setaffinity(None, &one).unwrap();
-    let calls: u64 = std::env::var("CALLS").ok().and_then(|calls| calls.parse().ok()).unwrap_or(200_000);
+    let calls = number("CALLS", 200_000);
     let dir = tempfile::tempdir_in(std::env::var("DIR").unwrap_or_else(|_| ".".into())).unwrap();
-    println!("{calls} calls from {CALLERS} callers, on one core; CPU of the whole process\n");
+    println!("{calls} calls from {CALLERS} callers, {} users, on one core; CPU of the whole process\n", *SUBJECTS);
 
     println!("an intent and an end through the spool, into a store that takes everything for nothing:");
     for (name, inline, durability) in [
@@ -162,7 +168,7 @@ fn cpu_time() -> Duration {
 fn event(n: u64, kind: EventKind) -> AuditEvent {
     let ts = Timestamp::from_microsecond(1_800_000_000_000_000 + i64::try_from(n).unwrap() * 50).unwrap();
     let mut event = AuditEvent::new(ts, Ulid::from_parts(1_800_000_000_000, rand::random()), Category::Mcp, kind);
-    let user = n % 1_000;
+    let user = n % *SUBJECTS;
     event.request_id = Ulid::from_parts(1_800_000_000_000, u128::from(n) << 16);
     event.actor = Some(ActorFacts {
         subject: Subject { tenant: TenantId::default(), issuer: Arc::from("local"), id: format!("user-{user}").into() },

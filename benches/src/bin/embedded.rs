@@ -11,9 +11,7 @@ use http::HeaderValue;
 use mcp_gateway_benches::serve;
 use mcp_gateway_core::MaybeReady;
 use mcp_gateway_core::context::SessionFacts;
-use mcp_gateway_core::contract::{
-    AuditFull, AuditSink, AuthError, Incarnation, Resolve, ResolveError, Resource, Seq,
-};
+use mcp_gateway_core::contract::{AuditFull, AuditSink, AuthError, Incarnation, Resolve, ResolveError, Resource, Seq};
 use mcp_gateway_core::egress::EgressPolicy;
 use mcp_gateway_core::gateway::{Gateway, GatewayOptions, Parts};
 use mcp_gateway_core::layer::session::{SessionCodec, SessionError};

@@ -6,6 +6,7 @@
 //! The order matters, and [`Gateway`](crate::gateway::Gateway) and [`Shim`](crate::shim::Shim) know it. A layer that
 //! misses a fact which a layer before it should have set refuses with 500 and logs which one is absent.
 
+mod either;
 mod gate;
 
 pub mod admit;
@@ -15,6 +16,7 @@ pub mod authorize;
 pub mod context;
 pub mod cors;
 pub mod deploy;
+pub mod filter;
 pub mod host;
 pub mod limit;
 pub mod peek;
@@ -22,4 +24,5 @@ pub mod refusals;
 pub mod resolve;
 pub mod session;
 
+pub use either::Either;
 pub use gate::{Gate, Gated, GatedFuture};

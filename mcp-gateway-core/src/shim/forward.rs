@@ -164,7 +164,7 @@ impl Inner {
         let answer = match &endpoint.address {
             Address::Local(upstream) => {
                 let answer = upstream.call(Request::from_parts(parts, body));
-                self.in_time(answer, cx).await?.map_err(|error| refuse(error, cx, route))?
+                self.in_time(answer, cx).await?.map_err(|error| refuse(&error, cx, route))?
             }
             Address::Http(_) => {
                 let client = if remote { &self.remote } else { &self.hosted };
@@ -202,7 +202,7 @@ impl Inner {
         parts.extensions = http::Extensions::new();
         let again = parts.clone();
         let answer = self.in_time(client.request(Request::from_parts(parts, body)), cx).await?;
-        let answer = answer.map_err(|error| refuse(upstream_error(error), cx, route))?;
+        let answer = answer.map_err(|error| refuse(&upstream_error(error), cx, route))?;
         let Some(location) = response::same_origin_redirect(&answer, &again.uri) else {
             return Ok(answer.map(Body::from));
         };
@@ -210,7 +210,7 @@ impl Inner {
         parts.uri = location;
         let body = message.map_or_else(Body::empty, Body::from);
         let answer = self.in_time(client.request(Request::from_parts(parts, body)), cx).await?;
-        answer.map(|answer| answer.map(Body::from)).map_err(|error| refuse(upstream_error(error), cx, route))
+        answer.map(|answer| answer.map(Body::from)).map_err(|error| refuse(&upstream_error(error), cx, route))
     }
 }
 
@@ -231,7 +231,7 @@ fn upstream_error(error: hyper_util::client::legacy::Error) -> UpstreamError {
 }
 
 /// 502 to 504, never a 400, 404 or 405: a client would take the server for one of the other era.
-fn refuse(error: UpstreamError, cx: &McpContext, route: &Route) -> Refusal {
+fn refuse(error: &UpstreamError, cx: &McpContext, route: &Route) -> Refusal {
     let (status, retry_after) = match error.kind {
         UpstreamErrorKind::Unavailable => (StatusCode::BAD_GATEWAY, None),
         UpstreamErrorKind::Exhausted => (StatusCode::SERVICE_UNAVAILABLE, Some(5)),

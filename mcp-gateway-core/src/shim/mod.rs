@@ -14,11 +14,12 @@ use tower_service::Service;
 
 pub use self::forward::{Forward, ForwardFuture, ForwardOptions};
 pub use self::response::UpstreamBody;
-use crate::contract::{AuditSink, Authorizer, Clock, RateLimiter, SystemClock, Upstream, UpstreamError};
+use crate::contract::{AuditSink, Authorizer, Clock, Filter, RateLimiter, SystemClock, Upstream, UpstreamError};
 use crate::layer::Gated;
 use crate::layer::audit::{AuditLayer, AuditOptions, AuditService, IntentLayer};
 use crate::layer::authorize::{AuthorizeLayer, KeyServers};
 use crate::layer::context::{ContextLayer, ContextService};
+use crate::layer::filter::{FilterLayer, FilterOptions, FilterService};
 use crate::layer::limit::{Rate, TargetLimitLayer};
 use crate::layer::peek::{PeekLayer, PeekOptions, PeekService};
 use crate::{Body, BoxFuture};
@@ -26,7 +27,7 @@ use crate::{Body, BoxFuture};
 /// The whole stack of a shim, in the right order.
 ///
 /// ```text
-/// context → audit → peek → limit (server, tool) → authorize → intent → forward
+/// context → audit → peek → limit (server, tool) → authorize → filter → intent → forward
 /// ```
 ///
 /// The same stack stands inline in a gateway, or inside somebody else's service. It reads `principal`, `route` and
@@ -35,7 +36,9 @@ use crate::{Body, BoxFuture};
 pub struct Shim(Stack);
 
 type Stack = ContextService<
-    AuditService<PeekService<Gated<TargetLimitLayer, Gated<AuthorizeLayer, Gated<IntentLayer, Forward>>>>>,
+    AuditService<
+        PeekService<Gated<TargetLimitLayer, Gated<AuthorizeLayer, FilterService<Gated<IntentLayer, Forward>>>>>,
+    >,
 >;
 
 /// Puts a [`Shim`] together.
@@ -49,6 +52,8 @@ pub struct ShimBuilder {
     peek: PeekOptions,
     server_rate: Option<Rate>,
     tool_rate: Option<Rate>,
+    filters: Vec<Arc<dyn Filter>>,
+    filter: FilterOptions,
     forward: Forward,
 }
 
@@ -64,6 +69,8 @@ impl Shim {
             peek: PeekOptions::default(),
             server_rate: None,
             tool_rate: None,
+            filters: Vec::new(),
+            filter: FilterOptions::default(),
             forward: Forward::new(ForwardOptions::default()),
         }
     }
@@ -99,6 +106,13 @@ impl ShimBuilder {
         self
     }
 
+    /// Inspects and changes messages, in this order.
+    #[must_use]
+    pub fn filters(mut self, filters: Vec<Arc<dyn Filter>>, options: FilterOptions) -> Self {
+        (self.filters, self.filter) = (filters, options);
+        self
+    }
+
     /// How servers are called.
     #[must_use]
     pub fn forward(mut self, options: ForwardOptions) -> Self {
@@ -112,6 +126,8 @@ impl ShimBuilder {
         let audit = AuditLayer::new(self.sink, self.audit);
         // Innermost: what is about to be forwarded is in the trail before it is.
         let stack = audit.intent().layer(self.forward);
+        // Sees only what is allowed; what it changes is asked about again.
+        let stack = FilterLayer::new(self.filters, Arc::clone(&self.authorizer), self.filter).layer(stack);
         // By the message: the gateway has only granted that the server may be reached.
         let stack = AuthorizeLayer::new(self.authorizer).layer(stack);
         // Behind the peek, because the tool is in the body.

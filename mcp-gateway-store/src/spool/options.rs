@@ -37,7 +37,7 @@ pub struct SpoolOptions {
     pub durability: Durability,
     /// How long a caller waits for the disk (for the store, under [`Durability::Store`]). 2 s.
     pub stall_timeout: Duration,
-    /// Rows that are handed to the store at once, at most. 512.
+    /// Rows that are handed to the store at once, at most. 1,000.
     pub batch_rows: usize,
     /// How long rows are gathered until there are `batch_rows` of them. 20 ms.
     pub gather: Duration,
@@ -68,7 +68,7 @@ impl SpoolOptions {
             segment_bytes: 8 << 20,
             durability: Durability::default(),
             stall_timeout: Duration::from_secs(2),
-            batch_rows: 512,
+            batch_rows: 1_000,
             gather: Duration::from_millis(20),
             yield_after: Duration::from_millis(1),
             max_waiting: 4_096,

@@ -158,8 +158,28 @@ pub(super) fn begin_block(out: &mut Vec<u8>) -> usize {
 
 /// Appends an entry to the block.
 pub(super) fn push_entry(entry: &Entry<'_>, out: &mut Vec<u8>) {
-    // `to_extend` takes the vector and gives it back.
-    *out = postcard::to_extend(entry, std::mem::take(out)).expect("every field is of a known length");
+    postcard::serialize_with_flavor(entry, Append(out)).expect("every field is of a known length");
+}
+
+/// Writes to the end of a vector, text in one piece.
+struct Append<'a>(&'a mut Vec<u8>);
+
+impl postcard::ser_flavors::Flavor for Append<'_> {
+    type Output = ();
+
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        self.0.push(byte);
+        Ok(())
+    }
+
+    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn finalize(self) -> postcard::Result<()> {
+        Ok(())
+    }
 }
 
 /// Seals the block that began at `start`.

@@ -15,14 +15,14 @@ use ulid::Ulid;
 use super::backlog::{Backlog, Queued, SegmentInfo};
 use super::directory::{StreamDir, segment_path, sync_dir};
 use super::event::Entry;
-use super::segment::{self, BLOCK_LIMIT, BLOCK_OVERHEAD, BlockHead, Head};
+use super::segment::{self, BLOCK_OVERHEAD, BlockHead, Head};
 use super::stats::Counters;
 use super::{SpoolError, SpoolOptions};
 
 /// What is kept free for the end of each open intent: a call that was let through can record how it ended.
 pub(super) const END_RESERVE: u64 = 1_024;
 /// A larger event is refused. Captured bodies are bounded far below.
-pub(super) const EVENT_LIMIT: usize = BLOCK_LIMIT / 8;
+pub(super) const EVENT_LIMIT: usize = 1 << 20;
 /// A block of carried intents is closed when it has reached this size.
 const CARRY_BLOCK: usize = 1 << 20;
 

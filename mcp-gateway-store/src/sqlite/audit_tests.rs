@@ -41,6 +41,8 @@ async fn passes_the_suite() {
     let dir = tempfile::tempdir().unwrap();
     let fresh = || async { Arc::new(open(&dir, SqliteAuditOptions::default())) as Arc<dyn AuditStore> };
     audit_store::suite(fresh).await;
+    let many = SqliteAuditOptions { statement_rows: 64, ..SqliteAuditOptions::default() };
+    audit_store::suite(|| async { Arc::new(open(&dir, many.clone())) as Arc<dyn AuditStore> }).await;
     let sealed = open(&dir, SqliteAuditOptions::default().with_bodies(Arc::new(Reversible)));
     audit_store::keeps_bodies(&sealed).await;
 }

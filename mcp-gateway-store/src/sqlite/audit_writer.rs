@@ -65,7 +65,7 @@ impl Writer {
         }
     }
 
-    /// One transaction, many rows a statement.
+    /// One transaction a batch.
     fn append(&mut self, batch: &[AuditRow]) -> Result<(), StoreError> {
         let failed = |error| store_error("append", error);
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;

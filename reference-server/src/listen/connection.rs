@@ -65,11 +65,11 @@ impl Protocols {
 
     /// Serves a connection in the clear, by the protocol that it begins with.
     pub(super) async fn serve_plain(self, socket: TcpStream, peer: SocketAddr, dispatch: Dispatch) {
-        match timeout(self.head_timeout, begins_http2(&socket)).await {
-            Ok(Ok(true)) => self.serve_h2(TokioIo::new(socket), peer, dispatch).await,
-            Ok(Ok(false)) => self.serve_h1(TokioIo::new(socket), peer, dispatch).await,
-            Ok(Err(error)) => tracing::debug!(%peer, %error, "a connection ended before its first byte"),
-            Err(_) => tracing::debug!(%peer, "a connection said nothing in time"),
+        match self.in_time(begins_http2(&socket), &dispatch).await {
+            Some(Ok(true)) => self.serve_h2(TokioIo::new(socket), peer, dispatch).await,
+            Some(Ok(false)) => self.serve_h1(TokioIo::new(socket), peer, dispatch).await,
+            Some(Err(error)) => tracing::debug!(%peer, %error, "a connection ended before its first byte"),
+            None => tracing::debug!(%peer, "a connection said nothing in time"),
         }
     }
 
@@ -81,16 +81,24 @@ impl Protocols {
         peer: SocketAddr,
         dispatch: Dispatch,
     ) {
-        match timeout(self.head_timeout, acceptor.accept(socket)).await {
-            Ok(Ok(stream)) => {
+        match self.in_time(acceptor.accept(socket), &dispatch).await {
+            Some(Ok(stream)) => {
                 if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
                     self.serve_h2(TokioIo::new(stream), peer, dispatch).await;
                 } else {
                     self.serve_h1(TokioIo::new(stream), peer, dispatch).await;
                 }
             }
-            Ok(Err(error)) => tracing::debug!(%peer, %error, "a TLS handshake failed"),
-            Err(_) => tracing::debug!(%peer, "a TLS handshake took too long"),
+            Some(Err(error)) => tracing::debug!(%peer, %error, "a TLS handshake failed"),
+            None => tracing::debug!(%peer, "a TLS handshake took too long"),
+        }
+    }
+
+    /// What comes before the first request: within the time for it, and before the drain begins.
+    async fn in_time<T>(&self, begin: impl Future<Output = T>, dispatch: &Dispatch) -> Option<T> {
+        tokio::select! {
+            () = dispatch.drain().begun.cancelled() => None,
+            begun = timeout(self.head_timeout, begin) => begun.ok(),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::{Path, State};
-use axum::response::{IntoResponse, Response};
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL};
@@ -13,15 +13,16 @@ use mcp_gateway_core::record::Scope;
 use mcp_gateway_core::refusal::Refusal;
 use serde_json::json;
 
+use crate::api;
 use crate::app::App;
-use crate::{api, metrics};
+use crate::metrics;
 
 /// The routes of the public listener.
 pub(super) fn public(app: &Arc<App>) -> Router {
     let well_known = format!("/.well-known/oauth-protected-resource{}/{{id}}", app.mount.path());
     let mut router = Router::new().route(&well_known, get(protected_resource)).with_state(Arc::clone(app));
     if app.config.ops_listen.is_none() {
-        router = router.merge(operations(app));
+        router = router.merge(metrics::router(Arc::clone(app)));
     }
     router
         .merge(api::router(Arc::clone(app)))
@@ -29,11 +30,6 @@ pub(super) fn public(app: &Arc<App>) -> Router {
         .layer(axum::middleware::map_response(harden))
         // Against DNS rebinding: the admin API of a gateway on loopback is within reach of every web page.
         .layer(HostLayer::new(&app.mount, app.config.allowed_hosts.clone(), app.config.is_loopback()))
-}
-
-/// The routes of probes and scrapers, who call by address: on their own listener there is no check of `Host`.
-pub(super) fn operations(app: &Arc<App>) -> Router {
-    metrics::router(Arc::clone(app))
 }
 
 /// Protected resource metadata (RFC 9728 §2) of one server.

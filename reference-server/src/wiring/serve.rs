@@ -25,7 +25,7 @@ use super::{router, storage};
 use crate::app::{App, DataPlaneLoad};
 use crate::config::{Capacity, Config};
 use crate::listen::{Dispatch, Drain, Listener, ListenerOptions, TlsFiles, TlsReloader};
-use crate::metrics::{MeteredSink, Metrics};
+use crate::metrics::{self, MeteredSink, Metrics};
 
 /// Budgets that are kept at once, over all callers, servers and tools.
 const BUDGETS: usize = 100_000;
@@ -99,8 +99,8 @@ impl Server {
         let keys = ApiKeys::new(typed.of(), Arc::clone(&last_used), Arc::clone(&clock));
         let bootstrap = Bootstrap::open(typed.of(), Arc::clone(&clock), bootstrap_options(&config, &options)).await?;
 
-        let metrics = Arc::new(Metrics::new());
-        let sink: Arc<dyn AuditSink> = Arc::new(MeteredSink::new(storage.sink(), Arc::clone(&metrics)));
+        let counts = Arc::new(Metrics::new());
+        let sink: Arc<dyn AuditSink> = Arc::new(MeteredSink::new(storage.sink(), Arc::clone(&counts)));
         #[cfg(feature = "process")]
         let process = super::process::runtime(&config, &options, &snapshots)?;
         #[cfg(feature = "process")]
@@ -108,8 +108,8 @@ impl Server {
         #[cfg(not(feature = "process"))]
         let runtime: Option<Arc<dyn Runtime>> = None;
         let limiter = MemoryRateLimiter::new(SystemClock, BUDGETS);
-        let overflows = limiter.clone();
-        metrics.count_limiter_overflows(move || overflows.overflows());
+        let counted = Arc::clone(&limiter);
+        counts.count_limiter_overflows(move || counted.overflows());
         let built = data_plane::build(
             &config,
             Ingredients {
@@ -157,7 +157,7 @@ impl Server {
             limiter,
             spool_stats: Some(Arc::new(move || spool.stats())),
             load: DataPlaneLoad { calls: built.calls, streams: built.streams },
-            metrics,
+            metrics: counts,
             clock,
             started_at,
             started,
@@ -173,7 +173,7 @@ impl Server {
         }
         accepting.spawn(listener.serve(dispatch, listening.clone(), tls));
         if let Some(listener) = ops_listener {
-            let dispatch = Dispatch::without_gateway(router::operations(&app), drain.clone());
+            let dispatch = Dispatch::without_gateway(metrics::router(Arc::clone(&app)), drain.clone());
             accepting.spawn(listener.serve(dispatch, listening, None));
         }
         let took = started.elapsed();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Full, StreamBody, combinators::BoxBody};
+use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
 use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::client::legacy::{Client, connect::HttpConnector};
@@ -32,9 +32,7 @@ pub(crate) struct Running {
 
 /// A configuration that keeps everything below this folder and runs nothing.
 pub(crate) fn config(dir: &Path) -> Config {
-    let mut config = Config::default();
-    config.listen = ([127, 0, 0, 1], 0).into();
-    config.data_dir = dir.join("data");
+    let mut config = Config { listen: ([127, 0, 0, 1], 0).into(), data_dir: dir.join("data"), ..Config::default() };
     config.catalog.paths = vec![dir.join("catalog")];
     config.egress.allow = vec!["127.0.0.0/8".to_owned()];
     config.runtime.process.enabled = false;
@@ -144,7 +142,7 @@ pub(crate) async fn upstream() -> SocketAddr {
 async fn answer(request: Request<Incoming>) -> Result<Response<BoxBody<Bytes, Infallible>>, Infallible> {
     if request.method() == Method::GET {
         let event = futures_util::stream::iter([Ok(Frame::data(Bytes::from_static(b": hello\n\n")))]);
-        let body = StreamBody::new(event.chain(futures_util::stream::pending())).boxed();
+        let body = BodyExt::boxed(StreamBody::new(event.chain(futures_util::stream::pending())));
         return Ok(Response::builder().header("content-type", "text/event-stream").body(body).unwrap());
     }
     let body = request.into_body().collect().await.unwrap().to_bytes();

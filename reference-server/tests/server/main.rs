@@ -1,5 +1,7 @@
 //! The whole server, started and ended as its operators do.
 
+#![allow(clippy::unwrap_used, reason = "a test's helpers fail like the test")]
+
 mod harness;
 mod lifecycle;
 mod listener;

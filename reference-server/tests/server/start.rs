@@ -155,10 +155,13 @@ async fn children_are_not_shared_by_several_people_without_a_word() {
     server.app().keys.create(&owner, key).await.unwrap();
     server.run(std::future::ready(()), std::future::pending()).await;
 
-    let mut with_children = config(dir.path());
-    with_children.runtime.process.enabled = true;
-    let error = format!("{:#}", try_start(with_children.clone()).await.err().unwrap());
-    assert!(error.contains("i_trust_all_servers: true"), "{error}");
-    with_children.runtime.process.i_trust_all_servers = true;
-    start(with_children).await.ended().await;
+    let output = binary(dir.path()).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("i_trust_all_servers: true"), "{said}");
+
+    let mut trusting = config(dir.path());
+    trusting.runtime.process.enabled = true;
+    trusting.runtime.process.i_trust_all_servers = true;
+    start(trusting).await.ended().await;
 }

@@ -277,7 +277,7 @@ fn read_event(event: &Event, id: Option<&[u8]>, stream: bool, recorder: &mut Rec
             }))
         }
         Some(Kind::Request) => Some(recorder.message(EventKind::ServerRequest, Outcome::Ok, |row| {
-            row.method = scanner.method().map(|method| cut(method, 128).into());
+            row.method = scanner.method().map(|method| cut(method, 128));
             row.target = None;
             row.rpc_id = scanner.id().map(|id| cut(&String::from_utf8_lossy(id), 128));
             row.bytes_out = event.data.len() as u64;

@@ -31,7 +31,7 @@ pub(crate) fn event_of(cx: &McpContext, kind: EventKind, clock: &dyn Clock) -> A
             Era::Modern => "modern".into(),
         });
         event.protocol_version = message.version.map(|version| version.as_str().into());
-        event.method = message.method.as_deref().map(|method| cut(method, 128).into());
+        event.method = message.method.as_deref().map(|method| cut(method, 128));
         event.target = message.target.as_deref().map(|target| cut(target, 512));
         event.rpc_id = message.id.as_deref().map(|id| cut(&String::from_utf8_lossy(id), 128));
         event.client_name.clone_from(&message.client_name);

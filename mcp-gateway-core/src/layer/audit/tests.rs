@@ -76,8 +76,15 @@ impl Exchange {
         self.sink.events.lock().unwrap().clone()
     }
 
-    async fn answer(&self, method: &str, message: &str, content_type: &'static str, frames: Vec<&str>) -> Response<Body> {
-        let frames: VecDeque<_> = frames.into_iter().map(|frame| Ok(Bytes::copy_from_slice(frame.as_bytes()))).collect();
+    async fn answer(
+        &self,
+        method: &str,
+        message: &str,
+        content_type: &'static str,
+        frames: Vec<&str>,
+    ) -> Response<Body> {
+        let frames: VecDeque<_> =
+            frames.into_iter().map(|frame| Ok(Bytes::copy_from_slice(frame.as_bytes()))).collect();
         self.answer_with(method, message, content_type, Body::new(Frames(frames))).await
     }
 
@@ -200,7 +207,12 @@ async fn streams_have_an_opening_and_an_end_and_server_requests_are_rows() {
 async fn a_caller_that_hangs_up_is_recorded() {
     let exchange = Exchange::new(Sink::default());
     let mut body = exchange
-        .answer("POST", CALL, "text/event-stream", vec![": ping\n\n", "data: {\"jsonrpc\":\"2.0\",\"id\":7,\"result\":{}}\n\n"])
+        .answer(
+            "POST",
+            CALL,
+            "text/event-stream",
+            vec![": ping\n\n", "data: {\"jsonrpc\":\"2.0\",\"id\":7,\"result\":{}}\n\n"],
+        )
         .await
         .into_body();
     body.frame().await.unwrap().unwrap();

@@ -86,7 +86,8 @@ impl Authenticator for Slow {
 
 #[tokio::test]
 async fn a_wrong_credential_never_falls_through() {
-    let chain: Vec<Arc<dyn Authenticator>> = vec![Arc::new(Slow(None)), Arc::new(password), Arc::new(Slow(Some("guest")))];
+    let chain: Vec<Arc<dyn Authenticator>> =
+        vec![Arc::new(Slow(None)), Arc::new(password), Arc::new(Slow(Some("guest")))];
     let layer = AuthenticateLayer::new(resource(), chain);
     assert_eq!(call(&layer, &[("authorization", "Bearer bad")]).await.0, 401);
     assert_eq!(call(&layer, &[("authorization", "Bearer good")]).await.0, 200);

@@ -10,9 +10,10 @@ use crate::context::{MessageFacts, MessageKind};
 use crate::refusal::Refusal;
 use crate::wire::method::Method;
 use crate::wire::mirror::{self, MirrorError};
+use crate::wire::outcome::Scanner;
 use crate::wire::rpc::code;
 use crate::wire::version::{Claim, Era, ProtocolVersion, claimed_era};
-use crate::wire::{Kind, Message, PeekError, peek};
+use crate::wire::{Fault, Kind, Message, PeekError, peek};
 
 /// Reads a message and compares it with its headers.
 ///
@@ -26,17 +27,23 @@ pub fn inspect(
     body: &Bytes,
     options: &PeekOptions,
 ) -> Result<MessageFacts, (Refusal, Option<Box<MessageFacts>>)> {
-    let message = peek(body, &options.message).map_err(|error| (malformed(error), None))?;
     let claim = claimed_era(headers).unwrap_or(Claim::Unknown);
+    let message = match peek(body, &options.message) {
+        Ok(message) => message,
+        Err(error) if error.fault() == Fault::NoTarget && claim.is_modern() => {
+            return Err(
+                removed(body).map_or_else(|| (malformed(error), None), |(refusal, facts)| (refusal, Some(facts)))
+            );
+        }
+        Err(error) => return Err((malformed(error), None)),
+    };
     let facts = facts(&message, claim, body);
     if let Err(error) = mirror::check(headers, &message) {
         return Err((contradicted(&error), Some(Box::new(facts))));
     }
     let unknown = message.method.is_some() && matches!(facts.method, Some(Cow::Owned(_)));
     if unknown && options.unknown_methods == UnknownMethods::Deny {
-        let status = if facts.era == Era::Modern { StatusCode::NOT_FOUND } else { StatusCode::OK };
-        let refusal = Refusal::new(status, "Method not found").with_code(code::METHOD_NOT_FOUND);
-        return Err((refusal, Some(Box::new(facts))));
+        return Err((method_not_found(facts.era), Some(Box::new(facts))));
     }
     Ok(facts)
 }
@@ -88,6 +95,27 @@ fn facts(message: &Message<'_>, claim: Claim, body: &Bytes) -> MessageFacts {
         ),
         body: body.clone(),
     }
+}
+
+/// A method that the revision has removed is not found, even without the target that earlier revisions demand.
+fn removed(body: &Bytes) -> Option<(Refusal, Box<MessageFacts>)> {
+    let mut scanner = Scanner::new();
+    scanner.push(body);
+    let method = Method::parse(scanner.method()?).filter(|method| !method.is_in(Era::Modern))?;
+    let facts = MessageFacts {
+        kind: MessageKind::Request,
+        era: Era::Modern,
+        method: Some(Cow::Borrowed(method.as_str())),
+        id: Some(scanner.id()?.into()),
+        body: body.clone(),
+        ..MessageFacts::none()
+    };
+    Some((method_not_found(Era::Modern), Box::new(facts)))
+}
+
+fn method_not_found(era: Era) -> Refusal {
+    let status = if era == Era::Modern { StatusCode::NOT_FOUND } else { StatusCode::OK };
+    Refusal::new(status, "Method not found").with_code(code::METHOD_NOT_FOUND)
 }
 
 /// At most `limit` bytes, cut between characters.

@@ -1,0 +1,156 @@
+//! A stream on its way through the filters, event by event.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+use http_body::Frame;
+
+use super::Chain;
+use crate::context::McpContext;
+use crate::contract::{Needs, Verdict, View};
+use crate::wire::Kind;
+use crate::wire::outcome::Scanner;
+use crate::wire::rpc::{code, error_body};
+use crate::wire::sse::{Event, Splitter};
+use crate::{Body, BoxError, BoxFuture};
+
+/// A stream of which filters see every message. Events that nobody changes keep their bytes.
+pub struct FilteredBody {
+    inner: Body,
+    splitter: Option<Splitter>,
+    passage: Passage,
+    judging: Option<BoxFuture<Bytes>>,
+    ended: bool,
+}
+
+#[derive(Clone)]
+struct Passage {
+    chain: Arc<Chain>,
+    needs: Arc<[Needs]>,
+    cx: McpContext,
+}
+
+impl FilteredBody {
+    pub(super) fn new(inner: Body, chain: Arc<Chain>, needs: Vec<Needs>, cx: McpContext) -> Self {
+        let splitter = Some(Splitter::new(chain.options.event_bytes));
+        let passage = Passage { chain, needs: needs.into(), cx };
+        Self { inner, splitter, passage, judging: None, ended: false }
+    }
+}
+
+impl std::fmt::Debug for FilteredBody {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("FilteredBody(..)")
+    }
+}
+
+impl http_body::Body for FilteredBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = &mut *self;
+        loop {
+            if let Some(judging) = &mut this.judging {
+                let bytes = ready!(judging.as_mut().poll(task));
+                this.judging = None;
+                return Poll::Ready(Some(Ok(Frame::data(bytes))));
+            }
+            let Some(splitter) = &mut this.splitter else { return Poll::Ready(None) };
+            match splitter.next_event() {
+                Ok(Some(event)) if event.data.is_empty() => return Poll::Ready(Some(Ok(Frame::data(event.raw)))),
+                Ok(Some(event)) => {
+                    this.judging = Some(Box::pin(this.passage.clone().judge(event)));
+                    continue;
+                }
+                Ok(None) if this.ended => {
+                    let rest = this.splitter.take().map(Splitter::finish).unwrap_or_default();
+                    return Poll::Ready((!rest.is_empty()).then(|| Ok(Frame::data(rest))));
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    this.splitter = None;
+                    return Poll::Ready(Some(Err(error.into())));
+                }
+            }
+            match ready!(Pin::new(&mut this.inner).poll_frame(task)) {
+                None => this.ended = true,
+                Some(Ok(frame)) => {
+                    if let (Ok(data), Some(splitter)) = (frame.into_data(), &mut this.splitter) {
+                        splitter.push(data);
+                    }
+                }
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+            }
+        }
+    }
+}
+
+impl Passage {
+    async fn judge(self, event: Event) -> Bytes {
+        let mut scanner = Scanner::new();
+        scanner.push(&event.data);
+        let response = scanner.kind() == Some(Kind::Response);
+        let message = self.cx.message();
+        let answers = response && message.is_some_and(|message| message.id.as_deref() == scanner.id());
+        let mut view = View {
+            // On a resumed stream nobody knows which method a response answers.
+            method: match (response, answers) {
+                (true, true) => message.and_then(|message| message.method.as_deref()).map(Into::into),
+                (true, false) => None,
+                (false, _) => scanner.method().map(Into::into),
+            },
+            target: message.filter(|_| answers).and_then(|message| message.target.clone()),
+            body: event.data.clone(),
+        };
+        let mut replaced = false;
+        for (filter, needs) in self.chain.filters.iter().zip(self.needs.iter()) {
+            let verdict = match response {
+                true if needs.response => filter.response(&self.cx, &view),
+                false if needs.events => filter.event(&self.cx, &view),
+                _ => continue,
+            };
+            match verdict.await {
+                Verdict::Pass => {}
+                Verdict::Replace(body) => {
+                    view.body = body;
+                    replaced = true;
+                }
+                Verdict::Refuse { public } => {
+                    tracing::info!(filter = filter.name(), "a filter refuses a message of a stream");
+                    // A refused response becomes an error; anything else leaves nothing but its id.
+                    let body = response.then(|| error_body(scanner.id(), code::REFUSED_BY_POLICY, &public, None));
+                    return rewrite(&event, body.as_deref());
+                }
+            }
+        }
+        if replaced { rewrite(&event, Some(&view.body)) } else { event.raw }
+    }
+}
+
+/// An event with other data in canonical form; its id and retry stay, because clients resume by them.
+fn rewrite(event: &Event, data: Option<&[u8]>) -> Bytes {
+    let mut out = BytesMut::new();
+    let mut field = |name: &[u8], value: &[u8]| {
+        out.extend_from_slice(name);
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(value);
+        out.extend_from_slice(b"\n");
+    };
+    if let Some(id) = &event.id {
+        field(b"id", id);
+    }
+    if let Some(retry) = event.retry {
+        field(b"retry", retry.to_string().as_bytes());
+    }
+    if let (Some(name), Some(_)) = (&event.event, data) {
+        field(b"event", name);
+    }
+    for line in data.into_iter().flat_map(|data| data.split(|byte| matches!(byte, b'\n' | b'\r'))) {
+        field(b"data", line);
+    }
+    out.extend_from_slice(b"\n");
+    out.freeze()
+}

@@ -1,0 +1,218 @@
+//! Lets filters inspect and change messages.
+
+mod body;
+mod request;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use tower_layer::Layer;
+use tower_service::Service;
+
+pub use self::body::FilteredBody;
+use crate::context::{McpContext, MessageFacts, MessageKind};
+use crate::contract::{Authorizer, Filter, Head, Needs, Verdict, View};
+use crate::layer::peek::PeekOptions;
+use crate::refusal::Refusal;
+use crate::wire::rpc::code;
+use crate::{Body, BoxFuture};
+
+/// Runs filters over the messages that they ask for, in their order.
+///
+/// Required facts: `route`, `message`. An exchange that no filter asks for passes through without a copy or an
+/// allocation. A request that a filter replaced is read and authorized again; its method and id cannot change, and its
+/// mirrored headers are made anew. What cannot be read although a filter wants to see it is refused.
+#[derive(Clone)]
+pub struct FilterLayer(Arc<Chain>);
+
+/// How a [`FilterLayer`] reads.
+#[derive(Debug, Clone)]
+pub struct FilterOptions {
+    /// `limits.filter_body_bytes`: the largest JSON answer that is collected for filters.
+    pub body_bytes: usize,
+    /// `limits.event_bytes`: the largest event.
+    pub event_bytes: usize,
+    /// How a replaced request is read.
+    pub peek: PeekOptions,
+}
+
+impl Default for FilterOptions {
+    /// 8 MiB of JSON, 16 MiB an event.
+    fn default() -> Self {
+        Self { body_bytes: 8 << 20, event_bytes: 16 << 20, peek: PeekOptions::default() }
+    }
+}
+
+pub(crate) struct Chain {
+    filters: Vec<Arc<dyn Filter>>,
+    authorizer: Arc<dyn Authorizer>,
+    options: FilterOptions,
+}
+
+impl FilterLayer {
+    /// Runs these filters; what they replace is authorized by this authorizer.
+    pub fn new(filters: Vec<Arc<dyn Filter>>, authorizer: Arc<dyn Authorizer>, options: FilterOptions) -> Self {
+        Self(Arc::new(Chain { filters, authorizer, options }))
+    }
+}
+
+impl std::fmt::Debug for FilterLayer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names: Vec<&str> = self.0.filters.iter().map(|filter| filter.name()).collect();
+        f.debug_struct("FilterLayer").field("filters", &names).finish_non_exhaustive()
+    }
+}
+
+impl<S> Layer<S> for FilterLayer {
+    type Service = FilterService<S>;
+
+    fn layer(&self, inner: S) -> FilterService<S> {
+        FilterService { chain: Arc::clone(&self.0), inner }
+    }
+}
+
+/// The service of a [`FilterLayer`].
+#[derive(Clone)]
+pub struct FilterService<S> {
+    chain: Arc<Chain>,
+    inner: S,
+}
+
+impl<S: std::fmt::Debug> std::fmt::Debug for FilterService<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FilterService").field("inner", &self.inner).finish_non_exhaustive()
+    }
+}
+
+impl<S> Service<Request<Body>> for FilterService<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = FilterFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        if self.chain.filters.is_empty() {
+            return FilterFuture::inner(self.inner.call(request));
+        }
+        let cx = McpContext::of(request.extensions()).cloned();
+        let Some(cx) = cx.filter(|cx| cx.route().is_some() && cx.message().is_some()) else {
+            let refusal = Refusal::layer_absent("route or message", "ResolveLayer or PeekLayer");
+            return FilterFuture::slow(Box::pin(async move { Ok(refusal.into_mcp(None)) }));
+        };
+        let needs = self.chain.needs(&cx);
+        if needs.iter().all(|needs| *needs == Needs::NONE) {
+            return FilterFuture::inner(self.inner.call(request));
+        }
+        let chain = Arc::clone(&self.chain);
+        let clone = self.inner.clone();
+        // The service that was polled ready is the one that is called.
+        let mut inner = std::mem::replace(&mut self.inner, clone);
+        FilterFuture::slow(Box::pin(async move {
+            let request = match request::filter(&chain, &needs, request, &cx).await {
+                Ok(request) => request,
+                Err(refusal) => return Ok(refusal.into_mcp(Some(&cx))),
+            };
+            let response = inner.call(request).await?;
+            Ok(match respond(chain, needs, response, &cx).await {
+                Ok(response) => response,
+                Err(refusal) => refusal.into_mcp(Some(&cx)),
+            })
+        }))
+    }
+}
+
+/// The future of a [`FilterService`].
+pub type FilterFuture<F> = super::either::Either<F, BoxFuture<Result<Response<Body>, Infallible>>>;
+
+impl Chain {
+    fn needs(&self, cx: &McpContext) -> Vec<Needs> {
+        let message = cx.message();
+        let head = Head {
+            server: cx.route().map_or("", |route| &route.id),
+            method: message.and_then(|message| message.method.as_deref()),
+            target: message.and_then(|message| message.target.as_deref()),
+        };
+        self.filters.iter().map(|filter| filter.needs(&head)).collect()
+    }
+
+    fn chosen<'a>(
+        &'a self,
+        needs: &'a [Needs],
+        wants: fn(&Needs) -> bool,
+    ) -> impl Iterator<Item = &'a Arc<dyn Filter>> {
+        self.filters.iter().zip(needs).filter(move |(_, needs)| wants(needs)).map(|(filter, _)| filter)
+    }
+}
+
+/// What the caller reads when a filter refuses.
+fn refused(filter: &dyn Filter, public: String, cx: &McpContext) -> Refusal {
+    tracing::info!(filter = filter.name(), request_id = %cx.request_id(), "a filter refuses a message");
+    let message: Option<&MessageFacts> = cx.message();
+    match message.and_then(|message| message.method.as_deref()) {
+        Some("tools/call") => Refusal::tool_result(public),
+        _ if message.is_some_and(|message| message.kind == MessageKind::Notification) => {
+            Refusal::new(StatusCode::ACCEPTED, public)
+        }
+        _ => Refusal::new(StatusCode::OK, public).with_code(code::REFUSED_BY_POLICY),
+    }
+}
+
+async fn respond(
+    chain: Arc<Chain>,
+    needs: Vec<Needs>,
+    response: Response<Body>,
+    cx: &McpContext,
+) -> Result<Response<Body>, Refusal> {
+    let wanted = needs.iter().any(|needs| needs.response || needs.events);
+    if !wanted || cx.refusal().is_some() || http_body::Body::is_end_stream(response.body()) {
+        return Ok(response);
+    }
+    if response.headers().contains_key(CONTENT_ENCODING) {
+        return Err(Refusal::new(StatusCode::BAD_GATEWAY, "The server's answer is encoded and cannot be inspected."));
+    }
+    let content_type = response.headers().get(CONTENT_TYPE).map(http::HeaderValue::as_bytes).unwrap_or_default();
+    if content_type.len() >= 17 && content_type[..17].eq_ignore_ascii_case(b"text/event-stream") {
+        let cx = cx.clone();
+        return Ok(response.map(|body| Body::new(FilteredBody::new(body, chain, needs, cx))));
+    }
+    if !needs.iter().any(|needs| needs.response) {
+        return Ok(response);
+    }
+    let (parts, body) = response.into_parts();
+    let collected = Limited::new(body, chain.options.body_bytes).collect().await.map_err(|error| {
+        let public = if error.is::<LengthLimitError>() {
+            "The server's answer is too large to be inspected."
+        } else {
+            "The server broke off its answer."
+        };
+        Refusal::new(StatusCode::BAD_GATEWAY, public).because(error)
+    })?;
+    let message = cx.message();
+    let mut view = View {
+        method: message.and_then(|message| message.method.as_deref()).map(Into::into),
+        target: message.and_then(|message| message.target.clone()),
+        body: collected.to_bytes(),
+    };
+    for filter in chain.chosen(&needs, |needs| needs.response) {
+        match filter.response(cx, &view).await {
+            Verdict::Pass => {}
+            Verdict::Replace(body) => view.body = body,
+            Verdict::Refuse { public } => return Err(refused(&**filter, public, cx)),
+        }
+    }
+    Ok(Response::from_parts(parts, Body::from(view.body)))
+}
+
+#[cfg(test)]
+mod tests;

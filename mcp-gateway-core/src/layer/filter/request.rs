@@ -1,0 +1,89 @@
+//! The request's way through the filters.
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, StatusCode};
+
+use super::{Chain, refused};
+use crate::Body;
+use crate::context::{McpContext, MessageFacts, MessageKind};
+use crate::contract::{Action, Ask, Needs, Target, Verdict, View};
+use crate::layer::peek::inspect;
+use crate::refusal::Refusal;
+use crate::wire::mirror::MCP_NAME;
+
+pub(super) async fn filter(
+    chain: &Chain,
+    needs: &[Needs],
+    request: Request<Body>,
+    cx: &McpContext,
+) -> Result<Request<Body>, Refusal> {
+    let Some(message) = cx.message().filter(|message| message.kind != MessageKind::None) else { return Ok(request) };
+    let mut view = View {
+        method: message.method.as_deref().map(Into::into),
+        target: message.target.clone(),
+        body: message.body.clone(),
+    };
+    let mut replaced = false;
+    for filter in chain.chosen(needs, |needs| needs.request) {
+        match filter.request(cx, &view).await {
+            Verdict::Pass => {}
+            Verdict::Refuse { public } => return Err(refused(&**filter, public, cx)),
+            Verdict::Replace(body) => {
+                view.body = body;
+                replaced = true;
+            }
+        }
+    }
+    if !replaced {
+        return Ok(request);
+    }
+    let (mut parts, _) = request.into_parts();
+    // The header follows the body before both are compared again.
+    let name = target_of(&view.body, chain).filter(|_| parts.headers.contains_key(MCP_NAME));
+    if let Some(name) = name {
+        parts.headers.insert(MCP_NAME, coded(&name).ok_or_else(|| failed("a name that no header can carry"))?);
+    }
+    let facts = inspect(&parts.headers, &view.body, &chain.options.peek)
+        .map_err(|(refusal, _)| failed("an unacceptable message").because(refusal.public().to_owned()))?;
+    if facts.method != message.method || facts.id != message.id || facts.kind != message.kind {
+        return Err(failed("another method or id"));
+    }
+    authorize(chain, cx, &facts).await?;
+    Ok(Request::from_parts(parts, Body::from(view.body)))
+}
+
+/// A filter that answers nonsense refuses the message: it may have meant to.
+fn failed(what: &'static str) -> Refusal {
+    Refusal::new(StatusCode::BAD_GATEWAY, "A filter failed.").because(format!("a filter replaced a message by {what}"))
+}
+
+async fn authorize(chain: &Chain, cx: &McpContext, facts: &MessageFacts) -> Result<(), Refusal> {
+    let (Some(principal), Some(route), Some(method)) = (cx.principal(), cx.route(), facts.method.as_deref()) else {
+        return Err(Refusal::layer_absent("principal or route", "AuthenticateLayer or ResolveLayer"));
+    };
+    let decision = chain.authorizer.decide(&Ask {
+        principal,
+        action: Action::Method(method),
+        target: Target { server: &route.id, name: facts.target.as_deref() },
+        cx,
+        arguments: facts.arguments(),
+    });
+    if decision.await.allow { Ok(()) } else { Err(failed("one that the caller may not send")) }
+}
+
+fn target_of(body: &Bytes, chain: &Chain) -> Option<String> {
+    let message = crate::wire::peek(body, &chain.options.peek.message).ok()?;
+    message.target().map(str::to_owned)
+}
+
+/// A value as the specification codes it: plain where it can be, else base64 between markers.
+fn coded(name: &str) -> Option<HeaderValue> {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+
+    let plain = name.bytes().all(|byte| (0x20..0x7f).contains(&byte))
+        && name.trim() == name
+        && !(name.starts_with("=?base64?") && name.ends_with("?="));
+    let text = if plain { name.to_owned() } else { format!("=?base64?{}?=", STANDARD.encode(name)) };
+    HeaderValue::from_str(&text).ok()
+}

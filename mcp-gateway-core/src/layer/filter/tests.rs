@@ -1,0 +1,152 @@
+use bytes::Bytes;
+use tower::ServiceExt;
+
+use super::*;
+use crate::MaybeReady;
+use crate::contract::{Ask, Decision, SystemClock};
+use crate::layer::peek::PeekLayer;
+use crate::record::{Mount, Principal, Route, RouteTarget};
+
+/// Replaces one text by another wherever it stands, or refuses it.
+struct Swap {
+    from: &'static str,
+    to: Option<&'static str>,
+}
+
+impl Swap {
+    fn judge(&self, view: &View) -> MaybeReady<Verdict> {
+        let text = String::from_utf8(view.body.to_vec()).unwrap();
+        let verdict = match (text.contains(self.from), self.to) {
+            (false, _) => Verdict::Pass,
+            (true, None) => Verdict::refuse("not that word"),
+            (true, Some(to)) => Verdict::Replace(text.replace(self.from, to).into()),
+        };
+        MaybeReady::wait(async move {
+            tokio::task::yield_now().await;
+            verdict
+        })
+    }
+}
+
+impl Filter for Swap {
+    fn name(&self) -> &'static str {
+        "swap"
+    }
+
+    fn needs(&self, _: &Head<'_>) -> Needs {
+        Needs { request: true, response: true, events: true }
+    }
+
+    fn request(&self, _: &McpContext, view: &View) -> MaybeReady<Verdict> {
+        self.judge(view)
+    }
+
+    fn response(&self, _: &McpContext, view: &View) -> MaybeReady<Verdict> {
+        self.judge(view)
+    }
+
+    fn event(&self, _: &McpContext, view: &View) -> MaybeReady<Verdict> {
+        self.judge(view)
+    }
+}
+
+/// Answers with what it received, or with the given text.
+async fn exchange(filters: Vec<Swap>, tool: &str, answer: Option<(&'static str, &'static str)>) -> (u16, String) {
+    let server = tower::service_fn(move |request: Request<Body>| async move {
+        let name = request.headers().get("mcp-name").map(|name| name.to_str().unwrap().to_owned());
+        let received = request.into_body().collect().await.unwrap().to_bytes();
+        let (content_type, body) = answer.map_or_else(
+            || {
+                (
+                    "application/json",
+                    Bytes::from(format!("{} {}", name.unwrap_or_default(), String::from_utf8_lossy(&received))),
+                )
+            },
+            |(content_type, body)| (content_type, Bytes::from(body)),
+        );
+        let mut response = Response::new(Body::from(body));
+        response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static(content_type));
+        Ok::<_, Infallible>(response)
+    });
+    let authorizer: Arc<dyn Authorizer> = Arc::new(|ask: &Ask<'_>| match ask.target.name {
+        Some("forbidden") => Decision::deny("no"),
+        _ => Decision::allow("yes"),
+    });
+    let filters = filters.into_iter().map(|filter| Arc::new(filter) as Arc<dyn Filter>).collect();
+    let stack =
+        PeekLayer::default().layer(FilterLayer::new(filters, authorizer, FilterOptions::default()).layer(server));
+    let cx = McpContext::new(&SystemClock);
+    cx.set_principal(Arc::new(Principal::new("local", "ada"))).unwrap();
+    cx.set_route(Arc::new(Route {
+        id: "a".into(),
+        name: "A".into(),
+        resource: Mount::new("https://gw.example", "/m").unwrap().resource("a"),
+        target: RouteTarget::Remote {
+            url: http::Uri::from_static("http://up.example"),
+            headers: [].into(),
+            incarnation: crate::contract::Incarnation("a~1".into()),
+        },
+        sub_paths: [].into(),
+        query_parameters: [].into(),
+        response_headers: [].into(),
+    }))
+    .unwrap();
+    let body = format!(
+        r#"{{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{{"name":"{tool}","_meta":{{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}}}}}}"#
+    );
+    let request = Request::post("/")
+        .header(CONTENT_TYPE, "application/json")
+        .header("mcp-protocol-version", "2026-07-28")
+        .header("mcp-method", "tools/call")
+        .header("mcp-name", tool)
+        .extension(cx)
+        .body(Body::from(Bytes::from(body)))
+        .unwrap();
+    let response = stack.oneshot(request).await.unwrap();
+    let status = response.status().as_u16();
+    (status, String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap())
+}
+
+#[tokio::test]
+async fn a_replaced_request_is_read_and_authorized_again() {
+    let swap = |from, to| vec![Swap { from, to }];
+    let (status, received) = exchange(swap("alpha", Some("beta")), "alpha", None).await;
+    assert_eq!(status, 200);
+    assert!(received.starts_with("beta {") && received.contains(r#""name":"beta""#), "{received}");
+    assert_eq!(exchange(swap("alpha", Some("forbidden")), "alpha", None).await.0, 502);
+    assert_eq!(exchange(swap("tools/call", Some("tools/list")), "alpha", None).await.0, 502);
+    assert_eq!(exchange(swap("\"id\":7", Some("\"id\":8")), "alpha", None).await.0, 502);
+    assert_eq!(exchange(swap("jsonrpc", Some("")), "alpha", None).await.0, 502);
+    let (status, refused) = exchange(swap("alpha", None), "alpha", None).await;
+    assert_eq!(status, 200);
+    assert!(refused.contains(r#""isError":true"#) && refused.contains("not that word"), "{refused}");
+}
+
+#[tokio::test]
+async fn answers_and_events_are_seen_and_untouched_ones_keep_their_bytes() {
+    let swap = |to| vec![Swap { from: "secret", to }];
+    let answer = r#"{"jsonrpc":"2.0","id":7,"result":{"text":"secret"}}"#;
+    let (_, seen) = exchange(swap(Some("[gone]")), "alpha", Some(("application/json", answer))).await;
+    assert_eq!(seen, answer.replace("secret", "[gone]"));
+
+    let stream = concat!(
+        ": note\r\n\r\n",
+        "id: 1\rdata: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/a\"}\r\r",
+        "event: message\nid: 2\nretry: 5\ndata: {\"jsonrpc\":\"2.0\",\"method\":\"secret\"}\n\n",
+        "id: 3\ndata: {\"jsonrpc\":\"2.0\",\"id\":7,\ndata: \"result\":\"secret\"}\n\n",
+        ": rest"
+    );
+    let (_, seen) = exchange(swap(Some("[gone]")), "alpha", Some(("text/event-stream", stream))).await;
+    let expected = stream
+        .replace("event: message\nid: 2\nretry: 5\n", "id: 2\nretry: 5\nevent: message\n")
+        .replace("secret", "[gone]");
+    assert_eq!(seen, expected);
+
+    let (_, seen) = exchange(swap(None), "alpha", Some(("text/event-stream", stream))).await;
+    assert!(seen.contains("id: 2\nretry: 5\n\n"), "{seen}");
+    assert!(
+        seen.contains(r#"data: {"jsonrpc":"2.0","id":7,"error":{"code":40301,"message":"not that word"}}"#),
+        "{seen}"
+    );
+    assert!(!seen.contains("secret"), "{seen}");
+}
