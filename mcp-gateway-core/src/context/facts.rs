@@ -95,7 +95,7 @@ pub struct SessionFacts {
     pub hash: Box<str>,
 }
 
-/// Times that are known only while the answer is on its way. Microseconds since the request began, plus one; 0 = unset.
+/// Times that are known only while the answer is on its way. Microseconds plus one; 0 = unset.
 #[derive(Debug, Default)]
 pub struct Timings {
     upstream: AtomicU64,
@@ -103,17 +103,17 @@ pub struct Timings {
 }
 
 impl Timings {
-    /// The upstream's head has arrived.
+    /// The upstream's head has arrived, so long after it was called.
     pub fn upstream_answered(&self, micros: u64) {
         let _ = self.upstream.compare_exchange(0, micros.saturating_add(1), Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// The first byte of the body has left.
+    /// The first byte of the body has left, so long after the request began.
     pub fn first_byte(&self, micros: u64) {
         let _ = self.first_byte.compare_exchange(0, micros.saturating_add(1), Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// Microseconds to the upstream's head.
+    /// Microseconds from the call of the upstream to its head.
     #[must_use]
     pub fn upstream_us(&self) -> Option<u64> {
         self.upstream.load(Ordering::Relaxed).checked_sub(1)

@@ -71,7 +71,7 @@ pub struct AuditEvent {
     pub bytes_out: u64,
     /// Messages of the stream that have no row of their own.
     pub messages: u32,
-    /// Microseconds from arrival to the upstream's head.
+    /// Microseconds from the call of the upstream to its head: the gateway's own time is not in it.
     pub upstream_us: Option<u64>,
     /// Microseconds from arrival to the first byte of the answer.
     pub first_byte_us: Option<u64>,

@@ -163,6 +163,7 @@ impl Inner {
             headers::forwarded(&mut parts.headers, cx, route);
         }
         cx.forward();
+        let called = micros(cx, &*self.options.clock);
         let answer = match &endpoint.address {
             Address::Local(upstream) => {
                 let answer = upstream.call(Request::from_parts(parts, body));
@@ -173,7 +174,7 @@ impl Inner {
                 self.call_http(client, parts, body, cx, route).await?
             }
         };
-        cx.timings().upstream_answered(micros(cx, &*self.options.clock));
+        cx.timings().upstream_answered(micros(cx, &*self.options.clock).saturating_sub(called));
         let idle = self.options.stream_idle;
         admit(answer, cx, route).map(|response| {
             response.map(|body| {

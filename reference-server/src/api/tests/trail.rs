@@ -119,7 +119,6 @@ async fn usage_counts_calls_in_a_window() {
         ("?from=1970-01-01T00:00:00Z&to=1971-01-02T00:00:00Z", 200),
         ("?from=1970-01-01T00:00:00Z&to=1971-01-02T00:00:01Z", 400),
         ("?from=1970-01-01T00:00:00Z&to=1970-01-01T00:00:00Z", 400),
-        ("?to=-009999-01-02T01:59:59Z", 200),
     ] {
         assert_eq!(world.get(&format!("/api/v1/usage{query}")).await.status.as_u16(), status, "{query}");
     }
