@@ -109,7 +109,7 @@ impl Server {
         let runtime: Option<Arc<dyn Runtime>> = None;
         let limiter = MemoryRateLimiter::new(SystemClock, BUDGETS);
         let overflows = limiter.clone();
-        metrics.count_limiter_overflows(move || overflows.overflows());
+        counts.count_limiter_overflows(move || overflows.overflows());
         let built = data_plane::build(
             &config,
             Ingredients {
