@@ -40,6 +40,10 @@ start_gateway() {
         export MCP_GATEWAY__DATA_DIR=$folder/data
         export MCP_GATEWAY__CATALOG__PATHS=$folder/catalog
         export MCP_GATEWAY__EGRESS__ALLOW=127.0.0.0/8
+        # The suite opens a session for nearly every scenario and ends few of them.
+        export MCP_GATEWAY__LIMITS__CHILDREN__PER_PRINCIPAL=200
+        export MCP_GATEWAY__LIMITS__CHILDREN__PER_SERVER=200
+        export MCP_GATEWAY__LIMITS__CHILDREN__STARTS_PER_MINUTE=1000
         export MCP_GATEWAY_BOOTSTRAP_TOKEN=$token
         exec "$binary" serve >"$folder/log" 2>&1
     ) &
