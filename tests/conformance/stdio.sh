@@ -12,6 +12,9 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 gateway=$1 fixture=$(realpath "$2")
 shift 2
 
+# The suite opens a session for each scenario and closes hardly any: more children than one caller may have.
+export MCP_GATEWAY__LIMITS__CHILDREN__PER_PRINCIPAL=500 MCP_GATEWAY__LIMITS__CHILDREN__PER_SERVER=500
+export MCP_GATEWAY__LIMITS__CHILDREN__TOTAL=500 MCP_GATEWAY__LIMITS__CHILDREN__STARTS_PER_MINUTE=1000
 start_gateway "$gateway" <<ENTRY
 entryKey: fixture
 name: Fixture

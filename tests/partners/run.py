@@ -273,6 +273,9 @@ def start_gateway(processes, binary, folder, entries, path, any_port=False):
         "MCP_GATEWAY__DATA_DIR": str(folder / "data"),
         "MCP_GATEWAY__CATALOG__PATHS": str(catalog),
         "MCP_GATEWAY__EGRESS__ALLOW": "127.0.0.0/8",
+        # Clients that end without closing their sessions leave a child each until it is idle for long enough.
+        "MCP_GATEWAY__LIMITS__CHILDREN__PER_PRINCIPAL": "100",
+        "MCP_GATEWAY__LIMITS__CHILDREN__STARTS_PER_MINUTE": "200",
         "MCP_GATEWAY__RUNTIME__PROCESS__WRITABLE": str(folder / "files"),
         "MCP_GATEWAY_BOOTSTRAP_TOKEN": token,
     }

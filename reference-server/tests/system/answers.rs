@@ -196,3 +196,15 @@ async fn a_server_that_is_down_or_breaks_off_is_a_bad_gateway() {
     // Nothing of the inside: neither address nor operating system.
     assert!(!answer.text().contains("127.0.0.1") && !answer.text().contains("os error"), "{}", answer.text());
 }
+
+#[tokio::test]
+async fn an_empty_answer_passes_also_when_its_length_is_not_said() {
+    // As Node.js servers answer notifications: 202, chunked, no content type, and then nothing.
+    let (answer, _upstream) = answered(|_| {
+        let nothing = futures_util::stream::empty::<Result<bytes::Bytes, std::convert::Infallible>>();
+        Response::builder().status(202).body(Body::from_stream(nothing)).unwrap()
+    })
+    .await;
+    let answer = answer.expect(202);
+    assert!(answer.body.is_empty());
+}

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use crate::support::mcp::{self, Session};
-use crate::support::{Fixture, Gateway, Key, Open, Upstream, until, upstream};
+use crate::support::{Fixture, Gateway, Key, Open, PATIENCE, Upstream, until, upstream};
 
 const MIB: u64 = 1 << 20;
 
@@ -172,7 +172,8 @@ async fn a_revoked_key_ends_its_streams() {
     let mut ending = listen(&gateway, &revoked).await;
     let mut staying = listen(&gateway, &kept).await;
     gateway.revoke(&revoked).await;
-    while ending.event().await.is_some() {}
+    let ended = tokio::time::timeout(PATIENCE, async { while ending.event().await.is_some() {} }).await;
+    assert!(ended.is_ok(), "the stream of a revoked key is still open after {PATIENCE:?}");
     assert!(staying.is_quiet_for(Duration::from_secs(1)).await, "another key's stream has nothing to do with it");
 }
 
