@@ -169,6 +169,11 @@ impl SessionSealer {
         Some(OpenedSession { plain, hash: hash(&key, &bytes) })
     }
 
+    /// The time on the ring's clock, by which sessions begin and end.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.ring.now()
+    }
+
     /// The keyed hash of a sealed id, the same that [`open`](Self::open) gives; `None` when its key is not known.
     #[must_use]
     pub fn hash(&self, sealed: &[u8]) -> Option<Box<str>> {

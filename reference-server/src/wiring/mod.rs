@@ -12,7 +12,6 @@ mod limits;
 mod process;
 mod router;
 mod serve;
-mod sessions;
 mod storage;
 mod tasks;
 

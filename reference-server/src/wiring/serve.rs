@@ -19,7 +19,6 @@ use tokio_util::task::TaskTracker;
 
 use super::banner::Banner;
 use super::data_plane::{self, Ingredients};
-use super::sessions::SealedSessions;
 use super::tasks::{Background, Upkeep};
 use super::{router, storage};
 use crate::app::{App, DataPlaneLoad};
@@ -118,7 +117,7 @@ impl Server {
                 snapshots: snapshots.clone(),
                 last_used: Arc::clone(&last_used),
                 limiter: limiter.clone(),
-                sessions: Arc::new(SealedSessions { sealer: storage.sessions, clock: Arc::clone(&clock) }),
+                sessions: Arc::new(storage.sessions),
                 runtime: runtime.clone(),
                 sink: Arc::clone(&sink),
                 clock: Arc::clone(&clock),

@@ -1,6 +1,7 @@
 //! Legacy sessions, sealed: the gateway keeps no table of them.
 
 mod future;
+mod sealed;
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -25,6 +26,7 @@ pub const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// Seals and opens session ids.
 ///
 /// The sealed id is bound to tenant, server and principal (subject and actor); the same session always reads the same.
+/// [`SessionSealer`](crate::seal::SessionSealer) is the codec that needs no table.
 pub trait SessionCodec: Send + Sync + 'static {
     /// Seals an upstream's session id.
     ///

@@ -1,21 +1,15 @@
-//! Sealed sessions for the session layer.
-
-use std::sync::Arc;
+//! Sessions that are sealed with the ring of session keys.
 
 use http::HeaderValue;
-use mcp_gateway_core::context::SessionFacts;
-use mcp_gateway_core::contract::{Clock, Incarnation};
-use mcp_gateway_core::layer::session::{SessionCodec, SessionError};
-use mcp_gateway_core::record::Principal;
-use mcp_gateway_core::seal::{self, SessionOwner, SessionPlain, SessionSealer};
 
-/// A [`SessionSealer`] as the codec of the session layer.
-pub(super) struct SealedSessions {
-    pub(super) sealer: SessionSealer,
-    pub(super) clock: Arc<dyn Clock>,
-}
+use super::{SessionCodec, SessionError};
+use crate::context::SessionFacts;
+use crate::contract::Incarnation;
+use crate::record::Principal;
+use crate::seal::{self, SessionOwner, SessionPlain, SessionSealer};
 
-impl SessionCodec for SealedSessions {
+/// A session begins when it is sealed first, on the clock of the sealer's ring.
+impl SessionCodec for SessionSealer {
     fn seal(
         &self,
         upstream_id: &str,
@@ -26,17 +20,17 @@ impl SessionCodec for SealedSessions {
         let plain = SessionPlain {
             upstream_id: upstream_id.into(),
             incarnation: incarnation.clone(),
-            issued_at: self.clock.now(),
+            issued_at: self.now(),
             flags: 0,
         };
-        self.sealer.seal(&plain, SessionOwner::new(server, principal)).map_err(|error| match error {
+        Self::seal(self, &plain, SessionOwner::new(server, principal)).map_err(|error| match error {
             seal::SessionError::NoKey => SessionError::NoKey,
             _ => SessionError::BadUpstreamId,
         })
     }
 
     fn open(&self, sealed: &HeaderValue, server: &str, principal: &Principal) -> Option<SessionFacts> {
-        let opened = self.sealer.open(sealed.as_bytes(), SessionOwner::new(server, principal))?;
+        let opened = Self::open(self, sealed.as_bytes(), SessionOwner::new(server, principal))?;
         Some(SessionFacts {
             upstream_id: opened.plain.upstream_id,
             incarnation: opened.plain.incarnation,

@@ -1,0 +1,93 @@
+//! What the tests share: a server to call, a client to call with, and a place to serve at.
+
+#![allow(dead_code, reason = "each test uses a part")]
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use axum::routing::post;
+use axum::{Json, Router};
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
+
+/// A listener on a free port, and its URL.
+pub(crate) async fn listener() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    (listener, url)
+}
+
+/// Serves until the test is over.
+pub(crate) fn serve(listener: TcpListener, router: Router) -> SocketAddr {
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    address
+}
+
+/// An MCP server with one tool, which answers with the message (put together, when it comes in halves) and the names of
+/// the headers that it received.
+pub(crate) async fn upstream() -> String {
+    let (listener, url) = listener().await;
+    serve(listener, Router::new().route("/mcp", post(answer)));
+    format!("{url}/mcp")
+}
+
+async fn answer(headers: HeaderMap, Json(message): Json<Value>) -> Json<Value> {
+    let asked = &message["params"]["arguments"]["message"];
+    let text = match asked["halves"].as_array() {
+        Some(halves) => format!("card {}, thanks", halves.iter().filter_map(Value::as_str).collect::<String>()),
+        None => asked.as_str().unwrap_or_default().to_owned(),
+    };
+    let headers: Vec<&str> = headers.keys().map(http::HeaderName::as_str).collect();
+    Json(json!({
+        "jsonrpc": "2.0",
+        "id": message["id"],
+        "result": { "content": [{ "type": "text", "text": text }], "headers": headers },
+    }))
+}
+
+/// A `tools/call` with this message as its argument.
+pub(crate) fn call(message: &str) -> Value {
+    json!({
+        "jsonrpc": "2.0", "id": 7, "method": "tools/call",
+        "params": { "name": "echo", "arguments": { "message": message } },
+    })
+}
+
+/// POSTs a message when there is one, else GETs, and returns the status and the body.
+#[expect(clippy::disallowed_methods, reason = "a client to test with")]
+pub(crate) async fn send(
+    address: SocketAddr,
+    path: &str,
+    header: Option<(&str, &str)>,
+    message: Option<Value>,
+) -> (StatusCode, String) {
+    let exchange = async {
+        let stream = TcpStream::connect(address).await.unwrap();
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        let mut request = Request::builder().uri(path).header("host", address.to_string());
+        if let Some((name, value)) = header {
+            request = request.header(name, value);
+        }
+        let body = match &message {
+            Some(message) => {
+                request = request
+                    .method(Method::POST)
+                    .header("content-type", "application/json")
+                    .header("accept", "application/json, text/event-stream");
+                message.to_string()
+            }
+            None => String::new(),
+        };
+        let response = sender.send_request(request.body(Full::new(Bytes::from(body))).unwrap()).await.unwrap();
+        let status = response.status();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    };
+    tokio::time::timeout(Duration::from_secs(20), exchange).await.expect("an answer came")
+}
