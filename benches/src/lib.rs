@@ -1,5 +1,7 @@
 //! What the benchmarks share: the messages they send and a plain HTTP server loop.
 
+pub mod memory;
+
 use std::convert::Infallible;
 use std::net::SocketAddr;
 

@@ -1,0 +1,209 @@
+//! A gateway over memory alone: the request path without store and spool.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anyhow::Context as _;
+use async_trait::async_trait;
+use futures_util::stream;
+use http::{HeaderValue, Response};
+use mcp_gateway_auth::api_key::{ApiKeyAuthenticator, KeyDirectory, NewKeyText};
+use mcp_gateway_core::context::SessionFacts;
+use mcp_gateway_core::contract::{
+    Address, AuditFull, AuditSink, Clock as _, Deployment, Endpoint, Incarnation, LogStream, Observation, Program,
+    Resolve, ResolveError, Runtime, RuntimeError, RuntimeErrorKind, RuntimeEventStream, Seq, SystemClock, Upstream,
+    UpstreamError, Workload, WorkloadId,
+};
+use mcp_gateway_core::egress::EgressPolicy;
+use mcp_gateway_core::gateway::{Gateway, GatewayOptions, Parts};
+use mcp_gateway_core::layer::session::{SessionCodec, SessionError};
+use mcp_gateway_core::record::{
+    ApiKey, AuditEvent, Mount, Placement, Principal, Route, RouteTarget, Scope, Subject, TenantId,
+};
+use mcp_gateway_core::shim::{ForwardOptions, Shim};
+use mcp_gateway_core::snapshot::KeyFacts;
+use mcp_gateway_core::{Body, BoxFuture, MaybeReady};
+use tokio::sync::watch;
+
+use crate::result;
+
+/// The id of the one server behind the gateway.
+pub const SERVER: &str = "bench";
+
+/// The whole data plane, with one server and one API key for it.
+#[derive(Debug)]
+pub struct MemoryGateway {
+    /// The stack.
+    pub gateway: Gateway,
+    /// What callers send as `Authorization`.
+    pub authorization: HeaderValue,
+    /// Events recorded so far, intents among them.
+    pub events: Arc<AtomicU64>,
+}
+
+impl MemoryGateway {
+    /// A gateway in front of this server.
+    ///
+    /// # Errors
+    /// When `public_url` is not one.
+    pub fn new(public_url: &str, server: Address) -> anyhow::Result<Self> {
+        let mount = Mount::new(public_url, "/mcp-connect")?;
+        let incarnation = Incarnation("bench~1".into());
+        let (target, runtime) = match server {
+            Address::Http(url) => (RouteTarget::Remote { url, headers: [].into(), incarnation }, None),
+            address @ Address::Local(_) => {
+                let program = Program::Command { command: SERVER.to_owned(), args: Vec::new() };
+                let template = Arc::new(Route::template(SERVER, program, Vec::new()));
+                let endpoint = Endpoint { incarnation, address, ready: true, load: 0 };
+                let runtime: Arc<dyn Runtime> = Arc::new(Running(watch::Sender::new([endpoint].into())));
+                (RouteTarget::Hosted { placement: Placement::Shared, template }, Some(runtime))
+            }
+        };
+        let resource = mount.resource(SERVER);
+        let route = Arc::new(Route {
+            id: SERVER.into(),
+            name: "Bench".into(),
+            resource: resource.clone(),
+            target,
+            sub_paths: [].into(),
+            query_parameters: [].into(),
+            response_headers: [].into(),
+        });
+        let (authenticator, authorization) = api_key()?;
+        let events = Arc::new(AtomicU64::new(0));
+        let sink: Arc<dyn AuditSink> = Arc::new(Counted(Arc::clone(&events)));
+        let egress = EgressPolicy::new(["127.0.0.0/8".parse()?]);
+        let forward = ForwardOptions { egress, ..ForwardOptions::default() };
+        let shim = Shim::builder(Arc::clone(&sink)).forward(forward).build();
+        let mut parts = Parts::new(Arc::new(One(route)), vec![Arc::new(authenticator)], Arc::new(NoSessions), sink);
+        parts.shim = Some(Arc::new(shim));
+        parts.runtime = runtime;
+        let gateway = Gateway::builder(parts)
+            .options(GatewayOptions { loopback: true, ..GatewayOptions::default() })
+            .known_resources(Arc::new(move |id| (id == SERVER).then(|| resource.clone())))
+            .build(&mount)
+            .gateway;
+        Ok(Self { gateway, authorization, events })
+    }
+}
+
+/// The check of API keys with one key in memory, and the header that passes it.
+///
+/// # Errors
+/// Never in practice: the key is made here.
+pub fn api_key() -> anyhow::Result<(ApiKeyAuthenticator, HeaderValue)> {
+    let key = NewKeyText::generate();
+    let clock = Arc::new(SystemClock);
+    let record = ApiKey {
+        name: "bench".into(),
+        secret_sha256: key.secret_sha256.iter().map(|byte| format!("{byte:02x}")).collect(),
+        subject: Subject::local("bench"),
+        owner: false,
+        scopes: vec![Scope::Mcp],
+        servers: vec!["*".into()],
+        created_at: clock.now(),
+        expires_at: None,
+    };
+    let facts = KeyFacts::new(&TenantId::default(), &key.id, &record).context("the key's record does not read")?;
+    let directory = Keys(HashMap::from([(key.id.clone(), Arc::new(facts))]));
+    let header = HeaderValue::try_from(format!("Bearer {}", key.text.expose()))?;
+    Ok((ApiKeyAuthenticator::new(Arc::new(directory), clock), header))
+}
+
+/// Answers every request with a result of this many bytes, in this process.
+#[must_use]
+pub fn local(size: usize) -> Address {
+    Address::Local(Arc::new(Fixed(result(size))))
+}
+
+struct Fixed(bytes::Bytes);
+
+impl Upstream for Fixed {
+    fn call(&self, _: http::Request<Body>) -> BoxFuture<Result<Response<Body>, UpstreamError>> {
+        let mut response = Response::new(Body::from(self.0.clone()));
+        response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        Box::pin(std::future::ready(Ok(response)))
+    }
+}
+
+struct One(Arc<Route>);
+
+impl Resolve for One {
+    fn resolve(&self, id: &str, _: &Principal) -> MaybeReady<Result<Option<Arc<Route>>, ResolveError>> {
+        Ok((id == SERVER).then(|| Arc::clone(&self.0))).into()
+    }
+}
+
+struct Keys(HashMap<Box<str>, Arc<KeyFacts>>);
+
+impl KeyDirectory for Keys {
+    fn key(&self, id: &str) -> Option<Arc<KeyFacts>> {
+        self.0.get(id).cloned()
+    }
+
+    fn refuses(&self) -> bool {
+        false
+    }
+}
+
+/// Counts events: what keeping them costs is measured with the spool.
+struct Counted(Arc<AtomicU64>);
+
+#[async_trait]
+impl AuditSink for Counted {
+    fn record(&self, event: AuditEvent) -> MaybeReady<Result<Seq, AuditFull>> {
+        drop(event);
+        Ok(Seq(self.0.fetch_add(1, Ordering::Relaxed) + 1)).into()
+    }
+
+    async fn flush(&self) {}
+}
+
+/// No sessions are opened in the benchmarks that call through the stack.
+struct NoSessions;
+
+impl SessionCodec for NoSessions {
+    fn seal(&self, _: &str, _: &Incarnation, _: &str, _: &Principal) -> Result<HeaderValue, SessionError> {
+        Err(SessionError::NoKey)
+    }
+
+    fn open(&self, _: &HeaderValue, _: &str, _: &Principal) -> Option<SessionFacts> {
+        None
+    }
+}
+
+/// One workload, which runs as long as this process.
+struct Running(watch::Sender<Arc<[Endpoint]>>);
+
+#[async_trait]
+impl Runtime for Running {
+    async fn ensure(&self, _: &Arc<Workload>) -> Result<Deployment, RuntimeError> {
+        Ok(Deployment { endpoints: self.0.subscribe() })
+    }
+
+    async fn stop(&self, _: &WorkloadId) -> Result<(), RuntimeError> {
+        Ok(())
+    }
+
+    async fn remove(&self, _: &WorkloadId) -> Result<(), RuntimeError> {
+        Ok(())
+    }
+
+    async fn observe(&self, _: &WorkloadId) -> Result<Option<Observation>, RuntimeError> {
+        Ok(None)
+    }
+
+    async fn list(&self) -> Result<Vec<Observation>, RuntimeError> {
+        Ok(Vec::new())
+    }
+
+    async fn logs(&self, _: &WorkloadId, _: usize, _: bool) -> Result<LogStream, RuntimeError> {
+        let public = "It writes no log.".to_owned();
+        Err(RuntimeError { kind: RuntimeErrorKind::Unsupported, public, detail: None })
+    }
+
+    fn watch(&self) -> RuntimeEventStream {
+        Box::pin(stream::pending())
+    }
+}
