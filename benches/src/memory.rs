@@ -105,7 +105,7 @@ pub fn api_key() -> anyhow::Result<(ApiKeyAuthenticator, HeaderValue)> {
         created_at: clock.now(),
         expires_at: None,
     };
-    let facts = KeyFacts::new(&TenantId::default(), &key.id, &record).context("the key's record does not read")?;
+    let facts = KeyFacts::new(&TenantId::default(), &key.id, &record).map_err(anyhow::Error::msg)?;
     let directory = Keys(HashMap::from([(key.id.clone(), Arc::new(facts))]));
     let header = HeaderValue::try_from(format!("Bearer {}", key.text.expose()))?;
     Ok((ApiKeyAuthenticator::new(Arc::new(directory), clock), header))

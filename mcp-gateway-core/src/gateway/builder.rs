@@ -19,6 +19,7 @@ use crate::layer::host::HostLayer;
 use crate::layer::limit::{CallerLimitLayer, Rate};
 use crate::layer::refusals::{RefusalsLayer, Strangers};
 use crate::layer::resolve::ResolveLayer;
+use crate::layer::revoke::{RevokeLayer, RevokeService};
 use crate::layer::session::{SessionCodec, SessionLayer};
 use crate::record::{Mount, Scope};
 use crate::shim::Shim;
@@ -125,6 +126,7 @@ pub struct GatewayBuilder {
     parts: Parts,
     options: GatewayOptions,
     known: KnownResource,
+    revoke: Option<RevokeLayer>,
     nested: bool,
 }
 
@@ -149,7 +151,7 @@ impl std::fmt::Debug for GatewayBuilder {
 
 impl GatewayBuilder {
     pub(super) fn new(parts: Parts) -> Self {
-        Self { parts, options: GatewayOptions::default(), known: Arc::new(|_| None), nested: false }
+        Self { parts, options: GatewayOptions::default(), known: Arc::new(|_| None), revoke: None, nested: false }
     }
 
     /// What the operator sets.
@@ -166,6 +168,13 @@ impl GatewayBuilder {
         self
     }
 
+    /// Cuts what is open when its caller is revoked.
+    #[must_use]
+    pub fn revocations(mut self, revoke: RevokeLayer) -> Self {
+        self.revoke = Some(revoke);
+        self
+    }
+
     /// For `axum::Router::nest_service`, which strips the mount's path from requests.
     #[must_use]
     pub fn nested(mut self) -> Self {
@@ -176,7 +185,7 @@ impl GatewayBuilder {
     /// The gateway at this mount.
     #[must_use]
     pub fn build(self, mount: &Mount) -> Built {
-        let Self { parts, options, known, nested } = self;
+        let Self { parts, options, known, revoke, nested } = self;
         let limits = options.limits;
         let admit = if nested { AdmitLayer::nested(limits) } else { AdmitLayer::new(mount, limits) };
         let (calls, streams) = (admit.calls(), admit.streams());
@@ -193,6 +202,11 @@ impl GatewayBuilder {
         let stack = SessionLayer::new(parts.sessions).layer(stack);
         // Absent and hidden are the same 404.
         let stack = ResolveLayer::new(parts.resolve, parts.authorizer).layer(stack);
+        // What is open when its caller is revoked is cut.
+        let stack = match revoke {
+            Some(revoke) => revoke.layer(stack),
+            None => RevokeService::never(stack),
+        };
         // By who calls; by what is called only behind the peek.
         let stack = CallerLimitLayer::new(
             Arc::clone(&parts.limiter),

@@ -22,6 +22,7 @@ use crate::layer::host::HostLayer;
 use crate::layer::limit::CallerLimitLayer;
 use crate::layer::refusals::RefusalsService;
 use crate::layer::resolve::ResolveLayer;
+use crate::layer::revoke::RevokeService;
 use crate::layer::session::SessionService;
 use crate::{Body, BoxError};
 
@@ -29,7 +30,7 @@ use crate::{Body, BoxError};
 ///
 /// ```text
 /// context → audit (refusals) → host → cors → admit → authenticate → limit (principal, address)
-///         → resolve → session → deploy → proxy → shim
+///         → revoke → resolve → session → deploy → proxy → shim
 /// ```
 ///
 /// A [`tower` service](tower_service) for requests with any body. Put it into a router as a fallback service, or under
@@ -42,7 +43,7 @@ type Stack = ContextService<
         Gated<HostLayer, CorsService<Gated<AdmitLayer, Gated<AuthenticateLayer, Gated<CallerLimitLayer, Inner>>>>>,
     >,
 >;
-type Inner = Gated<ResolveLayer, SessionService<Gated<DeployLayer, Proxy>>>;
+type Inner = RevokeService<Gated<ResolveLayer, SessionService<Gated<DeployLayer, Proxy>>>>;
 
 impl Gateway {
     /// A gateway of these parts.

@@ -22,6 +22,7 @@ pub mod limit;
 pub mod peek;
 pub mod refusals;
 pub mod resolve;
+pub mod revoke;
 pub mod session;
 
 pub use either::Either;

@@ -141,7 +141,10 @@ impl Refusal {
     pub fn into_mcp<B: From<Bytes>>(self, cx: Option<&McpContext>) -> Response<B> {
         self.note(cx);
         let message = cx.and_then(McpContext::message);
-        let id = message.and_then(|message| message.id.as_deref());
+        // Some clients take any error that carries the id of their probe for the answer of a server of the other era.
+        let probe = message.is_some_and(|message| message.method.as_deref() == Some("server/discover"));
+        let keeps_id = !(probe && self.0.status.is_server_error());
+        let id = message.filter(|_| keeps_id).and_then(|message| message.id.as_deref());
         let body = if self.0.as_tool_result {
             let modern = message.is_some_and(|message| message.era == Era::Modern);
             tool_result(id, &self.0.public, modern)

@@ -176,7 +176,7 @@ impl Inner {
         };
         cx.timings().upstream_answered(micros(cx, &*self.options.clock).saturating_sub(called));
         let idle = self.options.stream_idle;
-        admit(answer, cx, route).map(|response| {
+        self.in_time(admit(answer, cx, route), cx).await?.map(|response| {
             response.map(|body| {
                 let over = http_body::Body::is_end_stream(&body);
                 if over { body } else { Body::new(UpstreamBody::new(body, idle, cx.clone())) }

@@ -10,7 +10,8 @@ use http::header::{
     HeaderValue, RETRY_AFTER, VARY, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{Response, StatusCode};
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::{Frame, SizeHint};
+use http_body_util::BodyExt as _;
 use tokio::time::Sleep;
 
 use crate::context::McpContext;
@@ -23,7 +24,11 @@ use crate::{Body, BoxError};
 /// Status: every class stays what it is, except 401, 403 and 407 (a client would start to authenticate against what
 /// the server says, instead of us) and redirects: 502. Headers: an allow list, since a server shares our origin.
 /// Bodies: JSON and event streams; any other success is a 502, any other error keeps its status without its body.
-pub(super) fn admit(response: Response<Body>, cx: &McpContext, route: &Route) -> Result<Response<Body>, Refusal> {
+pub(super) async fn admit(
+    mut response: Response<Body>,
+    cx: &McpContext,
+    route: &Route,
+) -> Result<Response<Body>, Refusal> {
     let status = response.status();
     if matches!(status.as_u16(), 401 | 403 | 407) {
         return Err(Refusal::new(StatusCode::BAD_GATEWAY, "The server does not accept the gateway's credentials.")
@@ -33,9 +38,13 @@ pub(super) fn admit(response: Response<Body>, cx: &McpContext, route: &Route) ->
         return Err(Refusal::new(StatusCode::BAD_GATEWAY, "The server answered with a redirect.")
             .because(format!("{}: upstream answered {status}", route.id)));
     }
-    let has_body = !response.body().is_end_stream();
     let media_type = media_type(response.headers());
-    if has_body && media_type.is_none() {
+    // An answer without a length may be empty all the same: only its first frame tells.
+    let has_body = media_type.is_none() && !ends_at_once(response.body_mut()).await;
+    if media_type.is_none() && !has_body {
+        *response.body_mut() = Body::empty();
+    }
+    if has_body {
         if status.is_success() {
             return Err(Refusal::new(
                 StatusCode::BAD_GATEWAY,
@@ -47,6 +56,17 @@ pub(super) fn admit(response: Response<Body>, cx: &McpContext, route: &Route) ->
         return Ok(filter(refusal.into_mcp(Some(cx)), route));
     }
     Ok(filter(response, route))
+}
+
+/// Whether a body that nobody will read holds no byte.
+async fn ends_at_once(body: &mut Body) -> bool {
+    loop {
+        match body.frame().await {
+            None => return true,
+            Some(Ok(frame)) if frame.data_ref().is_none_or(Bytes::is_empty) => {}
+            Some(_) => return false,
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use super::dispatch::Connected;
+use super::linger::Linger;
 use super::{Dispatch, ListenerOptions};
 
 /// What an HTTP/2 connection begins with (RFC 9113 §3.4); no HTTP/1.1 method that is answered here begins like this.
@@ -67,7 +68,7 @@ impl Protocols {
     pub(super) async fn serve_plain(self, socket: TcpStream, peer: SocketAddr, dispatch: Dispatch) {
         match self.in_time(begins_http2(&socket), &dispatch).await {
             Some(Ok(true)) => self.serve_h2(TokioIo::new(socket), peer, dispatch).await,
-            Some(Ok(false)) => self.serve_h1(TokioIo::new(socket), peer, dispatch).await,
+            Some(Ok(false)) => self.serve_h1(TokioIo::new(Linger::new(socket)), peer, dispatch).await,
             Some(Err(error)) => tracing::debug!(%peer, %error, "a connection ended before its first byte"),
             None => tracing::debug!(%peer, "a connection said nothing in time"),
         }
@@ -81,7 +82,7 @@ impl Protocols {
         peer: SocketAddr,
         dispatch: Dispatch,
     ) {
-        match self.in_time(acceptor.accept(socket), &dispatch).await {
+        match self.in_time(acceptor.accept(Linger::new(socket)), &dispatch).await {
             Some(Ok(stream)) => {
                 if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
                     self.serve_h2(TokioIo::new(stream), peer, dispatch).await;

@@ -7,6 +7,7 @@ mod accept;
 mod connection;
 mod dispatch;
 mod drain;
+mod linger;
 mod tls;
 
 pub use self::accept::{Listener, ListenerOptions};

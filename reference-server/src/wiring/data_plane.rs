@@ -10,8 +10,9 @@ use mcp_gateway_core::layer::admit::AdmitLimits;
 use mcp_gateway_core::layer::audit::AuditOptions;
 use mcp_gateway_core::layer::authorize::KeyServers;
 use mcp_gateway_core::layer::peek::PeekOptions;
+use mcp_gateway_core::layer::revoke::RevokeLayer;
 use mcp_gateway_core::layer::session::SessionCodec;
-use mcp_gateway_core::record::Mount;
+use mcp_gateway_core::record::{ActorKind, Mount, Principal};
 use mcp_gateway_core::shim::{ForwardOptions, Shim};
 use mcp_gateway_core::snapshot::Snapshots;
 use mcp_gateway_core::wire;
@@ -74,7 +75,12 @@ pub(super) fn build(config: &Config, with: Ingredients) -> Result<Built, ConfigE
     parts.limiter = limiter;
     parts.runtime = runtime;
     parts.shim = Some(Arc::new(shim));
-    parts.clock = clock;
+    parts.clock = Arc::clone(&clock);
+    let (changes, known) = (snapshots.swapped(), snapshots.clone());
+    let stands = move |principal: &Principal| {
+        principal.actor.kind != ActorKind::ApiKey || known.load().key(&principal.actor.id).is_some()
+    };
+    let revoke = RevokeLayer::new(Arc::new(stands), changes, clock);
     let options = GatewayOptions {
         trusted_proxies: config.trusted_proxies.clone(),
         allowed_hosts: config.allowed_hosts.clone(),
@@ -96,6 +102,7 @@ pub(super) fn build(config: &Config, with: Ingredients) -> Result<Built, ConfigE
     };
     Ok(Gateway::builder(parts)
         .options(options)
+        .revocations(revoke)
         .known_resources(Arc::new(move |id| snapshots.load().routes.get(id).map(|route| route.resource.clone())))
         .build(&mount))
 }

@@ -2,8 +2,14 @@
 
 use std::collections::HashSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Context as _;
+use async_trait::async_trait;
+use mcp_gateway_core::contract::{
+    Deployment, LogStream, Observation, Runtime, RuntimeError, RuntimeErrorKind, RuntimeEventStream, Workload,
+    WorkloadId,
+};
 use mcp_gateway_core::snapshot::Snapshots;
 use mcp_gateway_deploy::process::{ChildLimits, Launcher, ProcessOptions, ProcessRuntime, launcher};
 
@@ -23,12 +29,12 @@ pub(super) fn runtime(
     if !settings.enabled {
         return Ok(None);
     }
-    let subjects = snapshots.load().keys.values().map(|key| key.principal.subject.clone()).collect::<HashSet<_>>();
-    if subjects.len() > 1 && !settings.i_trust_all_servers {
+    let people = people(snapshots);
+    if people > 1 && !settings.i_trust_all_servers {
         anyhow::bail!(
-            "runtime.process: API keys of {} people exist, and child processes share one user with each other. Set \
-             runtime.process.i_trust_all_servers: true if every server is trusted, or runtime.process.enabled: false",
-            subjects.len()
+            "runtime.process: API keys of {people} people exist, and child processes share one user with each other. \
+             Set runtime.process.i_trust_all_servers: true if every server is trusted, or \
+             runtime.process.enabled: false"
         );
     }
     let absolute = |path: &PathBuf| {
@@ -72,4 +78,64 @@ pub(super) fn runtime(
     let data_dir = process.data_dir.clone();
     let runtime = ProcessRuntime::new(process).with_context(|| format!("runtime.process: {}", data_dir.display()))?;
     Ok(Some(runtime))
+}
+
+/// How many people API keys speak for.
+fn people(snapshots: &Snapshots) -> usize {
+    snapshots.load().keys.values().map(|key| key.principal.subject.clone()).collect::<HashSet<_>>().len()
+}
+
+/// Keeps the rule of the start while the server runs: no child starts once keys of a second person exist.
+pub(super) struct OnePerson {
+    inner: ProcessRuntime,
+    snapshots: Snapshots,
+    trusts_all: bool,
+}
+
+impl OnePerson {
+    pub(super) fn new(inner: ProcessRuntime, snapshots: Snapshots, config: &Config) -> Self {
+        Self { inner, snapshots, trusts_all: config.runtime.process.i_trust_all_servers }
+    }
+}
+
+#[async_trait]
+impl Runtime for OnePerson {
+    async fn ensure(&self, workload: &Arc<Workload>) -> Result<Deployment, RuntimeError> {
+        if !self.trusts_all && people(&self.snapshots) > 1 {
+            return Err(RuntimeError {
+                kind: RuntimeErrorKind::Unsupported,
+                public: "This gateway runs servers for one person only.".into(),
+                detail: Some(
+                    "API keys of several people exist, and child processes share one user with each other. Set \
+                     runtime.process.i_trust_all_servers: true if every server is trusted."
+                        .into(),
+                ),
+            });
+        }
+        self.inner.ensure(workload).await
+    }
+
+    async fn stop(&self, id: &WorkloadId) -> Result<(), RuntimeError> {
+        self.inner.stop(id).await
+    }
+
+    async fn remove(&self, id: &WorkloadId) -> Result<(), RuntimeError> {
+        self.inner.remove(id).await
+    }
+
+    async fn observe(&self, id: &WorkloadId) -> Result<Option<Observation>, RuntimeError> {
+        self.inner.observe(id).await
+    }
+
+    async fn list(&self) -> Result<Vec<Observation>, RuntimeError> {
+        self.inner.list().await
+    }
+
+    async fn logs(&self, id: &WorkloadId, tail: usize, follow: bool) -> Result<LogStream, RuntimeError> {
+        self.inner.logs(id, tail, follow).await
+    }
+
+    fn watch(&self) -> RuntimeEventStream {
+        self.inner.watch()
+    }
 }

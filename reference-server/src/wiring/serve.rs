@@ -103,7 +103,9 @@ impl Server {
         #[cfg(feature = "process")]
         let process = super::process::runtime(&config, &options, &snapshots)?;
         #[cfg(feature = "process")]
-        let runtime = process.clone().map(|runtime| Arc::new(runtime) as Arc<dyn Runtime>);
+        let runtime = process.clone().map(|runtime| {
+            Arc::new(super::process::OnePerson::new(runtime, snapshots.clone(), &config)) as Arc<dyn Runtime>
+        });
         #[cfg(not(feature = "process"))]
         let runtime: Option<Arc<dyn Runtime>> = None;
         let limiter = MemoryRateLimiter::new(SystemClock, BUDGETS);

@@ -30,19 +30,21 @@ pub struct AuditBody {
 
 /// How the body is read.
 pub(super) enum Reader {
-    /// One JSON message; the last frame is kept back.
-    Json { scanner: Box<Scanner>, last: Option<Bytes> },
+    /// One JSON message, or an encoded one of which nothing can be told; the last frame is kept back.
+    Whole { scanner: Option<Box<Scanner>>, last: Option<Bytes> },
     /// Server-sent events.
     Events { splitter: Option<Box<Splitter>>, id: Option<Box<[u8]>>, stream: bool },
-    /// Encoded: nothing can be told.
-    Opaque,
     /// The event is recorded.
     Done,
 }
 
 impl Reader {
     pub(super) fn json() -> Self {
-        Self::Json { scanner: Box::default(), last: None }
+        Self::Whole { scanner: Some(Box::default()), last: None }
+    }
+
+    pub(super) fn opaque() -> Self {
+        Self::Whole { scanner: None, last: None }
     }
 
     pub(super) fn events(recorder: &Recorder) -> Self {
@@ -82,14 +84,16 @@ impl AuditBody {
     fn data(&mut self, data: Bytes) -> Result<(), BoxError> {
         self.recorder.body(&data);
         match &mut self.reader {
-            Reader::Done | Reader::Opaque => self.out.push_back(data),
-            Reader::Json { scanner, last } => {
-                scanner.push(&data);
+            Reader::Done => self.out.push_back(data),
+            Reader::Whole { scanner, last } => {
+                if let Some(scanner) = scanner {
+                    scanner.push(&data);
+                }
                 if let Some(before) = last.replace(data) {
                     self.out.push_back(before);
                 }
                 if self.inner.is_end_stream() {
-                    self.end_json()?;
+                    self.end_whole()?;
                 }
             }
             Reader::Events { splitter, .. } => {
@@ -102,9 +106,12 @@ impl AuditBody {
         Ok(())
     }
 
-    fn end_json(&mut self) -> Result<(), BoxError> {
-        let Reader::Json { scanner, last } = std::mem::replace(&mut self.reader, Reader::Done) else { return Ok(()) };
-        let recorded = end_by(&mut self.recorder, &scanner);
+    fn end_whole(&mut self) -> Result<(), BoxError> {
+        let Reader::Whole { scanner, last } = std::mem::replace(&mut self.reader, Reader::Done) else { return Ok(()) };
+        let recorded = match scanner {
+            Some(scanner) => end_by(&mut self.recorder, &scanner),
+            None => self.recorder.end(Outcome::Opaque, |_| {}),
+        };
         Ok(self.release(last.unwrap_or_default(), recorded)?)
     }
 
@@ -125,12 +132,7 @@ impl AuditBody {
         self.ended = true;
         match &mut self.reader {
             Reader::Done => Ok(()),
-            Reader::Json { .. } => self.end_json(),
-            Reader::Opaque => {
-                self.reader = Reader::Done;
-                let recorded = self.recorder.end(Outcome::Opaque, |_| {});
-                Ok(self.release(Bytes::new(), recorded)?)
-            }
+            Reader::Whole { .. } => self.end_whole(),
             Reader::Events { splitter, stream, .. } => {
                 let rest = splitter.take().map(|splitter| splitter.finish()).unwrap_or_default();
                 let closes_plainly = *stream;
@@ -222,7 +224,7 @@ impl http_body::Body for AuditBody {
         let mut kept: u64 = self.out.iter().map(|bytes| bytes.len() as u64).sum();
         kept += self.held.as_ref().map_or(0, |(bytes, _)| bytes.len() as u64);
         match &self.reader {
-            Reader::Json { last: Some(last), .. } => kept += last.len() as u64,
+            Reader::Whole { last: Some(last), .. } => kept += last.len() as u64,
             // Events wait inside the splitter; streams have no length anyway.
             Reader::Events { .. } => return SizeHint::new(),
             _ => {}

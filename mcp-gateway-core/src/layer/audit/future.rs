@@ -117,7 +117,7 @@ fn wrap(response: Response<Body>, recorder: Recorder) -> Response<Body> {
     // The recorder stays with the body also when its event is written: it holds the context, and with it the permits.
     let reader = match () {
         () if recorder.is_done() => Reader::Done,
-        () if response.headers().contains_key(CONTENT_ENCODING) => Reader::Opaque,
+        () if response.headers().contains_key(CONTENT_ENCODING) => Reader::opaque(),
         () if is_events(&response) => Reader::events(&recorder),
         () => Reader::json(),
     };

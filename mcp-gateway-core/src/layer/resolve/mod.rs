@@ -94,8 +94,10 @@ impl Parties {
 }
 
 fn conclude(route: Arc<Route>, decision: &Decision, cx: &McpContext) -> Result<(), Refusal> {
+    // Also of a refusal: the trail names the server that exists and was refused.
+    cx.set_route(route).map_err(Refusal::fact_set)?;
     if decision.allow {
-        return cx.set_route(route).map_err(Refusal::fact_set);
+        return Ok(());
     }
     let _ = cx.set_rule(Arc::clone(&decision.rule));
     Err(if decision.hidden {

@@ -107,7 +107,7 @@ impl World {
             started: clock.monotonic(),
             draining: tokio_util::sync::CancellationToken::new(),
         });
-        let router = router(&app);
+        let router = router(app.clone());
         Self { app, clock, store, sink, audit, runtime, entries, router }
     }
 

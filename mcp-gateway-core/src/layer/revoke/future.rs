@@ -1,0 +1,58 @@
+//! The future of the revoke service.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use http::{Response, StatusCode};
+use pin_project_lite::pin_project;
+
+use super::{Leash, RevocableBody};
+use crate::Body;
+use crate::refusal::Refusal;
+
+pin_project! {
+    /// The future of a [`RevokeService`](super::RevokeService).
+    pub struct RevokeFuture<F> {
+        #[pin]
+        inner: F,
+        leash: Option<Leash>,
+    }
+}
+
+impl<F> RevokeFuture<F> {
+    pub(super) fn new(inner: F, leash: Option<Leash>) -> Self {
+        Self { inner, leash }
+    }
+}
+
+impl<F> std::fmt::Debug for RevokeFuture<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("RevokeFuture(..)")
+    }
+}
+
+impl<F, E> Future for RevokeFuture<F>
+where
+    F: Future<Output = Result<Response<Body>, E>>,
+{
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if let Poll::Ready(response) = this.inner.poll(task)? {
+            return Poll::Ready(Ok(match this.leash.take() {
+                Some(leash) if !http_body::Body::is_end_stream(response.body()) => {
+                    response.map(|body| Body::new(RevocableBody::new(body, leash)))
+                }
+                _ => response,
+            }));
+        }
+        let over = this.leash.as_mut().is_some_and(|leash| leash.poll(task).is_ready());
+        if over {
+            let refusal = Refusal::new(StatusCode::UNAUTHORIZED, "The credential is no longer valid.");
+            return Poll::Ready(Ok(refusal.into_mcp(None)));
+        }
+        Poll::Pending
+    }
+}
