@@ -3,6 +3,7 @@
 #[allow(dead_code, reason = "its `main` is not called here")]
 #[path = "../src/bin/own_filter.rs"]
 mod example;
+#[cfg(test)]
 mod support;
 
 use http::StatusCode;
