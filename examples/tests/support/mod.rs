@@ -39,14 +39,17 @@ pub(crate) async fn upstream() -> String {
 async fn answer(headers: HeaderMap, Json(message): Json<Value>) -> Json<Value> {
     let asked = &message["params"]["arguments"]["message"];
     let text = match asked["halves"].as_array() {
-        Some(halves) => format!("card {}, thanks", halves.iter().filter_map(Value::as_str).collect::<String>()),
+        Some(halves) => {
+            let whole: String = halves.iter().filter_map(Value::as_str).collect();
+            format!("card {whole}, {whole} again")
+        }
         None => asked.as_str().unwrap_or_default().to_owned(),
     };
     let headers: Vec<&str> = headers.keys().map(http::HeaderName::as_str).collect();
     Json(json!({
         "jsonrpc": "2.0",
         "id": message["id"],
-        "result": { "content": [{ "type": "text", "text": text }], "headers": headers },
+        "result": { "content": [{ "type": "text", "text": text }, { "type": "text", "text": text }], "headers": headers },
     }))
 }
 
