@@ -51,7 +51,7 @@ impl<S: Send + Sync> FromRequest<S> for Nothing {
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         let json = is_json(request.headers().get(CONTENT_TYPE));
         let bytes = Bytes::from_request(request, state).await.map_err(too_large)?;
-        match &*bytes.trim_ascii() {
+        match bytes.trim_ascii() {
             b"" => Ok(Self),
             _ if !json => Err(not_json()),
             b"{}" => Ok(Self),

@@ -58,11 +58,11 @@ impl FromRef<Shared> for Arc<App> {
 }
 
 /// The routes of the admin API, with its own authentication. Everything under `/api` is answered.
-pub fn router(app: Arc<App>) -> Router {
-    let shared = Shared { app: Arc::clone(&app), log_streams: Arc::new(Semaphore::new(logs::STREAMS)) };
+pub fn router(app: &Arc<App>) -> Router {
+    let shared = Shared { app: Arc::clone(app), log_streams: Arc::new(Semaphore::new(logs::STREAMS)) };
     let mut routes = Router::new();
     for operation in OPERATIONS {
-        let guarded = from_fn_with_state(guard::Guard { app: Arc::clone(&app), operation }, guard::guard);
+        let guarded = from_fn_with_state(guard::Guard { app: Arc::clone(app), operation }, guard::guard);
         routes = routes.route(operation.path, (operation.handler)().layer(guarded));
     }
     let resource = Resource { url: format!("{}/api/v1", app.mount.origin()).into(), metadata: None, server: None };
@@ -102,4 +102,4 @@ async fn finish(request: Request, next: Next) -> Response {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use super::serve::load;
 use super::{logs, print};
 
-pub(super) fn import(file: Option<PathBuf>, directory: &Path, key: Option<&Path>) -> anyhow::Result<ExitCode> {
-    let config = load(file.as_ref())?;
+pub(super) fn import(file: Option<&PathBuf>, directory: &Path, key: Option<&Path>) -> anyhow::Result<ExitCode> {
+    let config = load(file)?;
     logs::start(&config)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let imported = runtime.block_on(crate::wiring::import_audit(&config, directory, key))?;

@@ -101,9 +101,9 @@ pub fn main() -> ExitCode {
         Some(Command::Serve(args)) => serve::run(cli.config, &args),
         Some(Command::Stdio(args)) => stdio::run(args),
         Some(Command::Catalog { command: CatalogCommand::Validate { directory } }) => catalog::validate(directory),
-        Some(Command::Migrate) => serve::migrate(cli.config),
+        Some(Command::Migrate) => serve::migrate(cli.config.as_ref()),
         Some(Command::Audit { command: AuditCommand::Import { directory, key } }) => {
-            audit::import(cli.config, &directory, key.as_deref())
+            audit::import(cli.config.as_ref(), &directory, key.as_deref())
         }
     };
     outcome.unwrap_or_else(|error| {

@@ -53,8 +53,8 @@ pub(super) fn run(file: Option<PathBuf>, args: &ServeArgs) -> anyhow::Result<Exi
     })
 }
 
-pub(super) fn migrate(file: Option<PathBuf>) -> anyhow::Result<ExitCode> {
-    let config = load(file.as_ref())?;
+pub(super) fn migrate(file: Option<&PathBuf>) -> anyhow::Result<ExitCode> {
+    let config = load(file)?;
     logs::start(&config)?;
     crate::wiring::migrate(&config)?;
     Ok(ExitCode::SUCCESS)

@@ -16,6 +16,9 @@ use super::latency::Latency;
 use super::series::{Series, Server};
 use super::{LOST, Metrics};
 
+/// A metric's name, its help, and where a series keeps it.
+type Histogram = (&'static str, &'static str, fn(&Series) -> &Latency);
+
 /// The text of everything.
 pub(super) fn text(metrics: Arc<Metrics>, gauges: Gauges) -> String {
     let mut registry = Registry::with_prefix("mcp_gateway");
@@ -69,7 +72,7 @@ impl Exposition {
                 counter(&mut family.encode_family(&[("server", server), ("method", method)])?, series.errors())
             })
         })?;
-        let histograms: [(&str, &str, fn(&Series) -> &Latency); 3] = [
+        let histograms: [Histogram; 3] = [
             ("call_duration", "From arrival to the last byte of the answer.", |series| &series.total),
             ("upstream_duration", "Waiting for the head of the server's answer.", |series| &series.upstream),
             ("gateway_duration", "To the first byte of the answer, without the wait for the server.", |series| {

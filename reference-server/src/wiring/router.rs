@@ -25,7 +25,7 @@ pub(super) fn public(app: &Arc<App>) -> Router {
         router = router.merge(metrics::router(Arc::clone(app)));
     }
     router
-        .merge(api::router(Arc::clone(app)))
+        .merge(api::router(app))
         .fallback(absent)
         .layer(axum::middleware::map_response(harden))
         // Against DNS rebinding: the admin API of a gateway on loopback is within reach of every web page.

@@ -107,8 +107,8 @@ impl Server {
         #[cfg(not(feature = "process"))]
         let runtime: Option<Arc<dyn Runtime>> = None;
         let limiter = MemoryRateLimiter::new(SystemClock, BUDGETS);
-        let overflows = limiter.clone();
-        counts.count_limiter_overflows(move || overflows.overflows());
+        let counted = Arc::clone(&limiter);
+        counts.count_limiter_overflows(move || counted.overflows());
         let built = data_plane::build(
             &config,
             Ingredients {

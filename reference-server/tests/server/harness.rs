@@ -32,9 +32,7 @@ pub(crate) struct Running {
 
 /// A configuration that keeps everything below this folder and runs nothing.
 pub(crate) fn config(dir: &Path) -> Config {
-    let mut config = Config::default();
-    config.listen = ([127, 0, 0, 1], 0).into();
-    config.data_dir = dir.join("data");
+    let mut config = Config { listen: ([127, 0, 0, 1], 0).into(), data_dir: dir.join("data"), ..Config::default() };
     config.catalog.paths = vec![dir.join("catalog")];
     config.egress.allow = vec!["127.0.0.0/8".to_owned()];
     config.runtime.process.enabled = false;

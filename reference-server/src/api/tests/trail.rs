@@ -1,0 +1,175 @@
+use http::StatusCode;
+use jiff::{SignedDuration, Timestamp};
+use mcp_gateway_core::contract::{AuditRow, AuditStore as _, StreamId};
+use mcp_gateway_core::record::{ActorFacts, ActorKind, AuditEvent, Category, EventKind, Outcome, Subject};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use ulid::Ulid;
+
+use super::world::World;
+
+fn event(ts: i64, n: u128) -> AuditEvent {
+    AuditEvent::new(Timestamp::from_microsecond(ts).unwrap(), Ulid(n), Category::Mcp, EventKind::Exchange)
+}
+
+fn row(stream: u128, seq: u64, event: AuditEvent) -> AuditRow {
+    AuditRow { stream: StreamId(Ulid(stream)), seq, event }
+}
+
+fn ids(page: &Value) -> Vec<String> {
+    page["items"].as_array().unwrap().iter().map(|item| item["id"].as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn every_filter_finds_its_row_alone() {
+    let world = World::new().await;
+    let mut wanted = event(2_000_000, 7);
+    wanted.actor = Some(ActorFacts {
+        subject: Subject::local("ada"),
+        kind: ActorKind::ApiKey,
+        id: "key7".into(),
+        name: Some("laptop".into()),
+    });
+    wanted.server = Some("everything".into());
+    wanted.method = Some("tools/call".into());
+    wanted.target = Some("echo \u{1b}".into());
+    wanted.outcome = Outcome::ToolError;
+    wanted.trace_id = Some("4bf92f3577b34da6a3ce929d0e0e4736".into());
+    wanted.category = Category::System;
+    let others = [event(1_000_000, 1), event(3_000_000, 3)];
+    world
+        .audit
+        .append(vec![row(1, 1, others[0].clone()), row(1, 2, wanted), row(1, 3, others[1].clone())])
+        .await
+        .unwrap();
+    for filter in [
+        "from=1970-01-01T00:00:02Z&to=1970-01-01T00:00:03Z",
+        "category=system",
+        "server=everything",
+        "subject=ada",
+        "actor=key7",
+        "method=tools%2Fcall",
+        "target=echo+%1b",
+        "outcome=tool_error",
+        "request_id=00000000000000000000000007",
+        "trace_id=4bf92f3577b34da6a3ce929d0e0e4736",
+    ] {
+        let page = world.get(&format!("/api/v1/audit-events?{filter}")).await;
+        assert_eq!(ids(&page.body), ["00000000000000000000000001-2"], "{filter}: {}", page.body);
+        let found = &page.body["items"][0];
+        assert_eq!(found["actor"]["subject"], json!({ "issuer": "local", "id": "ada" }));
+        assert_eq!((&found["target"], &found["outcome"]), (&json!("echo \u{1b}"), &json!("tool_error")));
+        assert_eq!(found["ts"], "1970-01-01T00:00:02Z");
+    }
+    for bad in [
+        "category=x",
+        "outcome=x",
+        "request_id=x",
+        "from=yesterday",
+        &format!("target={}", "x".repeat(513)),
+        "cursor=AAAA",
+    ] {
+        let answer = world.get(&format!("/api/v1/audit-events?{bad}")).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{bad}");
+    }
+    let edge = format!("/api/v1/audit-events?target={}", "x".repeat(512));
+    assert_eq!(world.get(&edge).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_look_at_the_trail_is_in_it_and_so_is_what_was_just_done() {
+    let world = World::with_servers().await;
+    world.post("/api/v1/servers/shared/stop", &json!({})).await;
+    let page = world.get("/api/v1/audit-events?category=admin").await.body;
+    let actions = |page: &Value| -> Vec<String> {
+        page["items"].as_array().unwrap().iter().map(|item| item["method"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(actions(&page), ["server.stop"], "one row for the intent and its end");
+    let stop = &page["items"][0];
+    assert_eq!((&stop["kind"], &stop["outcome"], &stop["server"]), (&json!("act"), &json!("ok"), &json!("shared")));
+    assert_eq!(stop["actor"]["kind"], "bootstrap");
+    let page = world.get("/api/v1/audit-events?category=admin").await.body;
+    assert_eq!(actions(&page), ["audit-event.list", "server.stop"]);
+    assert_eq!(page["items"][0]["target"], "category=admin");
+}
+
+#[tokio::test]
+async fn usage_counts_calls_in_a_window() {
+    let world = World::new().await;
+    let mut call = event(1_000_000, 1);
+    call.server = Some("everything".into());
+    call.method = Some("tools/call".into());
+    call.target = Some("echo".into());
+    call.outcome = Outcome::Ok;
+    call.total_us = 10;
+    let mut failed = call.clone();
+    failed.outcome = Outcome::ToolError;
+    failed.total_us = 30;
+    world.audit.append(vec![row(1, 1, call), row(1, 2, failed)]).await.unwrap();
+    let window = "from=1970-01-01T00:00:00Z&to=1970-01-02T00:00:00Z";
+    let usage = world.get(&format!("/api/v1/usage?{window}")).await.body;
+    let wanted = json!([{
+        "server": "everything", "method": "tools/call", "target": "echo",
+        "calls": 2, "errors": 1, "subjects": 0, "mean_us": 20,
+    }]);
+    assert_eq!(usage["rows"], wanted);
+    assert_eq!(world.get(&format!("/api/v1/usage?{window}&server=other")).await.body["rows"], json!([]));
+    for (query, status) in [
+        ("", 200),
+        ("?from=1970-01-01T00:00:00Z&to=1971-01-02T00:00:00Z", 200),
+        ("?from=1970-01-01T00:00:00Z&to=1971-01-02T00:00:01Z", 400),
+        ("?from=1970-01-01T00:00:00Z&to=1970-01-01T00:00:00Z", 400),
+        ("?to=-009999-01-02T01:59:59Z", 200),
+    ] {
+        assert_eq!(world.get(&format!("/api/v1/usage{query}")).await.status.as_u16(), status, "{query}");
+    }
+    let defaults = world.get("/api/v1/usage").await.body;
+    let time = |name: &str| defaults[name].as_str().unwrap().parse::<Timestamp>().unwrap();
+    assert_eq!(time("to").duration_since(time("from")), SignedDuration::from_hours(24));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Few times and streams, so that pages end between rows that are equal in all but the last part of the key.
+    #[test]
+    fn pages_see_each_row_once_and_newest_first(
+        places in prop::collection::btree_set((0_i64..4, 1_u128..4, 1_u64..6), 0..40),
+        limit in 1_usize..9,
+        filtered: bool,
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let world = World::new().await;
+            let rows = places.iter().map(|&(ts, stream, seq)| {
+                let mut event = event(ts, 0);
+                if seq % 2 == 0 {
+                    event.server = Some("even".into());
+                }
+                row(stream, seq, event)
+            });
+            world.audit.append(rows.collect()).await.unwrap();
+            let filter = if filtered { "&server=even" } else { "" };
+            let query = format!("/api/v1/audit-events?limit={limit}&category=mcp{filter}");
+            let (mut seen, mut path) = (Vec::new(), query.clone());
+            loop {
+                let page = world.get(&path).await.body;
+                let found = ids(&page);
+                assert!(found.len() <= limit);
+                seen.extend(found);
+                let Some(next) = page["next_cursor"].as_str() else { break };
+                path = format!("{query}&cursor={next}");
+                // Newer rows come while somebody pages: they are in front of everything that is still to be seen.
+                let newer = row(9, seen.len() as u64, event(5, 0));
+                world.audit.append(vec![newer]).await.unwrap();
+            }
+            let wanted: Vec<String> = places
+                .iter()
+                .rev()
+                .filter(|(_, _, seq)| !filtered || seq % 2 == 0)
+                .map(|&(_, stream, seq)| format!("{}-{seq}", Ulid(stream)))
+                .collect();
+            assert_eq!(seen, wanted);
+        });
+    }
+}

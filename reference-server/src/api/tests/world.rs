@@ -1,0 +1,297 @@
+//! A whole server in memory.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use axum::body::Body;
+use axum::response::Response;
+use futures_util::StreamExt as _;
+use http::{HeaderMap, Request, StatusCode};
+use http_body_util::BodyExt as _;
+use mcp_gateway_auth::api_key::{ApiKeyAuthenticator, ApiKeys, LastUsed, NewKey};
+use mcp_gateway_auth::bootstrap::{Bootstrap, BootstrapOptions};
+use mcp_gateway_core::conformance::{FlakyStore, ManualClock};
+use mcp_gateway_core::contract::{
+    AuditSink, AuditStore, Authenticator, Clock, Deployment, LogLine, LogStream, Observation, ResourceStore, Runtime,
+    RuntimeError, RuntimeErrorKind, RuntimeEventStream, SystemClock, When, Workload, WorkloadId, WorkloadState,
+};
+use mcp_gateway_core::memory::{MemoryAuditSink, MemoryAuditStore, MemoryKeys, MemoryRateLimiter, MemoryStore};
+use mcp_gateway_core::record::{ApiKey, AuditEvent, Entry, Mount, Resources, Scope, Secret, Subject, TenantId};
+use mcp_gateway_core::seal::Sealer;
+use mcp_gateway_core::snapshot::{SnapshotOptions, Snapshots};
+use serde_json::{Value, json};
+use tower::ServiceExt as _;
+
+use super::schema;
+use crate::api::router;
+use crate::app::{App, DataPlaneLoad};
+use crate::config::Config;
+use crate::metrics::{MeteredSink, Metrics};
+
+pub(crate) const BOOTSTRAP: &str = "bootstrap-0123456789abcdef0123456789abcdef";
+
+pub(crate) struct World {
+    pub(crate) app: Arc<App>,
+    pub(crate) clock: Arc<ManualClock>,
+    pub(crate) store: Arc<FlakyStore>,
+    pub(crate) sink: Arc<MemoryAuditSink>,
+    pub(crate) audit: Arc<MemoryAuditStore>,
+    pub(crate) runtime: Arc<FakeRuntime>,
+    pub(crate) entries: Resources<Entry>,
+    router: axum::Router,
+}
+
+/// An answer, read to its end and compared with the OpenAPI document.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Value,
+}
+
+impl World {
+    pub(crate) async fn new() -> Self {
+        Self::with(Config::default()).await
+    }
+
+    pub(crate) async fn with(config: Config) -> Self {
+        let clock = Arc::new(ManualClock::default());
+        let store = FlakyStore::new(Arc::new(MemoryStore::new(Arc::new(SystemClock))));
+        let resources: Arc<dyn ResourceStore> = store.clone();
+        let sealer = Sealer::open(resources.clone(), Arc::new(MemoryKeys::new()), clock.clone()).await.unwrap();
+        let tenant = TenantId::default();
+        let mount = Mount::new("https://gateway.example", "/mcp-connect").unwrap();
+        let compiled = mount.clone();
+        let mut options = SnapshotOptions::new(
+            sealer.clone(),
+            Arc::new(move |entry| mcp_gateway_core::catalog::compile(entry, &compiled)),
+        );
+        options.clock = clock.clone();
+        let (snapshots, driver) = Snapshots::follow(resources.clone(), options).await.unwrap();
+        tokio::spawn(driver);
+        let last_used = Arc::new(LastUsed::new(Resources::new(resources.clone(), sealer.clone(), tenant.clone())));
+        let typed = Resources::<ApiKey>::new(resources.clone(), sealer.clone(), tenant.clone());
+        let keys = ApiKeys::new(typed, last_used.clone(), clock.clone());
+        let state = Resources::new(resources.clone(), sealer.clone(), tenant.clone());
+        let bootstrap =
+            Bootstrap::open(state, clock.clone(), BootstrapOptions::supplied(Secret::new(BOOTSTRAP))).await.unwrap();
+        let by_key =
+            ApiKeyAuthenticator::new(Arc::new(snapshots.clone()), clock.clone()).with_last_used(last_used.clone());
+        let authenticators: Vec<Arc<dyn Authenticator>> =
+            vec![Arc::new(by_key), Arc::new(bootstrap.authenticator().unwrap())];
+        let audit = Arc::new(MemoryAuditStore::new());
+        let sink = Arc::new(MemoryAuditSink::with_store(10_000, audit.clone()));
+        let metrics = Arc::new(Metrics::new());
+        let metered = MeteredSink::new(sink.clone() as Arc<dyn AuditSink>, metrics.clone());
+        let runtime = Arc::new(FakeRuntime::default());
+        let entries = Resources::new(resources.clone(), sealer.clone(), tenant);
+        let app = Arc::new(App {
+            config: Arc::new(config),
+            mount,
+            resources,
+            sealer,
+            audit_store: audit.clone() as Arc<dyn AuditStore>,
+            audit_sink: Arc::new(metered),
+            snapshots,
+            runtime: Some(runtime.clone()),
+            keys,
+            last_used,
+            admin_authenticators: authenticators,
+            limiter: MemoryRateLimiter::new(SystemClock, 1_000),
+            spool_stats: None,
+            load: DataPlaneLoad { calls: Arc::default(), streams: Arc::default() },
+            metrics,
+            clock: clock.clone(),
+            started_at: clock.now(),
+            started: clock.monotonic(),
+            draining: tokio_util::sync::CancellationToken::new(),
+        });
+        let router = router(&app);
+        Self { app, clock, store, sink, audit, runtime, entries, router }
+    }
+
+    /// Puts an entry and waits until it is served.
+    pub(crate) async fn put(&self, entry: Value) {
+        let entry: Entry = serde_json::from_value(entry).unwrap();
+        let revision = self.entries.save(&entry.entry_key, &entry, When::Any).await.unwrap();
+        self.app.snapshots.wait_for(revision).await;
+    }
+
+    /// Two hosted servers, one shared and one for each subject, and a remote one with a secret.
+    pub(crate) async fn with_servers() -> Self {
+        let world = Self::new().await;
+        world
+            .put(json!({
+                "entryKey": "shared", "name": "Shared", "runtime": "npx", "serverUserType": "multiUser",
+                "npxConfig": { "package": "x" },
+            }))
+            .await;
+        world.put(json!({ "entryKey": "own", "name": "Own", "runtime": "uvx", "uvxConfig": { "package": "x" } })).await;
+        world
+            .put(json!({
+                "entryKey": "far", "name": "Far", "runtime": "remote",
+                "remoteConfig": {
+                    "fixedURL": "https://far.example/mcp",
+                    "headers": [{ "key": "Authorization", "value": "Bearer hunter2", "sensitive": true }],
+                },
+            }))
+            .await;
+        world
+    }
+
+    /// A key that is in the snapshot: its id and text.
+    pub(crate) async fn key(&self, scopes: &[Scope], owner: bool) -> (String, String) {
+        let owners = mcp_gateway_core::record::Principal::new(Subject::LOCAL, Bootstrap::OWNER)
+            .with_roles(mcp_gateway_core::record::Roles::OWNER);
+        let mut new = NewKey::named("test");
+        new.scopes = scopes.to_vec();
+        new.subject = (!owner).then(|| Subject::local("ada"));
+        let created = self.app.keys.create(&owners, new).await.unwrap();
+        self.app.snapshots.wait_for(created.revision).await;
+        (created.id.into(), created.key.expose().to_owned())
+    }
+
+    /// The response to a request, not yet read.
+    pub(crate) async fn send(&self, request: Request<Body>) -> Response {
+        self.router.clone().oneshot(request).await.unwrap()
+    }
+
+    /// Sends a request and checks what every answer must have.
+    pub(crate) async fn ask(&self, request: Request<Body>) -> Answer {
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        let response = self.send(request).await;
+        let (parts, body) = response.into_parts();
+        assert_eq!(parts.headers["cache-control"], "no-store");
+        assert_eq!(parts.headers["x-content-type-options"], "nosniff");
+        let bytes = body.collect().await.unwrap().to_bytes();
+        let kind = parts.headers.get("content-type").map(|kind| kind.to_str().unwrap().to_owned());
+        let body = match kind.as_deref() {
+            Some("text/event-stream") => Value::String(String::from_utf8(bytes.to_vec()).unwrap()),
+            _ if bytes.is_empty() => Value::Null,
+            _ => serde_json::from_slice(&bytes).unwrap(),
+        };
+        if parts.status.is_client_error() || parts.status.is_server_error() {
+            assert_eq!(kind.as_deref(), Some("application/problem+json"), "{method} {path}: {body}");
+            assert_eq!(body["status"], parts.status.as_u16());
+            assert!(body["instance"].as_str().unwrap().starts_with("urn:ulid:"), "{body}");
+        }
+        schema::check_answer(&method, &path, parts.status, kind.as_deref(), &body);
+        Answer { status: parts.status, headers: parts.headers, body }
+    }
+
+    /// Asks as the owner.
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.ask(owners("GET", path).body(Body::empty()).unwrap()).await
+    }
+
+    /// Posts JSON as the owner.
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
+        let request = owners("POST", path).header("content-type", "application/json");
+        self.ask(request.body(Body::from(body.to_string())).unwrap()).await
+    }
+
+    /// Asks with a key, without a body.
+    pub(crate) async fn with_key(&self, key: &str, method: &str, path: &str) -> Answer {
+        let request = Request::builder().method(method).uri(path).header("authorization", format!("Bearer {key}"));
+        self.ask(request.body(Body::empty()).unwrap()).await
+    }
+
+    /// What was recorded since the last time.
+    pub(crate) fn recorded(&self) -> Vec<AuditEvent> {
+        self.sink.take()
+    }
+}
+
+/// A request of the owner.
+pub(crate) fn owners(method: &str, path: &str) -> http::request::Builder {
+    Request::builder().method(method).uri(path).header("authorization", format!("Bearer {BOOTSTRAP}"))
+}
+
+/// Says that it runs what it was told to.
+#[derive(Default)]
+pub(crate) struct FakeRuntime {
+    pub(crate) workloads: Mutex<BTreeMap<WorkloadId, Observation>>,
+    pub(crate) log: Mutex<Vec<LogLine>>,
+    pub(crate) ensured: Mutex<Vec<WorkloadId>>,
+    pub(crate) away: std::sync::atomic::AtomicBool,
+}
+
+impl FakeRuntime {
+    pub(crate) fn run(
+        &self,
+        server: &str,
+        subject: Option<Subject>,
+        state: WorkloadState,
+        error: Option<&str>,
+    ) -> String {
+        let id = match &subject {
+            Some(subject) => mcp_gateway_core::record::Route::workload_id(server, subject),
+            None => WorkloadId(server.into()),
+        };
+        let observation = Observation {
+            id: id.clone(),
+            server: server.into(),
+            subject,
+            state,
+            since: jiff::Timestamp::UNIX_EPOCH,
+            children: 2,
+            restarts: 3,
+            last_error: error.map(str::to_owned),
+        };
+        self.workloads.lock().unwrap().insert(id.clone(), observation);
+        id.to_string()
+    }
+
+    fn set(&self, id: &WorkloadId, state: WorkloadState) {
+        if let Some(one) = self.workloads.lock().unwrap().get_mut(id) {
+            one.state = state;
+        }
+    }
+}
+
+#[async_trait]
+impl Runtime for FakeRuntime {
+    async fn ensure(&self, workload: &Arc<Workload>) -> Result<Deployment, RuntimeError> {
+        self.ensured.lock().unwrap().push(workload.id.clone());
+        self.set(&workload.id, WorkloadState::Running);
+        let (_, endpoints) = tokio::sync::watch::channel(Arc::from([]));
+        Ok(Deployment { endpoints })
+    }
+
+    async fn stop(&self, id: &WorkloadId) -> Result<(), RuntimeError> {
+        self.set(id, WorkloadState::Stopped);
+        Ok(())
+    }
+
+    async fn remove(&self, id: &WorkloadId) -> Result<(), RuntimeError> {
+        self.workloads.lock().unwrap().remove(id);
+        Ok(())
+    }
+
+    async fn observe(&self, id: &WorkloadId) -> Result<Option<Observation>, RuntimeError> {
+        Ok(self.workloads.lock().unwrap().get(id).cloned())
+    }
+
+    async fn list(&self) -> Result<Vec<Observation>, RuntimeError> {
+        if self.away.load(std::sync::atomic::Ordering::SeqCst) {
+            let public = "The runtime does not answer.".to_owned();
+            return Err(RuntimeError {
+                kind: RuntimeErrorKind::Unavailable,
+                public,
+                detail: Some("a\u{1b}b".to_owned()),
+            });
+        }
+        Ok(self.workloads.lock().unwrap().values().cloned().collect())
+    }
+
+    async fn logs(&self, _: &WorkloadId, tail: usize, follow: bool) -> Result<LogStream, RuntimeError> {
+        let log = self.log.lock().unwrap();
+        let lines = futures_util::stream::iter(log[log.len().saturating_sub(tail)..].to_vec());
+        Ok(if follow { lines.chain(futures_util::stream::pending()).boxed() } else { lines.boxed() })
+    }
+
+    fn watch(&self) -> RuntimeEventStream {
+        futures_util::stream::pending().boxed()
+    }
+}
