@@ -3,6 +3,7 @@
 #[allow(dead_code, reason = "its `main` is not called here")]
 #[path = "../src/bin/authenticate_layer.rs"]
 mod example;
+#[cfg(test)]
 mod support;
 
 use http::StatusCode;

@@ -3,6 +3,7 @@
 #[allow(dead_code, reason = "its `main` is not called here")]
 #[path = "../src/bin/own_authenticator.rs"]
 mod example;
+#[cfg(test)]
 mod support;
 
 use std::time::Duration;

@@ -69,29 +69,29 @@ impl Filter for NoCardNumbers {
 /// byte as it came. Read as JSON, because JSON may write a digit as `\u0034`.
 fn cleaned(body: &[u8], member: &str) -> serde_json::Result<Option<Bytes>> {
     let mut message: Value = serde_json::from_slice(body)?;
-    let found = message.get_mut(member).is_some_and(blank);
-    Ok(if found { Some(serde_json::to_vec(&message)?.into()) } else { None })
+    let found = message.get_mut(member).map_or(0, blank);
+    Ok(if found > 0 { Some(serde_json::to_vec(&message)?.into()) } else { None })
 }
 
-/// Blanks the card numbers in every text below, and says whether there were any.
-fn blank(value: &mut Value) -> bool {
+/// Blanks the card numbers in every text below, and says how many there were.
+fn blank(value: &mut Value) -> usize {
     match value {
         Value::String(text) => blank_text(text),
-        Value::Array(items) => items.iter_mut().fold(false, |found, item| blank(item) || found),
-        Value::Object(members) => members.values_mut().fold(false, |found, item| blank(item) || found),
-        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+        Value::Array(items) => items.iter_mut().map(blank).sum(),
+        Value::Object(members) => members.values_mut().map(blank).sum(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
     }
 }
 
 const DIGITS: usize = 16;
 
-fn blank_text(text: &mut String) -> bool {
-    let (mut found, mut start) = (false, 0);
+fn blank_text(text: &mut String) -> usize {
+    let (mut found, mut start) = (0, 0);
     while start < text.len() {
         let run = text.as_bytes()[start..].iter().take_while(|byte| byte.is_ascii_digit()).count();
         if run == DIGITS && has_check_digit(&text.as_bytes()[start..start + run]) {
             text.replace_range(start..start + run, &"*".repeat(DIGITS));
-            found = true;
+            found += 1;
         }
         start += run.max(1);
     }

@@ -28,6 +28,9 @@ pub(crate) fn serve(listener: TcpListener, router: Router) -> SocketAddr {
     address
 }
 
+/// The session id of the server.
+pub(crate) const SESSION: &str = "session-of-the-server";
+
 /// An MCP server with one tool, which answers with the message (put together, when it comes in halves) and the names of
 /// the headers that it received.
 pub(crate) async fn upstream() -> String {
@@ -36,18 +39,23 @@ pub(crate) async fn upstream() -> String {
     format!("{url}/mcp")
 }
 
-async fn answer(headers: HeaderMap, Json(message): Json<Value>) -> Json<Value> {
+async fn answer(headers: HeaderMap, Json(message): Json<Value>) -> ([(&'static str, &'static str); 1], Json<Value>) {
     let asked = &message["params"]["arguments"]["message"];
     let text = match asked["halves"].as_array() {
-        Some(halves) => format!("card {}, thanks", halves.iter().filter_map(Value::as_str).collect::<String>()),
+        Some(halves) => {
+            let whole: String = halves.iter().filter_map(Value::as_str).collect();
+            format!("card {whole}, {whole} again")
+        }
         None => asked.as_str().unwrap_or_default().to_owned(),
     };
-    let headers: Vec<&str> = headers.keys().map(http::HeaderName::as_str).collect();
-    Json(json!({
+    let session = headers.get("mcp-session-id").and_then(|id| id.to_str().ok());
+    let names: Vec<&str> = headers.keys().map(http::HeaderName::as_str).collect();
+    let body = Json(json!({
         "jsonrpc": "2.0",
         "id": message["id"],
-        "result": { "content": [{ "type": "text", "text": text }], "headers": headers },
-    }))
+        "result": { "content": [{ "type": "text", "text": text }, { "type": "text", "text": text }], "headers": names, "session": session },
+    }));
+    ([("mcp-session-id", SESSION)], body)
 }
 
 /// A `tools/call` with this message as its argument.
@@ -59,20 +67,31 @@ pub(crate) fn call(message: &str) -> Value {
 }
 
 /// POSTs a message when there is one, else GETs, and returns the status and the body.
-#[expect(clippy::disallowed_methods, reason = "a client to test with")]
 pub(crate) async fn send(
     address: SocketAddr,
     path: &str,
     header: Option<(&str, &str)>,
     message: Option<Value>,
 ) -> (StatusCode, String) {
+    let (status, _, body) = exchange(address, path, header.as_slice(), message).await;
+    (status, body)
+}
+
+/// The same with any headers, and with those of the answer.
+#[expect(clippy::disallowed_methods, reason = "a client to test with")]
+pub(crate) async fn exchange(
+    address: SocketAddr,
+    path: &str,
+    headers: &[(&str, &str)],
+    message: Option<Value>,
+) -> (StatusCode, HeaderMap, String) {
     let exchange = async {
         let stream = TcpStream::connect(address).await.unwrap();
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);
         let mut request = Request::builder().uri(path).header("host", address.to_string());
-        if let Some((name, value)) = header {
-            request = request.header(name, value);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
         }
         let body = match &message {
             Some(message) => {
@@ -85,9 +104,9 @@ pub(crate) async fn send(
             None => String::new(),
         };
         let response = sender.send_request(request.body(Full::new(Bytes::from(body))).unwrap()).await.unwrap();
-        let status = response.status();
-        let body = response.into_body().collect().await.unwrap().to_bytes();
-        (status, String::from_utf8(body.to_vec()).unwrap())
+        let (head, body) = response.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        (head.status, head.headers, String::from_utf8(body.to_vec()).unwrap())
     };
     tokio::time::timeout(Duration::from_secs(20), exchange).await.expect("an answer came")
 }
