@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use anyhow::Context as _;
 use async_trait::async_trait;
 use futures_util::stream;
 use http::{HeaderValue, Response};
@@ -105,7 +104,7 @@ pub fn api_key() -> anyhow::Result<(ApiKeyAuthenticator, HeaderValue)> {
         created_at: clock.now(),
         expires_at: None,
     };
-    let facts = KeyFacts::new(&TenantId::default(), &key.id, &record).context("the key's record does not read")?;
+    let facts = KeyFacts::new(&TenantId::default(), &key.id, &record).map_err(anyhow::Error::msg)?;
     let directory = Keys(HashMap::from([(key.id.clone(), Arc::new(facts))]));
     let header = HeaderValue::try_from(format!("Bearer {}", key.text.expose()))?;
     Ok((ApiKeyAuthenticator::new(Arc::new(directory), clock), header))

@@ -30,13 +30,13 @@ async fn a_call_stays_within_its_allocation_budget() {
     let _profiler = dhat::Profiler::builder().testing().build();
     for (era, (body, headers)) in [("legacy", legacy), ("modern", modern)] {
         for _ in 0..WARM {
-            call(&built, &body, headers).await;
+            call(&built, &body, headers).await.unwrap();
         }
         let mut blocks = Vec::with_capacity(CALLS);
         let at_rest = dhat::HeapStats::get().curr_bytes;
         for _ in 0..CALLS {
             let before = dhat::HeapStats::get().total_blocks;
-            call(&built, &body, headers).await;
+            call(&built, &body, headers).await.unwrap();
             blocks.push(dhat::HeapStats::get().total_blocks - before);
         }
         let stats = dhat::HeapStats::get();
@@ -60,7 +60,7 @@ async fn a_call_stays_within_its_allocation_budget() {
     }
 }
 
-async fn call(built: &MemoryGateway, body: &Bytes, headers: &[(&'static str, &'static str)]) {
+async fn call(built: &MemoryGateway, body: &Bytes, headers: &[(&'static str, &'static str)]) -> anyhow::Result<()> {
     let mut request = Request::post("/mcp-connect/bench")
         .header("host", "localhost:9101")
         .header("authorization", &built.authorization)
@@ -69,8 +69,10 @@ async fn call(built: &MemoryGateway, body: &Bytes, headers: &[(&'static str, &'s
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    let request = request.body(Full::new(body.clone())).unwrap();
-    let response = built.gateway.clone().oneshot(request).await.unwrap();
+    let request = request.body(Full::new(body.clone()))?;
+    let response = built.gateway.clone().oneshot(request).await?;
     assert_eq!(response.status(), StatusCode::OK);
-    assert_eq!(response.into_body().collect().await.unwrap().to_bytes().len(), 1024);
+    let answer = response.into_body().collect().await.map_err(|error| anyhow::anyhow!("{error}"))?;
+    assert_eq!(answer.to_bytes().len(), 1024);
+    Ok(())
 }

@@ -52,7 +52,9 @@ fn main() -> anyhow::Result<()> {
         "peek-modern-1k" => peek_call(&modern_call(1024), iterations),
         "mirror-check" => mirror_check(iterations),
         "sse-split-64k" => sse_split(&[&result(65_536)], 16_384, iterations),
-        "sse-split-small" => sse_split(&[&br#"{"jsonrpc":"2.0","method":"notifications/progress"}"#[..]; 32], 16_384, iterations),
+        "sse-split-small" => {
+            sse_split(&[&br#"{"jsonrpc":"2.0","method":"notifications/progress"}"#[..]; 32], 16_384, iterations)
+        }
         "outcome-1k" => outcome(1024, iterations),
         "outcome-1m" => outcome(1 << 20, iterations),
         "session-seal" => block_on(session(false, iterations)),
