@@ -162,12 +162,26 @@ class Nginx:
                 }}
                 server {{
                     listen 127.0.0.1:{self.port} backlog=4096;
+                    proxy_http_version 1.1;
+                    proxy_set_header Connection "";
+                    proxy_read_timeout 3600s;
+                    proxy_max_temp_file_size 0;
+                    # With its usual buffers of 4 KiB nginx needs twice the time for large answers.
                     location / {{
                         proxy_pass http://bench;
-                        proxy_http_version 1.1;
-                        proxy_set_header Connection "";
-                        proxy_read_timeout 3600s;
-                        # As for streams: every byte goes on at once.
+                        proxy_buffer_size 64k;
+                        proxy_buffers 16 64k;
+                        proxy_busy_buffers_size 128k;
+                    }}
+                    # Events go on at once.
+                    location /sse {{
+                        proxy_pass http://bench;
+                        proxy_buffer_size 64k;
+                        proxy_buffering off;
+                    }}
+                    # Small buffers again: each stream holds one.
+                    location /idle {{
+                        proxy_pass http://bench;
                         proxy_buffering off;
                     }}
                 }}
@@ -185,7 +199,8 @@ class Nginx:
 
 # One entry for each path of the upstream: a call's path ends at the server's id.
 ENTRIES = {"/mcp": "small", "/mcp/65536": "json64k", "/mcp/1048576": "json1m",
-           "/sse/65536": "sse64k", "/sse/1048576": "sse1m"}
+           "/sse/65536": "sse64k", "/sse/1048576": "sse1m", "/idle": "idle"}
+BIG = [path for path in ENTRIES if path[-1].isdigit()]
 
 
 class Gateway:
@@ -209,11 +224,11 @@ class Gateway:
             "MCP_GATEWAY__LOG__FILTER": "warn",
             "MCP_GATEWAY_BOOTSTRAP_TOKEN": self.token,
         }
-        self.start()
-        ok = urllib.request.Request(
+        self.first_start = self.start()
+        request = urllib.request.Request(
             self.url_of("/api/v1/api-keys"), data=json.dumps({"name": "figures", "servers": list(ENTRIES.values())}).encode(),
             headers={"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"})
-        with urllib.request.urlopen(ok, timeout=10) as response:
+        with urllib.request.urlopen(request, timeout=10) as response:
             self.authorization = "Bearer " + json.load(response)["key"]
         self.recorded = 0
         self.lost = 0
@@ -318,7 +333,7 @@ def idle(target, streams):
     environment = dict(os.environ)
     if target.authorization:
         environment["BENCH_AUTHORIZATION"] = target.authorization
-    command = ["taskset", "-c", "1", str(BENCHES / "idle"), "--url", target.url("/mcp"), "--streams", str(streams)]
+    command = ["taskset", "-c", "1", str(BENCHES / "idle"), "--url", target.url("/idle"), "--streams", str(streams)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as opener:
         line = opener.stdout.readline()
         if not line.startswith(f"{streams} streams"):
@@ -373,8 +388,11 @@ def report(found, commit, load):
     rows.append(("memory after the start", f"{found['fresh'] / 1024:.1f} MiB", "< 25 MiB", verdict(found["fresh"], 25 * 1024)))
     most = max(IDLE)
     ratio = found["idle"]["gateway"][most] / found["idle"]["nginx"][most]
-    rows.append((f"memory with {most:,} idle streams, to nginx's", f"{ratio:.2f} ×", "≤ 1.6 × at 9,000", verdict(ratio, 1.6)))
-    rows.append(("start to first answer", f"{found['start'] * 1000:.0f} ms", "< 150 ms", verdict(found["start"], 0.15)))
+    rows.append((f"memory with {most:,} idle streams, to nginx's", f"{ratio:.2f} ×", "≤ 1.6 × at 9,000",
+                 verdict(ratio, 1.6) if most == 9_000 else "not measured"))
+    rows.append(("start to first answer, empty data folder", f"{found['first_start'] * 1000:.0f} ms", "< 150 ms",
+                 verdict(found["first_start"], 0.15)))
+    rows.append(("start to first answer, later", f"{found['start'] * 1000:.0f} ms", "< 150 ms", verdict(found["start"], 0.15)))
     rows.append(("answered calls without an audit row", str(found["lost"]), "0", verdict(found["lost"], 0)))
 
     lines = [
@@ -385,7 +403,8 @@ def report(found, commit, load):
         "ratios within one run say more than times do.", "",
         "Core 0 had the gateway or nginx with all their threads, core 1 the server behind them and the load. A call is a "
         "`tools/call` of 1 KB answered with 1 KB, keep-alive, 16 connections, with an API key for a list of servers and an "
-        "audit row written to SQLite. nginx: one worker, kept-alive connections to the server, no buffering, no access log.",
+        "audit row written to SQLite. nginx: one worker, kept-alive connections to the server, no access log, buffers of "
+        "64 KiB, none for events.",
         "", "| what | measured | goal | |", "| --- | --- | --- | --- |",
     ]
     lines += [f"| {' | '.join(row)} |" for row in rows]
@@ -394,7 +413,7 @@ def report(found, commit, load):
         out = ["", f"## {title}", "", "| | " + " | ".join(name for name, _, _ in columns) + " |",
                "| --- |" + " --- |" * len(columns)]
         for name, values in names.items():
-            out.append(f"| {name} | " + " | ".join(f"{values[key]:{form}}" for _, key, form in columns) + " |")
+            out.append(f"| {name} | " + " | ".join(f"{values[key]:{form}}" if values[key] else "–" for _, key, form in columns) + " |")
         return out
 
     full = [("calls/s", "calls_s", ",.0f"), ("CPU µs a call", "cpu", ".1f"), ("p50 µs", "p50", ",.0f"), ("p99 µs", "p99", ",.0f")]
@@ -436,7 +455,8 @@ def main():
             starts.append(gateway.start())
         running.append(gateway.process)
         found["start"] = statistics.median(starts)
-        note("start to first answer, s: " + " ".join(f"{start:.3f}" for start in starts))
+        found["first_start"] = gateway.first_start
+        note(f"start to first answer, s: with an empty data folder {gateway.first_start:.3f}, later " + " ".join(f"{start:.3f}" for start in starts))
         time.sleep(2)
         found["fresh"] = gateway.process.rss()
         note(f"gateway after its start: {found['fresh']} KiB")
@@ -457,7 +477,7 @@ def main():
         found["one"] = each(everyone, lambda target: closed(folder, target, connections=1))
         found["paced"] = each(proxies, lambda target: open_loop(target, 0.7 * found["call"][target.name]["calls_s"]))
         loads.append(os.getloadavg()[0])
-        found["bandwidth"] = {path: each(proxies, lambda target, path=path: closed(folder, target, path)) for path in list(ENTRIES)[1:]}
+        found["bandwidth"] = {path: each(proxies, lambda target, path=path: closed(folder, target, path)) for path in BIG}
         found["lost"] = gateway.lost
         loads.append(os.getloadavg()[0])
     except BaseException:
