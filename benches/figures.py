@@ -21,6 +21,7 @@ import urllib.request
 QUICK = "--quick" in sys.argv[1:]
 SECONDS = 2 if QUICK else 10
 RUNS = 3
+KEPT = 0.98  # of an open loop's rate, below which its latencies are not valid
 IDLE = (0, 1_000) if QUICK else (0, 1_000, 9_000)
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 GATEWAY = pathlib.Path(os.environ["GATEWAY_BIN"]).resolve()
@@ -167,21 +168,21 @@ class Nginx:
                     proxy_read_timeout 3600s;
                     proxy_max_temp_file_size 0;
                     # With its usual buffers of 4 KiB nginx needs twice the time for large answers.
-                    location / {{
-                        proxy_pass http://bench;
-                        proxy_buffer_size 64k;
-                        proxy_buffers 16 64k;
-                        proxy_busy_buffers_size 128k;
-                    }}
+                    proxy_buffer_size 64k;
+                    proxy_buffers 16 64k;
+                    proxy_busy_buffers_size 128k;
+                    location / {{ proxy_pass http://bench; }}
                     # Events go on at once.
                     location /sse {{
                         proxy_pass http://bench;
-                        proxy_buffer_size 64k;
                         proxy_buffering off;
                     }}
-                    # Small buffers again: each stream holds one.
+                    # The usual ones again: each stream holds one.
                     location /idle {{
                         proxy_pass http://bench;
+                        proxy_buffer_size 4k;
+                        proxy_buffers 8 4k;
+                        proxy_busy_buffers_size 8k;
                         proxy_buffering off;
                     }}
                 }}
@@ -325,7 +326,9 @@ def open_loop(target, rate, modern=False):
     if result["failed"]:
         raise SystemExit(f"{result['failed']} calls to {target.name} failed")
     target.check(result["planned"])
-    return {"p50": result["p50_us"], "p99": result["p99_us"], "calls_s": result["done_per_second"]}
+    # Where core 1 cannot send so many, latency is the generator's own queue.
+    return {"p50": result["p50_us"], "p99": result["p99_us"], "calls_s": result["done_per_second"],
+            "kept": result["done_per_second"] / rate}
 
 
 def idle(target, streams):
@@ -376,7 +379,7 @@ def report(found, commit, load):
          verdict(gateway["calls_s"] / nginx["calls_s"], 0.35, False)),
         ("throughput, to direct", f"{gateway['calls_s'] / direct['calls_s']:.2f} ×", "", ""),
         ("p99 at 70 % of its maximum, open loop", f"{paced['gateway']['p99'] / 1000:.2f} ms", "< 3 ms",
-         verdict(paced["gateway"]["p99"], 3_000)),
+         verdict(paced["gateway"]["p99"], 3_000) if paced["gateway"]["kept"] > KEPT else "not valid: the rate was not kept"),
         ("added p50 at 1 connection", f"{one['gateway']['p50'] - one['direct']['p50']:.0f} µs", "< 150 µs",
          verdict(one["gateway"]["p50"] - one["direct"]["p50"], 150)),
         ("2026-07-28, throughput to 2025-11-25's", f"{modern['gateway']['calls_s'] / gateway['calls_s']:.2f} ×", "≥ 1 ×",
@@ -420,7 +423,9 @@ def report(found, commit, load):
     lines += table("Closed loop, 16 connections", call, full)
     lines += table("Closed loop, 16 connections, 2026-07-28", modern, full)
     lines += table("Closed loop, 1 connection", one, full)
-    lines += table("Open loop at 70 % of each one's maximum", paced, [full[0], full[2], full[3]])
+    lines += table("Open loop at 70 % of each one's maximum", paced, [full[0], ("of the rate", "kept", ".1%"), full[2], full[3]])
+    lines += ["", f"Where less than {KEPT:.0%} of the rate was kept, core 1 could not send so many: those latencies are the "
+              "generator's own queue and say nothing of what is measured."]
     for path, bandwidth in found["bandwidth"].items():
         megabytes = {name: {**values, "mb": values["bytes_s"] / 1e6} for name, values in bandwidth.items()}
         lines += table(f"Results of `{path}`", megabytes, [("MB/s", "mb", ",.0f"), *full])

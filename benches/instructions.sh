@@ -4,6 +4,7 @@
 #
 #   benches/instructions.sh [--update] [NAME...]
 #
+# Valgrind has no SHA instructions: what hashes (keys, sessions) counts more than it costs.
 # Another compiler or processor counts differently: the file says which it was made with; --update makes it anew.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
