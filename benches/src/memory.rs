@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use anyhow::Context as _;
 use async_trait::async_trait;
 use futures_util::stream;
 use http::{HeaderValue, Response};

@@ -1,0 +1,507 @@
+"""Measures the gateway beside nginx as a plain reverse proxy. Started by figures.sh, which says how."""
+
+import contextlib
+import datetime
+import json
+import os
+import pathlib
+import re
+import secrets
+import shutil
+import signal
+import socket
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+
+QUICK = "--quick" in sys.argv[1:]
+SECONDS = 2 if QUICK else 10
+RUNS = 3
+KEPT = 0.98  # of an open loop's rate, below which its latencies are not valid
+IDLE = (0, 1_000) if QUICK else (0, 1_000, 9_000)
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+GATEWAY = pathlib.Path(os.environ["GATEWAY_BIN"]).resolve()
+BENCHES = pathlib.Path(os.environ["BENCHES_BIN"]).resolve()
+TICKS = os.sysconf("SC_CLK_TCK")
+
+raw = []  # everything the tools said, in order
+
+
+def note(text):
+    print(text, flush=True)
+    raw.append(text)
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+# ---- processes -------------------------------------------------------------------------------------------------------
+
+
+class Process:
+    """A program on one core, with its children."""
+
+    def __init__(self, name, core, command, env=None, log=None):
+        self.name = name
+        out = open(log, "ab") if log else subprocess.DEVNULL
+        self.popen = subprocess.Popen(
+            ["taskset", "-c", str(core), *map(str, command)],
+            stdout=out, stderr=out, stdin=subprocess.DEVNULL, env={**os.environ, **(env or {})},
+        )
+
+    def pids(self):
+        found = [self.popen.pid]
+        for pid in found:
+            try:
+                children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text()
+            except FileNotFoundError:
+                continue
+            found += map(int, children.split())
+        return found
+
+    def cpu(self):
+        """Seconds of user and system time so far."""
+        ticks = 0
+        for pid in self.pids():
+            fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+            ticks += int(fields[11]) + int(fields[12])
+        return ticks / TICKS
+
+    def rss(self):
+        """KiB that are resident, those shared among its processes counted once."""
+        total = 0
+        for pid in self.pids():
+            text = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text()
+            total += int(re.search(r"^Pss:\s+(\d+)", text, re.M)[1])
+        return total
+
+    def stop(self):
+        if self.popen.poll() is None:
+            self.popen.send_signal(signal.SIGTERM)
+            try:
+                self.popen.wait(15)
+            except subprocess.TimeoutExpired:
+                self.popen.kill()
+                self.popen.wait()
+
+
+def until(what, question, seconds=30):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        with contextlib.suppress(OSError):
+            if question():
+                return
+        time.sleep(0.002)
+    raise SystemExit(f"{what} did not happen within {seconds} s")
+
+
+def answers(url, headers=None, body=None):
+    request = urllib.request.Request(url, data=body, headers=headers or {})
+    with urllib.request.urlopen(request, timeout=5) as response:
+        return response.status == 200, response.read()
+
+
+# ---- what is called --------------------------------------------------------------------------------------------------
+
+
+class Upstream:
+    def __init__(self):
+        self.port = free_port()
+        self.base = f"http://127.0.0.1:{self.port}"
+        self.process = Process("upstream", 1, [BENCHES / "upstream", "--listen", f"127.0.0.1:{self.port}"])
+        until("the upstream's start", lambda: answers(f"{self.base}/mcp", body=b"{}")[0])
+
+
+class Direct:
+    """The upstream with nothing in front."""
+
+    name, process, authorization = "direct", None, None
+
+    def __init__(self, upstream):
+        self.upstream = upstream
+
+    def url(self, path):
+        return self.upstream.base + path
+
+    def check(self, calls):
+        pass
+
+
+class Nginx:
+    name, authorization = "nginx", None
+
+    def __init__(self, upstream, folder):
+        self.port = free_port()
+        folder.mkdir()
+        (folder / "nginx.conf").write_text(f"""
+            daemon off;
+            worker_processes 1;
+            worker_rlimit_nofile 20000;
+            pid {folder}/pid;
+            error_log {folder}/error.log;
+            events {{ worker_connections 19900; }}
+            http {{
+                access_log off;
+                client_max_body_size 5m;
+                client_body_temp_path {folder}/body;
+                proxy_temp_path {folder}/proxy;
+                fastcgi_temp_path {folder}/fastcgi;
+                uwsgi_temp_path {folder}/uwsgi;
+                scgi_temp_path {folder}/scgi;
+                keepalive_requests 100000000;
+                upstream bench {{
+                    server 127.0.0.1:{upstream.port};
+                    keepalive 128;
+                    keepalive_requests 100000000;
+                }}
+                server {{
+                    listen 127.0.0.1:{self.port} backlog=4096;
+                    proxy_http_version 1.1;
+                    proxy_set_header Connection "";
+                    proxy_read_timeout 3600s;
+                    proxy_max_temp_file_size 0;
+                    # With its usual buffers of 4 KiB nginx needs twice the time for large answers.
+                    proxy_buffer_size 64k;
+                    proxy_buffers 16 64k;
+                    proxy_busy_buffers_size 128k;
+                    location / {{ proxy_pass http://bench; }}
+                    # Events go on at once.
+                    location /sse {{
+                        proxy_pass http://bench;
+                        proxy_buffering off;
+                    }}
+                    # The usual ones again: each stream holds one.
+                    location /idle {{
+                        proxy_pass http://bench;
+                        proxy_buffer_size 4k;
+                        proxy_buffers 8 4k;
+                        proxy_busy_buffers_size 8k;
+                        proxy_buffering off;
+                    }}
+                }}
+            }}
+        """)
+        self.process = Process("nginx", 0, ["nginx", "-p", folder, "-c", folder / "nginx.conf"], log=folder / "log")
+        until("nginx's start", lambda: answers(self.url("/mcp"), body=b"{}")[0])
+
+    def url(self, path):
+        return f"http://127.0.0.1:{self.port}{path}"
+
+    def check(self, calls):
+        pass
+
+
+# One entry for each path of the upstream: a call's path ends at the server's id.
+ENTRIES = {"/mcp": "small", "/mcp/65536": "json64k", "/mcp/1048576": "json1m",
+           "/sse/65536": "sse64k", "/sse/1048576": "sse1m", "/idle": "idle"}
+BIG = [path for path in ENTRIES if path[-1].isdigit()]
+
+
+class Gateway:
+    name = "gateway"
+
+    def __init__(self, upstream, folder):
+        self.port, self.folder = free_port(), folder
+        (folder / "catalog").mkdir(parents=True)
+        for path, entry in ENTRIES.items():
+            (folder / "catalog" / f"{entry}.yaml").write_text(
+                f"entryKey: {entry}\nname: {entry}\nruntime: remote\nserverUserType: multiUser\n"
+                f"remoteConfig:\n  fixedURL: {upstream.base}{path}\n")
+        self.token = "figures-" + secrets.token_hex(24)
+        self.environment = {
+            "MCP_GATEWAY__LISTEN": f"127.0.0.1:{self.port}",
+            "MCP_GATEWAY__PUBLIC_URL": f"http://127.0.0.1:{self.port}",
+            "MCP_GATEWAY__DATA_DIR": str(folder / "data"),
+            "MCP_GATEWAY__CATALOG__PATHS": str(folder / "catalog"),
+            "MCP_GATEWAY__EGRESS__ALLOW": "127.0.0.0/8",
+            "MCP_GATEWAY__LIMITS__STREAMS_PER_PRINCIPAL": "20000",
+            "MCP_GATEWAY__LOG__FILTER": "warn",
+            "MCP_GATEWAY_BOOTSTRAP_TOKEN": self.token,
+        }
+        self.first_start = self.start()
+        request = urllib.request.Request(
+            self.url_of("/api/v1/api-keys"), data=json.dumps({"name": "figures", "servers": list(ENTRIES.values())}).encode(),
+            headers={"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=10) as response:
+            self.authorization = "Bearer " + json.load(response)["key"]
+        self.recorded = 0
+        self.lost = 0
+
+    def start(self):
+        """Starts it; returns the seconds to the first answer."""
+        began = time.monotonic()
+        self.process = Process("gateway", 0, [GATEWAY, "serve"], self.environment, self.folder / "log")
+        until("the gateway's start", lambda: answers(self.url_of("/readyz"))[0])
+        return time.monotonic() - began
+
+    def url_of(self, path):
+        return f"http://127.0.0.1:{self.port}{path}"
+
+    def url(self, path):
+        return self.url_of("/mcp-connect/" + ENTRIES[path])
+
+    def rows(self):
+        (path,) = (self.folder / "data").glob("*-audit.db")
+        database = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+        with contextlib.closing(database):
+            return database.execute("SELECT count(*) FROM event WHERE kind = 'exchange'").fetchone()[0]
+
+    def check(self, calls):
+        """Every call that was answered has its row; wrk does not count those it broke off at the end."""
+        end, before = time.monotonic() + 60, -1
+        rows = self.rows()
+        while rows != before and time.monotonic() < end:
+            before = rows
+            time.sleep(1)
+            rows = self.rows()
+        new, self.recorded = rows - self.recorded, rows
+        note(f"audit rows: {new} for {calls} calls answered")
+        if new < calls:
+            self.lost += calls - new
+
+
+# ---- loads -----------------------------------------------------------------------------------------------------------
+
+HEAD = '{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"echo","arguments":{"message":"'
+META = (',"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{},'
+        '"io.modelcontextprotocol/clientInfo":{"name":"bench","version":"1"}}')
+
+
+def script(folder, target, modern):
+    tail = '"}' + (META if modern else "") + "}}"
+    headers = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream",
+               "MCP-Protocol-Version": "2026-07-28" if modern else "2025-11-25"}
+    if modern:
+        headers |= {"Mcp-Method": "tools/call", "Mcp-Name": "echo"}
+    if target.authorization:
+        headers["Authorization"] = target.authorization
+    path = folder / f"{target.name}-{'modern' if modern else 'legacy'}.lua"
+    lines = ['wrk.method = "POST"', f"wrk.body = [[{HEAD + 'x' * (1024 - len(HEAD) - len(tail)) + tail}]]"]
+    lines += [f"wrk.headers[{json.dumps(k)}] = {json.dumps(v)}" for k, v in headers.items()]
+    # Microseconds, whole numbers: wrk's own summary rounds.
+    lines.append("""done = function(summary, latency, requests)
+        local e = summary.errors
+        io.write(string.format("RESULT %d %d %d %d %d %d\\n", summary.requests, summary.duration, summary.bytes,
+            e.status + e.connect + e.read + e.write + e.timeout, latency:percentile(50), latency:percentile(99)))
+    end""")
+    path.write_text("\n".join(lines))
+    return path
+
+
+def closed(folder, target, path="/mcp", connections=16, modern=False, seconds=SECONDS):
+    """One closed-loop run: calls a second, bytes a second, p50 and p99 in µs, CPU in µs a call."""
+    before = target.process.cpu() if target.process else 0
+    command = ["taskset", "-c", "1", "wrk", "-t1", f"-c{connections}", f"-d{seconds}", "-s",
+               str(script(folder, target, modern)), target.url(path)]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    cpu = (target.process.cpu() if target.process else 0) - before
+    result = next((line for line in output.splitlines() if line.startswith("RESULT ")), None)
+    if result is None:
+        raise SystemExit(f"wrk said nothing of its result:\n{output}")
+    calls, microseconds, size, errors, p50, p99 = map(int, result.split()[1:])
+    note(f"wrk {target.name} {path} c={connections}{' modern' if modern else ''}: {result}; cpu {cpu:.2f} s")
+    if errors or not calls:
+        raise SystemExit(f"{errors} calls of {calls} to {target.name} failed:\n{output}")
+    target.check(calls)
+    return {"calls_s": calls * 1e6 / microseconds, "bytes_s": size * 1e6 / microseconds,
+            "p50": p50, "p99": p99, "cpu": cpu * 1e6 / calls}
+
+
+def open_loop(target, rate, modern=False):
+    command = ["taskset", "-c", "1", str(BENCHES / "load"), "--url", target.url("/mcp"), "--rate", f"{rate:.0f}",
+               "--seconds", str(SECONDS), "--era", "modern" if modern else "legacy"]
+    environment = dict(os.environ)
+    if target.authorization:
+        environment["BENCH_AUTHORIZATION"] = target.authorization
+    output = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+    note(f"open loop {target.name}: {output.strip()}")
+    result = json.loads(output)
+    if result["failed"]:
+        raise SystemExit(f"{result['failed']} calls to {target.name} failed")
+    target.check(result["planned"])
+    # Where core 1 cannot send so many, latency is the generator's own queue.
+    return {"p50": result["p50_us"], "p99": result["p99_us"], "calls_s": result["done_per_second"],
+            "kept": result["done_per_second"] / rate}
+
+
+def idle(target, streams):
+    """KiB that the target holds with so many streams open, and after they are closed."""
+    environment = dict(os.environ)
+    if target.authorization:
+        environment["BENCH_AUTHORIZATION"] = target.authorization
+    command = ["taskset", "-c", "1", str(BENCHES / "idle"), "--url", target.url("/idle"), "--streams", str(streams)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as opener:
+        line = opener.stdout.readline()
+        if not line.startswith(f"{streams} streams"):
+            raise SystemExit(f"{target.name}: the streams did not open")
+        time.sleep(1)
+        rss = target.process.rss()
+        opener.stdin.close()
+    time.sleep(1)
+    note(f"idle {target.name}: {streams} streams {rss} KiB, closed {target.process.rss()} KiB")
+    return rss
+
+
+def medians(runs):
+    return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+
+
+def each(targets, measure):
+    """The median of RUNS for each target, taken in turns so that a busy minute hits all alike."""
+    runs = {target.name: [] for target in targets}
+    for _ in range(RUNS):
+        for target in targets:
+            runs[target.name].append(measure(target))
+    return {name: medians(found) for name, found in runs.items()}
+
+
+# ---- the report ------------------------------------------------------------------------------------------------------
+
+
+def verdict(value, goal, at_most=True):
+    return "met" if (value <= goal if at_most else value >= goal) else "**missed**"
+
+
+def report(found, commit, load):
+    call, one, modern, paced = found["call"], found["one"], found["modern"], found["paced"]
+    gateway, nginx, direct = call["gateway"], call["nginx"], call["direct"]
+    rows = [
+        ("CPU a call", f"{gateway['cpu']:.1f} µs", "≤ 50 µs", verdict(gateway["cpu"], 50)),
+        ("CPU a call, to nginx's", f"{gateway['cpu'] / nginx['cpu']:.2f} ×", "≤ 3 ×", verdict(gateway["cpu"] / nginx["cpu"], 3)),
+        ("throughput, to nginx's", f"{gateway['calls_s'] / nginx['calls_s']:.2f} ×", "≥ 0.35 ×",
+         verdict(gateway["calls_s"] / nginx["calls_s"], 0.35, False)),
+        ("throughput, to direct", f"{gateway['calls_s'] / direct['calls_s']:.2f} ×", "", ""),
+        ("p99 at 70 % of its maximum, open loop", f"{paced['gateway']['p99'] / 1000:.2f} ms", "< 3 ms",
+         verdict(paced["gateway"]["p99"], 3_000) if paced["gateway"]["kept"] > KEPT else "not valid: the rate was not kept"),
+        ("added p50 at 1 connection", f"{one['gateway']['p50'] - one['direct']['p50']:.0f} µs", "< 150 µs",
+         verdict(one["gateway"]["p50"] - one["direct"]["p50"], 150)),
+        ("2026-07-28, throughput to 2025-11-25's", f"{modern['gateway']['calls_s'] / gateway['calls_s']:.2f} ×", "≥ 1 ×",
+         verdict(modern["gateway"]["calls_s"] / gateway["calls_s"], 1, False)),
+    ]
+    for path, bandwidth in found["bandwidth"].items():
+        ratio = bandwidth["gateway"]["bytes_s"] / bandwidth["nginx"]["bytes_s"]
+        rows.append((f"bytes a second of `{path}`, to nginx's", f"{ratio:.2f} ×", "≥ 0.6 ×", verdict(ratio, 0.6, False)))
+    rows.append(("memory after the start", f"{found['fresh'] / 1024:.1f} MiB", "< 25 MiB", verdict(found["fresh"], 25 * 1024)))
+    most = max(IDLE)
+    ratio = found["idle"]["gateway"][most] / found["idle"]["nginx"][most]
+    rows.append((f"memory with {most:,} idle streams, to nginx's", f"{ratio:.2f} ×", "≤ 1.6 × at 9,000",
+                 verdict(ratio, 1.6) if most == 9_000 else "not measured"))
+    rows.append(("start to first answer, empty data folder", f"{found['first_start'] * 1000:.0f} ms", "< 150 ms",
+                 verdict(found["first_start"], 0.15)))
+    rows.append(("start to first answer, later", f"{found['start'] * 1000:.0f} ms", "< 150 ms", verdict(found["start"], 0.15)))
+    rows.append(("answered calls without an audit row", str(found["lost"]), "0", verdict(found["lost"], 0)))
+
+    lines = [
+        "# Figures", "",
+        f"Commit `{commit}`, {datetime.date.today()}, {'a quick try' if QUICK else 'a full run'}: medians of {RUNS} runs "
+        f"of {SECONDS} s, in turns. Raw output: [raw.txt](raw.txt).", "",
+        f"Load of the machine: {load}. Figures of a machine that does other work too are worse than they should be, and "
+        "ratios within one run say more than times do.", "",
+        "Core 0 had the gateway or nginx with all their threads, core 1 the server behind them and the load. A call is a "
+        "`tools/call` of 1 KB answered with 1 KB, keep-alive, 16 connections, with an API key for a list of servers and an "
+        "audit row written to SQLite. nginx: one worker, kept-alive connections to the server, no access log, buffers of "
+        "64 KiB, none for events.",
+        "", "| what | measured | goal | |", "| --- | --- | --- | --- |",
+    ]
+    lines += [f"| {' | '.join(row)} |" for row in rows]
+
+    def table(title, names, columns):
+        out = ["", f"## {title}", "", "| | " + " | ".join(name for name, _, _ in columns) + " |",
+               "| --- |" + " --- |" * len(columns)]
+        for name, values in names.items():
+            out.append(f"| {name} | " + " | ".join(f"{values[key]:{form}}" if values[key] else "–" for _, key, form in columns) + " |")
+        return out
+
+    full = [("calls/s", "calls_s", ",.0f"), ("CPU µs a call", "cpu", ".1f"), ("p50 µs", "p50", ",.0f"), ("p99 µs", "p99", ",.0f")]
+    lines += table("Closed loop, 16 connections", call, full)
+    lines += table("Closed loop, 16 connections, 2026-07-28", modern, full)
+    lines += table("Closed loop, 1 connection", one, full)
+    lines += table("Open loop at 70 % of each one's maximum", paced, [full[0], ("of the rate", "kept", ".1%"), full[2], full[3]])
+    lines += ["", f"Where less than {KEPT:.0%} of the rate was kept, core 1 could not send so many: those latencies are the "
+              "generator's own queue and say nothing of what is measured."]
+    for path, bandwidth in found["bandwidth"].items():
+        megabytes = {name: {**values, "mb": values["bytes_s"] / 1e6} for name, values in bandwidth.items()}
+        lines += table(f"Results of `{path}`", megabytes, [("MB/s", "mb", ",.0f"), *full])
+    lines += ["", "## Memory with idle streams", "", "| | " + " | ".join(f"{n:,} streams, MiB" for n in IDLE) + " |",
+              "| --- |" + " --- |" * len(IDLE)]
+    for name, values in found["idle"].items():
+        lines.append(f"| {name} | " + " | ".join(f"{values[n] / 1024:.1f}" for n in IDLE) + " |")
+    lines += ["", "Memory is the proportional set size of all processes, so that pages which nginx's two processes share "
+              "count once.", "", "The crate `mcp-proxy` is not in this run.", ""]
+    return "\n".join(lines)
+
+
+def main():
+    commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    if subprocess.run(["git", "status", "--porcelain", "--untracked-files=no"], cwd=ROOT, capture_output=True, text=True).stdout:
+        commit += " with changes"
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="figures."))
+    loads = [os.getloadavg()[0]]
+    running = []
+    found = {}
+    note(f"commit {commit}; {os.cpu_count()} cores; load {os.getloadavg()}; "
+         f"{subprocess.run(['nginx', '-v'], capture_output=True, text=True).stderr.strip()}")
+    try:
+        upstream = Upstream()
+        running.append(upstream.process)
+        direct, nginx = Direct(upstream), Nginx(upstream, folder / "nginx")
+        running.append(nginx.process)
+        gateway = Gateway(upstream, folder / "gateway")
+        starts = []
+        for _ in range(RUNS):
+            gateway.process.stop()
+            starts.append(gateway.start())
+        running.append(gateway.process)
+        found["start"] = statistics.median(starts)
+        found["first_start"] = gateway.first_start
+        note(f"start to first answer, s: with an empty data folder {gateway.first_start:.3f}, later " + " ".join(f"{start:.3f}" for start in starts))
+        time.sleep(2)
+        found["fresh"] = gateway.process.rss()
+        note(f"gateway after its start: {found['fresh']} KiB")
+
+        # Before the loads: what they leave in the allocators would count as the streams'.
+        found["idle"] = {target.name: {} for target in (nginx, gateway)}
+        for target in (nginx, gateway):
+            for streams in IDLE:
+                found["idle"][target.name][streams] = idle(target, streams) if streams else target.process.rss()
+        gateway.recorded = gateway.rows()
+
+        everyone, proxies = (direct, nginx, gateway), (nginx, gateway)
+        for target in everyone:
+            closed(folder, target, seconds=1)
+        found["call"] = each(everyone, lambda target: closed(folder, target))
+        loads.append(os.getloadavg()[0])
+        found["modern"] = each(proxies, lambda target: closed(folder, target, modern=True))
+        found["one"] = each(everyone, lambda target: closed(folder, target, connections=1))
+        found["paced"] = each(proxies, lambda target: open_loop(target, 0.7 * found["call"][target.name]["calls_s"]))
+        loads.append(os.getloadavg()[0])
+        found["bandwidth"] = {path: each(proxies, lambda target, path=path: closed(folder, target, path)) for path in BIG}
+        found["lost"] = gateway.lost
+        loads.append(os.getloadavg()[0])
+    except BaseException:
+        with contextlib.suppress(OSError):
+            print((folder / "gateway" / "log").read_text()[-2000:], file=sys.stderr)
+        raise
+    finally:
+        for process in reversed(running):
+            process.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+    load = "before, between and after: " + ", ".join(f"{value:.1f}" for value in loads) + " (about 2 are the measurement itself)"
+    target = ROOT / "docs" / "figures"
+    target.mkdir(parents=True, exist_ok=True)
+    text = report(found, commit, load)
+    (target / "README.md").write_text(text)
+    (target / "raw.txt").write_text("\n".join(raw) + "\n")
+    print(text)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    main()

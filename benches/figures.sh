@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Measures the gateway beside nginx as a plain reverse proxy, all in one run, and writes docs/figures/.
+#
+#   benches/figures.sh [--quick]
+#
+# Core 0 has the gateway or nginx with all their threads, core 1 the server behind them and the load. Needs wrk, nginx
+# and Python 3, and a machine that has nothing else to do: the report shows its load. GATEWAY_BIN and BENCHES_BIN name
+# a built mcp-gateway and the folder with the built benchmarks; without them they are built.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+for command in wrk nginx python3 taskset; do
+    command -v "$command" >/dev/null || { echo "$command is missing: apt-get install wrk nginx-light python3 util-linux" >&2; exit 1; }
+done
+(($(nproc) >= 2)) || { echo "two cores are needed: one for what is measured, one for the load" >&2; exit 1; }
+if [[ -z ${GATEWAY_BIN-} || -z ${BENCHES_BIN-} ]]; then
+    cargo build --release -p mcp-gateway-server -p mcp-gateway-benches
+    release=${CARGO_TARGET_DIR:-target}/release
+    export GATEWAY_BIN=${GATEWAY_BIN:-$release/mcp-gateway} BENCHES_BIN=${BENCHES_BIN:-$release}
+fi
+ulimit -n "$(ulimit -Hn)"
+exec python3 benches/figures.py "$@"
