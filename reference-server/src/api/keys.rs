@@ -147,7 +147,7 @@ pub(super) async fn list(
 ///
 /// Only an owner in person may: a key cannot make keys.
 #[utoipa::path(post, path = "/api/v1/api-keys", tag = "keys", request_body = NewKeyDocument,
-    responses((status = 201, description = "The key.", body = CreatedKeyView, headers(("Location" = String, description = "Where it can be read."))), (status = 422, description = "A field is wrong.", body = ProblemDetails, content_type = "application/problem+json")))]
+    responses((status = 201, description = "The key.", body = CreatedKeyView, headers(("Location" = String, description = "Where it can be read."))), (status = 409, description = "Keys of another person exist, and child processes serve one.", body = ProblemDetails, content_type = "application/problem+json"), (status = 422, description = "A field is wrong.", body = ProblemDetails, content_type = "application/problem+json")))]
 pub(super) async fn create(
     State(app): State<Arc<App>>,
     caller: Caller,
@@ -155,6 +155,7 @@ pub(super) async fn create(
 ) -> Result<Response, Problem> {
     let tenant = caller.0.subject.tenant.clone();
     let subject = new.subject.map(|id| Subject { tenant, issuer: Subject::LOCAL.into(), id: id.into() });
+    check_people(&app, subject.as_ref().unwrap_or(&caller.0.subject))?;
     let new = NewKey { name: new.name, servers: new.servers, scopes: new.scopes, subject, expires_at: new.expires_at };
     let created = app.keys.create(&caller.0, new).await?;
     // So that the first call with it succeeds; a replica that is cut off says so elsewhere.
@@ -168,6 +169,23 @@ pub(super) async fn create(
     response.headers_mut().insert(ETAG, tag(created.revision));
     response.extensions_mut().insert(Target(created.id));
     Ok(response)
+}
+
+/// Child processes share one user with each other, so they serve one person unless the operator says otherwise. A key
+/// that would stop the next start is not made.
+fn check_people(app: &App, subject: &Subject) -> Result<(), Problem> {
+    let trusts_all = app.config.runtime.process.i_trust_all_servers;
+    if app.runtime.is_none() || trusts_all {
+        return Ok(());
+    }
+    let snapshot = app.snapshots.load();
+    let another = snapshot.keys.values().any(|key| key.principal.subject != *subject);
+    if !another {
+        return Ok(());
+    }
+    let public = "Keys of another person exist, and servers that run as child processes are shared by whoever calls. \
+                  Set runtime.process.i_trust_all_servers: true, or runtime.process.enabled: false, to serve several.";
+    Err(Refusal::new(StatusCode::CONFLICT, public).into())
 }
 
 /// Reads one key.

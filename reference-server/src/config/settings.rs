@@ -57,8 +57,6 @@ section! {
         auth: Auth = Auth::default(),
         /// The log, on standard error.
         log: Log = Log::default(),
-        /// Traces.
-        otel: Otel = Otel::default(),
         /// How long calls may go on after SIGTERM. A second signal ends them at once.
         drain_seconds: u64 = 30,
     }
@@ -296,15 +294,6 @@ section! {
         format: LogFormat = LogFormat::Auto,
         /// What is logged: a level, or levels by target (`info,mcp_gateway_core=debug`).
         filter: String = "info".to_owned(),
-    }
-}
-
-section! {
-    /// `otel`.
-    pub struct Otel {
-        /// OTLP over HTTP endpoint that traces are sent to, such as `http://collector:4318/v1/traces`. Needs a build
-        /// with the feature `otel`.
-        endpoint: Option<String> = None,
     }
 }
 
