@@ -34,6 +34,16 @@ impl Body {
         Self(Kind::Empty)
     }
 
+    /// The whole body, if it is in memory: nothing of it has been read yet.
+    #[must_use]
+    pub fn bytes(&self) -> Option<Bytes> {
+        match &self.0 {
+            Kind::Empty => Some(Bytes::new()),
+            Kind::Full(bytes) => Some(bytes.clone()),
+            Kind::Incoming(_) | Kind::Boxed(_) => None,
+        }
+    }
+
     /// Wraps any body; an already erased one is not boxed again.
     pub fn new<B>(body: B) -> Self
     where

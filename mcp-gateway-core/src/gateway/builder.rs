@@ -92,7 +92,7 @@ pub struct GatewayOptions {
     pub limits: AdmitLimits,
     /// `limits.rate.principal`.
     pub principal_rate: Option<Rate>,
-    /// `limits.rate.address`, for callers without a principal.
+    /// `limits.rate.address`, for every request of an address.
     pub address_rate: Option<Rate>,
     /// `limits.streams_per_principal`.
     pub streams_per_principal: usize,
@@ -208,17 +208,14 @@ impl GatewayBuilder {
             None => RevokeService::never(stack),
         };
         // By who calls; by what is called only behind the peek.
-        let stack = CallerLimitLayer::new(
-            Arc::clone(&parts.limiter),
-            options.principal_rate,
-            options.address_rate,
-            options.streams_per_principal,
-        )
-        .layer(stack);
+        let stack =
+            CallerLimitLayer::new(Arc::clone(&parts.limiter), options.principal_rate, options.streams_per_principal)
+                .layer(stack);
         // From here inwards no credential is in the request.
         let stack = AuthenticateLayer::for_servers(mount.clone(), known, parts.authenticators)
             .require(Scope::Mcp)
-            .limit_failures(parts.limiter, options.auth_failures_per_minute)
+            .limit_failures(Arc::clone(&parts.limiter), options.auth_failures_per_minute)
+            .limit_addresses(parts.limiter, options.address_rate)
             .layer(stack);
         // Sizes, path and load, before any work.
         let stack = admit.layer(stack);

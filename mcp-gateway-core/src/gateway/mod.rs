@@ -29,7 +29,7 @@ use crate::{Body, BoxError};
 /// The whole data plane, in the right order.
 ///
 /// ```text
-/// context → audit (refusals) → host → cors → admit → authenticate → limit (principal, address)
+/// context → audit (refusals) → host → cors → admit → limit (address), authenticate → limit (principal)
 ///         → revoke → resolve → session → deploy → proxy → shim
 /// ```
 ///

@@ -199,19 +199,19 @@ impl Inner {
         cx: &McpContext,
         route: &Route,
     ) -> Result<Response<Body>, Refusal> {
-        // What the redirect's second leg needs; a peeked message is in memory anyway.
-        let message = cx.message().map(|message| message.body.clone());
+        // What a redirect's second leg sends is what the first one did: a filter may have replaced the message.
+        let message = body.bytes();
         // Nothing of ours, and no fact about the caller, belongs into a foreign client's extensions.
         parts.extensions = http::Extensions::new();
         let again = parts.clone();
         let answer = self.in_time(client.request(Request::from_parts(parts, body)), cx).await?;
         let answer = answer.map_err(|error| refuse(&upstream_error(error), cx, route))?;
-        let Some(location) = response::same_origin_redirect(&answer, &again.uri) else {
+        let (Some(location), Some(message)) = (response::same_origin_redirect(&answer, &again.uri), message) else {
             return Ok(answer.map(Body::from));
         };
         let mut parts = again;
         parts.uri = location;
-        let body = message.map_or_else(Body::empty, Body::from);
+        let body = Body::from(message);
         let answer = self.in_time(client.request(Request::from_parts(parts, body)), cx).await?;
         answer.map(|answer| answer.map(Body::from)).map_err(|error| refuse(&upstream_error(error), cx, route))
     }

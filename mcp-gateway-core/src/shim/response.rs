@@ -101,6 +101,10 @@ fn filter(mut response: Response<Body>, route: &Route) -> Response<Body> {
             || name.as_str().starts_with("mcp-")
             || route.response_headers.contains(name)
     };
+    // One reader takes the first of two types, another the last: there is one, the one that was judged.
+    if let Some(judged) = headers.get(CONTENT_TYPE).cloned() {
+        headers.insert(CONTENT_TYPE, judged);
+    }
     let dropped: Vec<HeaderName> = headers.keys().filter(|name| !kept(name)).cloned().collect();
     for name in dropped {
         headers.remove(name);

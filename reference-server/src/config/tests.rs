@@ -138,8 +138,8 @@ fn keys_do_not_cross_a_network_in_the_clear_by_mistake() {
 
 #[test]
 fn printing_hides_secrets_and_shows_what_is_derived() {
-    let mut config = Config::default();
-    config.database = Some("postgres://ada:hunter2@db.example:5432/gateway".to_owned());
+    let database = Some("postgres://ada:hunter2@db.example:5432/gateway".to_owned());
+    let config = Config { database, ..Config::default() };
     let printed = config.printed(20_000);
     assert!(!printed.contains("hunter2") && !printed.contains("ada"), "{printed}");
     assert!(printed.contains("postgres://(..)@db.example:5432/gateway"), "{printed}");

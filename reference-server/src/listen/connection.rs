@@ -140,9 +140,11 @@ impl Protocols {
         I: Read + Write + Unpin + Send + 'static,
     {
         let drain = dispatch.drain().clone();
+        let service = dispatch.to(peer);
+        let mut greeted = Box::pin(self.greeted(&service));
         // Rare beside HTTP/1.1, and large: not a part of every connection's task.
-        let mut connection = Box::pin(self.h2.serve_connection(io, dispatch.to(peer)));
-        let mut draining = false;
+        let mut connection = Box::pin(self.h2.serve_connection(io, service));
+        let (mut draining, mut waiting) = (false, true);
         let ended = loop {
             tokio::select! {
                 biased;
@@ -151,6 +153,12 @@ impl Protocols {
                 () = drain.begun.cancelled(), if !draining => {
                     draining = true;
                     connection.as_mut().graceful_shutdown();
+                }
+                in_time = &mut greeted, if waiting => {
+                    waiting = false;
+                    if !in_time {
+                        return tracing::debug!(%peer, "no request came in time");
+                    }
                 }
             }
         };

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mcp_gateway_auth::api_key::{ApiKeyAuthenticator, LastUsed};
+use mcp_gateway_core::context::McpContext;
 use mcp_gateway_core::contract::{AuditSink, Clock, RateLimiter, Runtime};
 use mcp_gateway_core::gateway::{Built, Gateway, GatewayOptions, Parts};
 use mcp_gateway_core::layer::admit::AdmitLimits;
@@ -12,7 +13,7 @@ use mcp_gateway_core::layer::authorize::KeyServers;
 use mcp_gateway_core::layer::peek::PeekOptions;
 use mcp_gateway_core::layer::revoke::RevokeLayer;
 use mcp_gateway_core::layer::session::SessionCodec;
-use mcp_gateway_core::record::{ActorKind, Mount, Principal};
+use mcp_gateway_core::record::{ActorKind, Mount, Principal, Route};
 use mcp_gateway_core::shim::{ForwardOptions, Shim};
 use mcp_gateway_core::snapshot::Snapshots;
 use mcp_gateway_core::wire;
@@ -77,8 +78,13 @@ pub(super) fn build(config: &Config, with: Ingredients) -> Result<Built, ConfigE
     parts.shim = Some(Arc::new(shim));
     parts.clock = Arc::clone(&clock);
     let (changes, known) = (snapshots.swapped(), snapshots.clone());
-    let stands = move |principal: &Principal| {
-        principal.actor.kind != ActorKind::ApiKey || known.load().key(&principal.actor.id).is_some()
+    let stands = move |cx: &McpContext| {
+        let snapshot = known.load();
+        let revoked = |principal: &Arc<Principal>| {
+            principal.actor.kind == ActorKind::ApiKey && snapshot.key(&principal.actor.id).is_none()
+        };
+        let removed = |route: &Arc<Route>| !snapshot.routes.contains_key(&route.id);
+        !cx.principal().is_some_and(revoked) && !cx.route().is_some_and(removed)
     };
     let revoke = RevokeLayer::new(Arc::new(stands), changes, clock);
     let options = GatewayOptions {

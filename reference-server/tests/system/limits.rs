@@ -138,7 +138,11 @@ async fn a_caller_has_so_many_streams() {
 #[tokio::test]
 async fn a_caller_has_so_many_calls_in_a_time() {
     let fixture = Fixture::start();
-    let settings = [("LIMITS__RATE__PRINCIPAL__LIMIT", "5"), ("LIMITS__RATE__PRINCIPAL__SECONDS", "3600")];
+    let settings = [
+        ("LIMITS__RATE__PRINCIPAL__LIMIT", "5"),
+        ("LIMITS__RATE__PRINCIPAL__SECONDS", "3600"),
+        ("RUNTIME__PROCESS__I_TRUST_ALL_SERVERS", "true"),
+    ];
     let gateway = Gateway::start_with(&[fixture.entry()], &settings).await;
     let key = gateway.key().await;
     for _ in 0..5 {

@@ -5,7 +5,7 @@ mod path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use http::header::{ALLOW, CONTENT_ENCODING, CONTENT_LENGTH};
+use http::header::{ALLOW, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
@@ -163,6 +163,12 @@ fn check_headers(headers: &HeaderMap, limits: &AdmitLimits) -> Result<(), Refusa
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             format!("At most {} header fields with {} bytes are read.", limits.header_count, limits.header_bytes),
         ));
+    }
+    for name in [CONTENT_TYPE, CONTENT_ENCODING] {
+        if headers.get_all(&name).iter().nth(1).is_some() {
+            // One reader takes the first, another the last.
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, format!("The header {name} occurs more than once.")));
+        }
     }
     if headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
         return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body must not be encoded.")

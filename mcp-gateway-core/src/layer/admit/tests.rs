@@ -40,6 +40,9 @@ fn methods_and_encodings() {
     assert_eq!(status(&layer, Method::OPTIONS, &[]), 405);
     assert_eq!(status(&layer, Method::POST, &[("content-encoding", "gzip".into())]), 415);
     assert_eq!(status(&layer, Method::POST, &[("content-encoding", "identity".into())]), 200);
+    for name in ["content-encoding", "content-type"] {
+        assert_eq!(status(&layer, Method::POST, &[(name, "identity".into()), (name, "identity".into())]), 400);
+    }
 }
 
 #[test]

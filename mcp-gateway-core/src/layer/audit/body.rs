@@ -284,9 +284,14 @@ fn read_event(event: &Event, id: Option<&[u8]>, stream: bool, recorder: &mut Rec
             row.rpc_id = scanner.id().map(|id| cut(&String::from_utf8_lossy(id), 128));
             row.bytes_out = event.data.len() as u64;
         })),
-        Some(Kind::Notification) | None => {
+        Some(Kind::Notification) => {
             recorder.count_message();
             None
         }
+        // A batch, or what readers may take for different things: it may answer a call, so it waits like an answer.
+        None => Some(recorder.message(EventKind::Resumed, Outcome::Opaque, |row| {
+            row.error = Some("a message of the stream could not be read in one way only".into());
+            row.bytes_out = event.data.len() as u64;
+        })),
     }
 }

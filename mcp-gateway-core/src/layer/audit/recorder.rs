@@ -10,10 +10,11 @@ use http::{HeaderMap, HeaderValue, Method, Request};
 use super::event::{event_of, headers_of, micros};
 use super::{Auditor, OnFull};
 use crate::MaybeReady;
-use crate::context::{McpContext, MessageKind};
+use crate::context::{McpContext, MessageKind, RefusalFacts};
 use crate::contract::{AuditFull, Seq};
 use crate::layer::peek::inspect_cut as cut;
 use crate::record::{AuditBodies, AuditEvent, EventKind, Label, Outcome};
+use crate::wire::rpc::code;
 
 /// One exchange on its way into the trail. Dropped before its end, it records that the caller went away.
 pub(super) struct Recorder {
@@ -100,7 +101,7 @@ impl Recorder {
 
     /// The kind of row that this request gets.
     pub(super) fn kind(&self) -> EventKind {
-        if self.cx.refusal().is_some() && !self.cx.is_forwarded() {
+        if self.is_denied() {
             return EventKind::Refused;
         }
         match self.cx.message().map_or(MessageKind::None, |message| message.kind) {
@@ -145,11 +146,17 @@ impl Recorder {
     /// The end of a request that was refused, or whose server failed.
     pub(super) fn end_refused(&mut self) -> Option<Recorded> {
         let refusal = self.cx.refusal()?.clone();
-        let outcome = if self.cx.is_forwarded() { Outcome::UpstreamFailed } else { Outcome::Denied };
+        let outcome = if self.is_denied() { Outcome::Denied } else { Outcome::UpstreamFailed };
         Some(self.end(outcome, |event| {
             event.rpc_code = Some(refusal.code);
             event.error = Some(cut(&refusal.message, 512));
         }))
+    }
+
+    /// Whether we refused, and not the server failed: before it was called, or because a filter refuses its answer.
+    fn is_denied(&self) -> bool {
+        let of_policy = |refusal: &RefusalFacts| refusal.code == code::REFUSED_BY_POLICY;
+        self.cx.refusal().is_some_and(|refusal| !self.cx.is_forwarded() || of_policy(refusal))
     }
 
     pub(super) fn is_done(&self) -> bool {

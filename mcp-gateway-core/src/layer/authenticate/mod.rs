@@ -10,6 +10,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
 use super::gate::{Gate, gate_layer};
+use super::limit::{Rate, conclude as limited};
 use crate::context::McpContext;
 use crate::contract::{AuthError, Authenticator, Budget, LimitKey, RateLimiter, Resource, SystemClock};
 use crate::record::{Mount, Principal, Scope};
@@ -53,6 +54,7 @@ struct Inner {
     scope: Option<Scope>,
     rendering: Rendering,
     failures: Option<Failures>,
+    addresses: Option<(Arc<dyn RateLimiter>, Rate)>,
 }
 
 /// Which resource a request is for.
@@ -105,7 +107,14 @@ impl AuthenticateLayer {
     }
 
     fn build(resource: ResourceOf, chain: Vec<Arc<dyn Authenticator>>) -> Self {
-        Self(Arc::new(Inner { chain, resource, scope: None, rendering: Rendering::Mcp, failures: None }))
+        Self(Arc::new(Inner {
+            chain,
+            resource,
+            scope: None,
+            rendering: Rendering::Mcp,
+            failures: None,
+            addresses: None,
+        }))
     }
 
     fn edit(mut self, edit: impl FnOnce(&mut Inner)) -> Self {
@@ -136,6 +145,14 @@ impl AuthenticateLayer {
     }
 }
 
+impl AuthenticateLayer {
+    /// The same, with a budget of requests per address, drawn from before a credential is read; `None` for no limit.
+    #[must_use]
+    pub fn limit_addresses(self, limiter: Arc<dyn RateLimiter>, rate: Option<Rate>) -> Self {
+        self.edit(|inner| inner.addresses = rate.map(|rate| (limiter, rate)))
+    }
+}
+
 impl std::fmt::Debug for AuthenticateLayer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("AuthenticateLayer").field("authenticators", &self.0.chain.len()).finish_non_exhaustive()
@@ -156,6 +173,13 @@ impl Gate for AuthenticateLayer {
             Ok(resource) => resource,
             Err(refusal) => return Err(refusal).into(),
         };
+        if let (Some((limiter, rate)), Some(address)) = (&self.0.addresses, cx.address())
+            // A limiter that has to ask somebody is not waited for before a credential is read.
+            && let MaybeReady::Ready(verdict) = limiter.check(&[rate.budget("address", address.to_string())])
+            && let Err(refusal) = limited(verdict)
+        {
+            return Err(refusal).into();
+        }
         let presented = has_credential(&parts.headers);
         if presented && let Some(refusal) = self.0.exhausted(&cx) {
             return Err(refusal).into();

@@ -17,7 +17,7 @@ use crate::contract::{Clock, SystemClock};
 /// Puts an [`McpContext`] on each request: id, start time, caller's address, W3C trace.
 ///
 /// A request that has a context already (a shim inside a gateway) passes untouched. Headers by which somebody could
-/// claim another address or identity (`Forwarded`, `X-Forwarded-*`, `X-Real-IP`, `Mcp-Gateway-*`) are read only from
+/// claim another address or identity (`Forwarded`, `X-Forwarded-*`, `X-Real-IP` and its like, `Mcp-Gateway-*`) are read only from
 /// trusted proxies and never travel on.
 #[derive(Clone)]
 pub struct ContextLayer(Arc<Options>);
@@ -113,16 +113,27 @@ fn peer<B>(request: &Request<B>) -> Option<IpAddr> {
     None
 }
 
+/// Where proxies and content networks put addresses, beside `X-Forwarded-*`.
+const OF_PROXIES: &[&str] = &[
+    "forwarded",
+    "via",
+    "x-real-ip",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-original-forwarded-for",
+    "cf-connecting-ip",
+    "cf-connecting-ipv6",
+    "true-client-ip",
+    "fastly-client-ip",
+];
+
 /// Removes what a caller could use to speak in somebody else's name. The usual request has none of it.
 fn strip(headers: &mut HeaderMap) {
     let foreign: Vec<HeaderName> = headers
         .keys()
         .filter(|name| {
             let name = name.as_str();
-            name == "forwarded"
-                || name == "x-real-ip"
-                || name.starts_with("x-forwarded-")
-                || name.starts_with("mcp-gateway-")
+            OF_PROXIES.contains(&name) || name.starts_with("x-forwarded-") || name.starts_with("mcp-gateway-")
         })
         .cloned()
         .collect();

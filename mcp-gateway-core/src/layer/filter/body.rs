@@ -92,6 +92,12 @@ impl Passage {
     async fn judge(self, event: Event) -> Bytes {
         let mut scanner = Scanner::new();
         scanner.push(&event.data);
+        if scanner.kind().is_none() {
+            // A batch, or what readers may take for different things: no filter could say which.
+            tracing::warn!("a message of a stream cannot be read in one way only; it is withheld from the caller");
+            let public = "The server's message cannot be inspected.";
+            return rewrite(&event, Some(&error_body(None, code::REFUSED_BY_POLICY, public, None)));
+        }
         let response = scanner.kind() == Some(Kind::Response);
         let message = self.cx.message();
         let answers = response && message.is_some_and(|message| message.id.as_deref() == scanner.id());

@@ -26,30 +26,29 @@ pub struct Rate {
 }
 
 impl Rate {
-    fn budget<'a>(self, scope: &'static str, id: impl Into<Cow<'a, str>>) -> Budget<'a> {
+    pub(crate) fn budget<'a>(self, scope: &'static str, id: impl Into<Cow<'a, str>>) -> Budget<'a> {
         let period = Duration::from_secs(u64::from(self.seconds.max(1)));
         Budget { key: LimitKey { scope, id: id.into() }, cost: 1, limit: self.limit, period }
     }
 }
 
-/// Limits calls by caller: per principal, else per address; and streams at once per principal.
+/// Limits calls by caller: per principal, and streams at once per principal.
 ///
-/// Optional facts: `principal`, `address`. Refuses with 429 and `Retry-After`.
+/// Optional fact: `principal`. Addresses are limited by the authenticate layer, before a credential is read. Refuses with 429 and `Retry-After`.
 #[derive(Clone)]
 pub struct CallerLimitLayer(Arc<CallerLimits>);
 
 struct CallerLimits {
     limiter: Arc<dyn RateLimiter>,
     principal: Option<Rate>,
-    address: Option<Rate>,
     streams: usize,
     open: Arc<Mutex<HashMap<Subject, usize>>>,
 }
 
 impl CallerLimitLayer {
-    /// `limits.rate.principal`, `limits.rate.address` (each `None` for no limit) and `limits.streams_per_principal`.
-    pub fn new(limiter: Arc<dyn RateLimiter>, principal: Option<Rate>, address: Option<Rate>, streams: usize) -> Self {
-        Self(Arc::new(CallerLimits { limiter, principal, address, streams, open: Arc::default() }))
+    /// `limits.rate.principal` (`None` for no limit) and `limits.streams_per_principal`.
+    pub fn new(limiter: Arc<dyn RateLimiter>, principal: Option<Rate>, streams: usize) -> Self {
+        Self(Arc::new(CallerLimits { limiter, principal, streams, open: Arc::default() }))
     }
 
     fn open_stream(&self, cx: &McpContext, principal: &Principal) -> Result<(), Refusal> {
@@ -70,7 +69,6 @@ impl std::fmt::Debug for CallerLimitLayer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("CallerLimitLayer")
             .field("principal", &self.0.principal)
-            .field("address", &self.0.address)
             .field("streams", &self.0.streams)
             .finish_non_exhaustive()
     }
@@ -105,11 +103,8 @@ impl Gate for CallerLimitLayer {
         {
             return Err(refusal).into();
         }
-        let budget = match (cx.principal(), self.0.principal, cx.address(), self.0.address) {
-            (Some(principal), Some(rate), _, _) => rate.budget("principal", principal_key(principal)),
-            (None, _, Some(address), Some(rate)) => rate.budget("address", address.to_string()),
-            _ => return Ok(()).into(),
-        };
+        let (Some(principal), Some(rate)) = (cx.principal(), self.0.principal) else { return Ok(()).into() };
+        let budget = rate.budget("principal", principal_key(principal));
         take(&*self.0.limiter, &[budget])
     }
 }
@@ -186,7 +181,7 @@ fn take(limiter: &dyn RateLimiter, budgets: &[Budget<'_>]) -> MaybeReady<Result<
     }
 }
 
-fn conclude(verdict: Result<Allow, Limited>) -> Result<(), Refusal> {
+pub(crate) fn conclude(verdict: Result<Allow, Limited>) -> Result<(), Refusal> {
     verdict.map(|_| ()).map_err(|limited| {
         let public = format!("The rate limit of this {} is reached.", limited.scope);
         let seconds = limited.retry_after.as_secs() + u64::from(limited.retry_after.subsec_nanos() > 0);

@@ -65,6 +65,10 @@ where
 
 impl RefusalsLayer {
     fn record(&self, cx: &McpContext, method: &Method, status: u16) -> MaybeReady<Result<Seq, AuditFull>> {
+        if cx.principal().is_none() && status < 400 {
+            // A preflight: nothing was refused.
+            return Ok(Seq(0)).into();
+        }
         if cx.principal().is_none() {
             self.0.strangers.count(cx, status);
             return Ok(Seq(0)).into();

@@ -16,26 +16,26 @@ pub use self::body::RevocableBody;
 pub use self::future::RevokeFuture;
 use crate::context::McpContext;
 use crate::contract::{Clock, Revision};
-use crate::record::Principal;
+use crate::wire::mirror::MCP_METHOD;
 use crate::{Body, BoxFuture};
 
 /// Cuts calls and streams of a principal that has been revoked, and ends streams whose credential has expired.
 ///
 /// Required fact: `principal`. What is open asks again once per change of the snapshot, not per event. A call that is
-/// under way when its credential expires may finish; a GET stream ends.
+/// under way when its credential expires may finish; a GET or listen stream ends.
 #[derive(Clone)]
 pub struct RevokeLayer(Arc<Watcher>);
 
 struct Watcher {
-    stands: Arc<dyn Fn(&Principal) -> bool + Send + Sync>,
+    stands: Arc<dyn Fn(&McpContext) -> bool + Send + Sync>,
     changes: watch::Receiver<Revision>,
     clock: Arc<dyn Clock>,
 }
 
 impl RevokeLayer {
-    /// Asks `stands` about each open exchange's principal whenever `changes` does.
+    /// Asks `stands` about each open exchange, its principal and its route, whenever `changes` does.
     pub fn new(
-        stands: Arc<dyn Fn(&Principal) -> bool + Send + Sync>,
+        stands: Arc<dyn Fn(&McpContext) -> bool + Send + Sync>,
         changes: watch::Receiver<Revision>,
         clock: Arc<dyn Clock>,
     ) -> Self {
@@ -51,12 +51,12 @@ impl std::fmt::Debug for RevokeLayer {
 
 impl Watcher {
     /// Ready when the principal is revoked, or at `until`.
-    fn over(self: &Arc<Self>, principal: Arc<Principal>, until: Option<Timestamp>) -> BoxFuture<Over> {
+    fn over(self: &Arc<Self>, cx: McpContext, until: Option<Timestamp>) -> BoxFuture<Over> {
         let watcher = Arc::clone(self);
         Box::pin(async move {
             let mut changes = watcher.changes.clone();
             let revoked = async {
-                while (watcher.stands)(&principal) {
+                while (watcher.stands)(&cx) {
                     // The snapshot is gone: nobody can say any more whether the principal stands.
                     if changes.changed().await.is_err() {
                         return;
@@ -126,9 +126,11 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let leash = self.watcher.as_ref().and_then(|watcher| {
-            let principal = Arc::clone(McpContext::of(request.extensions())?.principal()?);
-            let until = principal.expires_at.filter(|_| *request.method() == Method::GET);
-            Some(Leash { watcher: Arc::clone(watcher), principal, until, over: None })
+            let cx = McpContext::of(request.extensions())?.clone();
+            // Compared with the body by the peek before a stream can open.
+            let listens = request.headers().get(MCP_METHOD).is_some_and(|method| method == "subscriptions/listen");
+            let until = cx.principal()?.expires_at.filter(|_| *request.method() == Method::GET || listens);
+            Some(Leash { watcher: Arc::clone(watcher), cx, until, over: None })
         });
         RevokeFuture::new(self.inner.call(request), leash)
     }
@@ -137,15 +139,15 @@ where
 /// Waits for the end of a principal; made when an exchange has to be waited for, so that a quick one pays nothing.
 struct Leash {
     watcher: Arc<Watcher>,
-    principal: Arc<Principal>,
+    cx: McpContext,
     until: Option<Timestamp>,
     over: Option<BoxFuture<Over>>,
 }
 
 impl Leash {
     fn poll(&mut self, task: &mut Context<'_>) -> Poll<Over> {
-        let Self { watcher, principal, until, over } = self;
-        let over = over.get_or_insert_with(|| watcher.over(Arc::clone(principal), *until));
+        let Self { watcher, cx, until, over } = self;
+        let over = over.get_or_insert_with(|| watcher.over(cx.clone(), *until));
         over.as_mut().poll(task)
     }
 }

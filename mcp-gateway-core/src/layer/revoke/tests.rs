@@ -12,6 +12,7 @@ use tower::ServiceExt;
 
 use super::*;
 use crate::contract::SystemClock;
+use crate::record::Principal;
 
 /// One frame, then silence.
 struct Quiet(bool);
@@ -40,7 +41,7 @@ impl World {
 
     fn layer(&self) -> RevokeLayer {
         let revoked = Arc::clone(&self.revoked);
-        let stands = move |principal: &Principal| !revoked.lock().unwrap().contains(&*principal.subject.id);
+        let stands = move |cx: &McpContext| !revoked.lock().unwrap().contains(&*cx.principal().unwrap().subject.id);
         RevokeLayer::new(Arc::new(stands), self.changes.subscribe(), Arc::new(SystemClock))
     }
 
