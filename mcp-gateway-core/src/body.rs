@@ -1,7 +1,7 @@
-//! The one body type behind the point where the stacks are erased.
+//! The one body type of the whole stacks.
 //!
-//! In front of that point every layer is generic over its bodies; behind it (the upstream side) a body is this
-//! enum, so that the usual cases (a buffered request, bytes off a socket) need no allocation of their own.
+//! Single layers are generic over their bodies; in the gateway and in the shim a body is this enum, so that the usual
+//! cases (a buffered request, bytes off a socket) need no allocation of their own.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -14,7 +14,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 /// Any error, boxed: what streams and foreign services fail with.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// A request or response body of the upstream side.
+/// A request or response body of the gateway and of the shim.
 #[derive(Default)]
 pub struct Body(Kind);
 

@@ -57,6 +57,7 @@ struct Facts {
     refusal: OnceLock<RefusalFacts>,
     timings: Timings,
     taken: AtomicBool,
+    probe: AtomicBool,
     forwarded: AtomicBool,
     guards: Mutex<Vec<Box<dyn Any + Send>>>,
 }
@@ -139,6 +140,7 @@ impl McpContext {
             refusal: OnceLock::new(),
             timings: Timings::default(),
             taken: AtomicBool::new(false),
+            probe: AtomicBool::new(false),
             forwarded: AtomicBool::new(false),
             guards: Mutex::new(Vec::new()),
         }))
@@ -193,6 +195,16 @@ impl McpContext {
     #[must_use]
     pub fn began(&self) -> Instant {
         self.0.began
+    }
+
+    /// Notes that, by its headers, the request is the one with which clients find out the server's era.
+    pub(crate) fn note_probe(&self) {
+        self.0.probe.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the client finds out the server's era by this request.
+    pub(crate) fn is_probe(&self) -> bool {
+        self.0.probe.load(Ordering::Relaxed)
     }
 
     /// How long the upstream and the first byte took.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use tower_layer::Layer;
 
-use super::{Gateway, Proxy};
+use super::{Admitted, Gateway, Known, Proxy};
 use crate::contract::{
     AuditSink, Authenticator, Authorizer, Clock, RateLimiter, Resolve, Runtime, SystemClock, Upstream,
 };
@@ -207,6 +207,7 @@ impl GatewayBuilder {
             Some(revoke) => revoke.layer(stack),
             None => RevokeService::never(stack),
         };
+        let stack = Known(stack);
         // By who calls; by what is called only behind the peek.
         let stack =
             CallerLimitLayer::new(Arc::clone(&parts.limiter), options.principal_rate, options.streams_per_principal)
@@ -218,7 +219,7 @@ impl GatewayBuilder {
             .limit_addresses(parts.limiter, options.address_rate)
             .layer(stack);
         // Sizes, path and load, before any work.
-        let stack = admit.layer(stack);
+        let stack = Admitted(admit.layer(stack));
         // Answers preflights, which carry no credential.
         let stack = CorsLayer::new(mount, options.allowed_origins, options.loopback_origins).layer(stack);
         // Against DNS rebinding.

@@ -4,10 +4,13 @@ mod builder;
 mod proxy;
 
 use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{Request, Response};
+use pin_project_lite::pin_project;
 use tower_service::Service;
 
 pub use self::builder::{Built, GatewayBuilder, GatewayOptions, Parts};
@@ -38,12 +41,40 @@ use crate::{Body, BoxError};
 #[derive(Debug, Clone)]
 pub struct Gateway(Stack);
 
-type Stack = ContextService<
-    RefusalsService<
-        Gated<HostLayer, CorsService<Gated<AdmitLayer, Gated<AuthenticateLayer, Gated<CallerLimitLayer, Inner>>>>>,
-    >,
->;
-type Inner = RevokeService<Gated<ResolveLayer, SessionService<Gated<DeployLayer, Proxy>>>>;
+type Stack = ContextService<RefusalsService<Gated<HostLayer, CorsService<Admitted>>>>;
+
+/// A part of the stack as a service without type parameters. The compiler proves it once; a nest of generic services
+/// it proves anew for each level around it, several times a level, so that time and memory grow by powers.
+macro_rules! segment {
+    ($(#[$doc:meta])* $name:ident($stack:ty)) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone)]
+        struct $name($stack);
+
+        impl Service<Request<Body>> for $name {
+            type Response = Response<Body>;
+            type Error = Infallible;
+            type Future = <$stack as Service<Request<Body>>>::Future;
+
+            fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+                Service::<Request<Body>>::poll_ready(&mut self.0, cx)
+            }
+
+            fn call(&mut self, request: Request<Body>) -> Self::Future {
+                self.0.call(request)
+            }
+        }
+    };
+}
+
+segment! {
+    /// Behind the checks that know no caller.
+    Admitted(Gated<AdmitLayer, Gated<AuthenticateLayer, Gated<CallerLimitLayer, Known>>>)
+}
+segment! {
+    /// Behind the caller's identity and budgets.
+    Known(RevokeService<Gated<ResolveLayer, SessionService<Gated<DeployLayer, Proxy>>>>)
+}
 
 impl Gateway {
     /// A gateway of these parts.
@@ -60,13 +91,35 @@ where
 {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = <Stack as Service<Request<B>>>::Future;
+    type Future = GatewayFuture;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Service::<Request<B>>::poll_ready(&mut self.0, cx)
+        Service::<Request<Body>>::poll_ready(&mut self.0, cx)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        self.0.call(request)
+    fn call(&mut self, request: Request<B>) -> GatewayFuture {
+        GatewayFuture { inner: self.0.call(request.map(Body::new)) }
+    }
+}
+
+pin_project! {
+    /// The future of a [`Gateway`].
+    pub struct GatewayFuture {
+        #[pin]
+        inner: <Stack as Service<Request<Body>>>::Future,
+    }
+}
+
+impl std::fmt::Debug for GatewayFuture {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("GatewayFuture(..)")
+    }
+}
+
+impl Future for GatewayFuture {
+    type Output = Result<Response<Body>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.project().inner.poll(cx)
     }
 }

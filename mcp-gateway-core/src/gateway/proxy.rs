@@ -6,15 +6,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use tower_service::Service;
 
-use crate::contract::Upstream;
+use crate::context::McpContext;
+use crate::contract::{Upstream, UpstreamError};
 use crate::refusal::Refusal;
-use crate::{Body, BoxError, BoxFuture};
+use crate::{Body, BoxFuture};
 
-/// Erases the request's body type and calls the shim.
+/// Calls the shim.
 #[derive(Clone)]
 pub struct Proxy(Arc<dyn Upstream>);
 
@@ -31,11 +31,7 @@ impl std::fmt::Debug for Proxy {
     }
 }
 
-impl<B> Service<Request<B>> for Proxy
-where
-    B: http_body::Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
-{
+impl Service<Request<Body>> for Proxy {
     type Response = Response<Body>;
     type Error = Infallible;
     type Future = ProxyFuture;
@@ -44,13 +40,17 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<B>) -> ProxyFuture {
-        ProxyFuture(self.0.call(request.map(Body::new)))
+    fn call(&mut self, request: Request<Body>) -> ProxyFuture {
+        let cx = McpContext::of(request.extensions()).cloned();
+        ProxyFuture { answer: self.0.call(request), cx }
     }
 }
 
 /// The future of a [`Proxy`].
-pub struct ProxyFuture(BoxFuture<Result<Response<Body>, crate::contract::UpstreamError>>);
+pub struct ProxyFuture {
+    answer: BoxFuture<Result<Response<Body>, UpstreamError>>,
+    cx: Option<McpContext>,
+}
 
 impl std::fmt::Debug for ProxyFuture {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -61,10 +61,10 @@ impl std::fmt::Debug for ProxyFuture {
 impl Future for ProxyFuture {
     type Output = Result<Response<Body>, Infallible>;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.0.as_mut().poll(cx).map(|answer| {
+    fn poll(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Self::Output> {
+        self.answer.as_mut().poll(task).map(|answer| {
             Ok(answer.unwrap_or_else(|error| {
-                Refusal::new(StatusCode::BAD_GATEWAY, error.public.clone()).because(error).into_mcp(None)
+                Refusal::new(StatusCode::BAD_GATEWAY, error.public.clone()).because(error).into_mcp(self.cx.as_ref())
             }))
         })
     }

@@ -137,14 +137,18 @@ impl Refusal {
 
     /// Renders for the data plane: a JSON-RPC error with the request's id where it is known, `null` where not.
     ///
+    /// A 5xx for `server/discover`, with which clients find out the server's era, is a problem document (RFC 9457).
+    ///
     /// Notes the refusal in the context, and logs its cause.
     pub fn into_mcp<B: From<Bytes>>(self, cx: Option<&McpContext>) -> Response<B> {
         self.note(cx);
+        // Clients of both eras (rmcp 3.8) take a JSON-RPC error for the answer of a server of the older era, whatever
+        // its status, id and code are: that the server is away must not look like one.
+        if self.0.status.is_server_error() && cx.is_some_and(McpContext::is_probe) {
+            return self.problem(cx);
+        }
         let message = cx.and_then(McpContext::message);
-        // Some clients take any error that carries the id of their probe for the answer of a server of the other era.
-        let probe = message.is_some_and(|message| message.method.as_deref() == Some("server/discover"));
-        let keeps_id = !(probe && self.0.status.is_server_error());
-        let id = message.filter(|_| keeps_id).and_then(|message| message.id.as_deref());
+        let id = message.and_then(|message| message.id.as_deref());
         let body = if self.0.as_tool_result {
             let modern = message.is_some_and(|message| message.era == Era::Modern);
             tool_result(id, &self.0.public, modern)
@@ -164,6 +168,10 @@ impl Refusal {
     /// Renders for the admin API: problem details (RFC 9457).
     pub fn into_problem<B: From<Bytes>>(self, cx: Option<&McpContext>) -> Response<B> {
         self.note(cx);
+        self.problem(cx)
+    }
+
+    fn problem<B: From<Bytes>>(self, cx: Option<&McpContext>) -> Response<B> {
         let mut body = serde_json::json!({
             "type": "about:blank",
             "title": self.0.status.canonical_reason().unwrap_or("Error"),

@@ -13,6 +13,8 @@ use tower_service::Service;
 
 use crate::context::{McpContext, PeerAddr, TraceContext};
 use crate::contract::{Clock, SystemClock};
+use crate::wire::method::Method;
+use crate::wire::mirror::MCP_METHOD;
 
 /// Puts an [`McpContext`] on each request: id, start time, caller's address, W3C trace.
 ///
@@ -49,6 +51,9 @@ impl ContextLayer {
                 let _ = cx.set_address(forwarded::caller(peer, request.headers(), &self.0.trusted_proxies));
             }
             let _ = cx.set_trace(TraceContext::of(request.headers()));
+            if request.headers().get(MCP_METHOD).is_some_and(|method| method == Method::Discover.as_str()) {
+                cx.note_probe();
+            }
             request.extensions_mut().insert(cx);
             strip(request.headers_mut());
         }
