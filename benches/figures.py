@@ -18,6 +18,8 @@ import tempfile
 import time
 import urllib.request
 
+from rival import McpProxy
+
 QUICK = "--quick" in sys.argv[1:]
 SECONDS = 2 if QUICK else 10
 RUNS = 3
@@ -27,6 +29,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 GATEWAY = pathlib.Path(os.environ["GATEWAY_BIN"]).resolve()
 BENCHES = pathlib.Path(os.environ["BENCHES_BIN"]).resolve()
 TICKS = os.sysconf("SC_CLK_TCK")
+
+RIVAL = os.environ.get("MCP_PROXY_BIN")
 
 raw = []  # everything the tools said, in order
 
@@ -200,7 +204,7 @@ class Nginx:
 
 # One entry for each path of the upstream: a call's path ends at the server's id.
 ENTRIES = {"/mcp": "small", "/mcp/65536": "json64k", "/mcp/1048576": "json1m",
-           "/sse/65536": "sse64k", "/sse/1048576": "sse1m", "/idle": "idle"}
+           "/sse/65536": "sse64k", "/sse/1048576": "sse1m", "/idle": "idle", "/rpc": "rpc"}
 BIG = [path for path in ENTRIES if path[-1].isdigit()]
 
 
@@ -247,9 +251,12 @@ class Gateway:
     def url(self, path):
         return self.url_of("/mcp-connect/" + ENTRIES[path])
 
-    def rows(self):
+    def trail(self):
         (path,) = (self.folder / "data").glob("*-audit.db")
-        database = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+        return path
+
+    def rows(self):
+        database = sqlite3.connect(f"file:{self.trail()}?mode=ro", uri=True)
         with contextlib.closing(database):
             return database.execute("SELECT count(*) FROM event WHERE kind = 'exchange'").fetchone()[0]
 
@@ -275,6 +282,8 @@ META = (',"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.mo
 
 
 def script(folder, target, modern):
+    tool = getattr(target, "tool", "echo")
+    head = HEAD.replace("echo", tool)
     tail = '"}' + (META if modern else "") + "}}"
     headers = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream",
                "MCP-Protocol-Version": "2026-07-28" if modern else "2025-11-25"}
@@ -282,8 +291,9 @@ def script(folder, target, modern):
         headers |= {"Mcp-Method": "tools/call", "Mcp-Name": "echo"}
     if target.authorization:
         headers["Authorization"] = target.authorization
+    headers |= getattr(target, "headers", {})
     path = folder / f"{target.name}-{'modern' if modern else 'legacy'}.lua"
-    lines = ['wrk.method = "POST"', f"wrk.body = [[{HEAD + 'x' * (1024 - len(HEAD) - len(tail)) + tail}]]"]
+    lines = ['wrk.method = "POST"', f"wrk.body = [[{head + 'x' * (1024 - len(head) - len(tail)) + tail}]]"]
     lines += [f"wrk.headers[{json.dumps(k)}] = {json.dumps(v)}" for k, v in headers.items()]
     # Microseconds, whole numbers: wrk's own summary rounds.
     lines.append("""done = function(summary, latency, requests)
@@ -295,7 +305,7 @@ def script(folder, target, modern):
     return path
 
 
-def closed(folder, target, path="/mcp", connections=16, modern=False, seconds=SECONDS):
+def closed(folder, target, path="/mcp", connections=16, modern=False, seconds=SECONDS, check=True):
     """One closed-loop run: calls a second, bytes a second, p50 and p99 in µs, CPU in µs a call."""
     before = target.process.cpu() if target.process else 0
     command = ["taskset", "-c", "1", "wrk", "-t1", f"-c{connections}", f"-d{seconds}", "-s",
@@ -309,8 +319,9 @@ def closed(folder, target, path="/mcp", connections=16, modern=False, seconds=SE
     note(f"wrk {target.name} {path} c={connections}{' modern' if modern else ''}: {result}; cpu {cpu:.2f} s")
     if errors or not calls:
         raise SystemExit(f"{errors} calls of {calls} to {target.name} failed:\n{output}")
-    target.check(calls)
-    return {"calls_s": calls * 1e6 / microseconds, "bytes_s": size * 1e6 / microseconds,
+    if check:
+        target.check(calls)
+    return {"calls": calls, "calls_s": calls * 1e6 / microseconds, "bytes_s": size * 1e6 / microseconds,
             "p50": p50, "p99": p99, "cpu": cpu * 1e6 / calls}
 
 
@@ -345,12 +356,40 @@ def idle(target, streams):
         rss = target.process.rss()
         opener.stdin.close()
     time.sleep(1)
-    note(f"idle {target.name}: {streams} streams {rss} KiB, closed {target.process.rss()} KiB")
+    after = target.process.rss()
+    note(f"idle {target.name}: {streams} streams {rss} KiB, closed {after} KiB")
+    return {"open": rss, "closed": after}
+
+
+def store_away(folder, gateway):
+    """KiB that the gateway holds before, and after each of some runs, while the audit store takes nothing."""
+    rss, calls = [gateway.process.rss()], 0
+    with contextlib.closing(sqlite3.connect(gateway.trail(), isolation_level=None, timeout=60)) as database:
+        database.execute("BEGIN IMMEDIATE")
+        before = gateway.rows()
+        for _ in range(RUNS):
+            calls += closed(folder, gateway, check=False)["calls"]
+            rss.append(gateway.process.rss())
+        if gateway.rows() != before:
+            raise SystemExit("the audit store was written to while it was locked")
+        database.execute("ROLLBACK")
+    gateway.check(calls)
+    note(f"audit store away: KiB before and after runs of {SECONDS} s: {rss}; {calls} calls")
     return rss
 
 
 def medians(runs):
     return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+
+
+def eras(targets, measure):
+    """The same for both eras, in the same turns."""
+    runs = {(target.name, modern): [] for target in targets for modern in (False, True)}
+    for _ in range(RUNS):
+        for target in targets:
+            for modern in (False, True):
+                runs[target.name, modern].append(measure(target, modern))
+    return [{target.name: medians(runs[target.name, modern]) for target in targets} for modern in (False, True)]
 
 
 def each(targets, measure):
@@ -390,9 +429,15 @@ def report(found, commit, load):
         rows.append((f"bytes a second of `{path}`, to nginx's", f"{ratio:.2f} ×", "≥ 0.6 ×", verdict(ratio, 0.6, False)))
     rows.append(("memory after the start", f"{found['fresh'] / 1024:.1f} MiB", "< 25 MiB", verdict(found["fresh"], 25 * 1024)))
     most = max(IDLE)
-    ratio = found["idle"]["gateway"][most] / found["idle"]["nginx"][most]
+    ratio = found["idle"]["gateway"][most]["open"] / found["idle"]["nginx"][most]["open"]
     rows.append((f"memory with {most:,} idle streams, to nginx's", f"{ratio:.2f} ×", "≤ 1.6 × at 9,000",
                  verdict(ratio, 1.6) if most == 9_000 else "not measured"))
+    growth = found["away"][-1] - found["away"][1]
+    rows.append(("growth in later runs while the audit store is away", f"{growth / 1024:.1f} MiB", "≤ 2 MiB",
+                 verdict(growth, 2 * 1024)))
+    if "rival" in found:
+        ratio = found["rival"]["gateway"]["calls_s"] / found["rival"]["mcp-proxy"]["calls_s"]
+        rows.append(("throughput, to `mcp-proxy` 0.6's with JWT", f"{ratio:.2f} ×", "≥ 3.5 ×", verdict(ratio, 3.5, False)))
     rows.append(("start to first answer, empty data folder", f"{found['first_start'] * 1000:.0f} ms", "< 150 ms",
                  verdict(found["first_start"], 0.15)))
     rows.append(("start to first answer, later", f"{found['start'] * 1000:.0f} ms", "< 150 ms", verdict(found["start"], 0.15)))
@@ -432,9 +477,21 @@ def report(found, commit, load):
     lines += ["", "## Memory with idle streams", "", "| | " + " | ".join(f"{n:,} streams, MiB" for n in IDLE) + " |",
               "| --- |" + " --- |" * len(IDLE)]
     for name, values in found["idle"].items():
-        lines.append(f"| {name} | " + " | ".join(f"{values[n] / 1024:.1f}" for n in IDLE) + " |")
+        lines.append(f"| {name} | " + " | ".join(f"{values[n]['open'] / 1024:.1f}" for n in IDLE) + " |")
     lines += ["", "Memory is the proportional set size of all processes, so that pages which nginx's two processes share "
-              "count once.", "", "The crate `mcp-proxy` is not in this run.", ""]
+              "count once. Closed again, they hold " + " and ".join(
+                  f"{found['idle'][name][most]['closed'] / 1024:.1f} MiB ({name})" for name in found["idle"]) + "."]
+    away = ", ".join(f"{rss / 1024:.1f}" for rss in found["away"])
+    lines += ["", "## While the audit store takes nothing", "",
+              f"Memory before and after each of {RUNS} runs of calls, in MiB: {away}. The trail waits in the spool; afterwards "
+              "every call had its row."]
+    if "rival" in found:
+        lines += table("Beside the crate `mcp-proxy` 0.6", found["rival"], full)
+        lines += ["", "Legacy calls to a server that reads them; `mcp-proxy` checks an RS256 token by a JWKS, has no rule and no "
+                  "audit log. The gateway checks an API key, has its rule and writes its audit rows."]
+    else:
+        lines += ["", "The crate `mcp-proxy` is not in this run (`MCP_PROXY_BIN`)."]
+    lines.append("")
     return "\n".join(lines)
 
 
@@ -470,19 +527,29 @@ def main():
         found["idle"] = {target.name: {} for target in (nginx, gateway)}
         for target in (nginx, gateway):
             for streams in IDLE:
-                found["idle"][target.name][streams] = idle(target, streams) if streams else target.process.rss()
+                found["idle"][target.name][streams] = (
+                    idle(target, streams) if streams else {"open": target.process.rss(), "closed": None})
         gateway.recorded = gateway.rows()
 
         everyone, proxies = (direct, nginx, gateway), (nginx, gateway)
         for target in everyone:
             closed(folder, target, seconds=1)
-        found["call"] = each(everyone, lambda target: closed(folder, target))
+        found["call"], found["modern"] = eras(everyone, lambda target, modern: closed(folder, target, modern=modern))
         loads.append(os.getloadavg()[0])
-        found["modern"] = each(proxies, lambda target: closed(folder, target, modern=True))
         found["one"] = each(everyone, lambda target: closed(folder, target, connections=1))
         found["paced"] = each(proxies, lambda target: open_loop(target, 0.7 * found["call"][target.name]["calls_s"]))
         loads.append(os.getloadavg()[0])
         found["bandwidth"] = {path: each(proxies, lambda target, path=path: closed(folder, target, path)) for path in BIG}
+        if RIVAL:
+            def start(command, log):
+                process = Process("mcp-proxy", 0, command, log=log)
+                running.append(process)
+                return process
+
+            rival = McpProxy(RIVAL, upstream, folder / "mcp-proxy", free_port(), start)
+            found["rival"] = each((gateway, rival), lambda target: closed(folder, target, "/rpc"))
+            rival.process.stop()
+        found["away"] = store_away(folder, gateway)
         found["lost"] = gateway.lost
         loads.append(os.getloadavg()[0])
     except BaseException:
