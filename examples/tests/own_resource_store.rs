@@ -4,6 +4,7 @@
 #[path = "../src/bin/own_resource_store.rs"]
 mod example;
 
+// ANCHOR: suite
 use std::sync::Arc;
 
 use mcp_gateway_core::conformance::ManualClock;
@@ -17,3 +18,4 @@ async fn bench(setup: Setup) -> Bench {
 
 // Every rule of the contract, a test each.
 mcp_gateway_core::resource_store_suite!(bench);
+// ANCHOR_END: suite

@@ -157,25 +157,34 @@ async def python_connects(url, key):
         return False
 
 
-def rmcp_connects(rmcp, url, key):
-    target = {"name": "x", "url": url, "token": key, "tool": "-", "arguments": {}, "expect": ""}
-    done = subprocess.run([rmcp, "auto"], input=json.dumps([target]), capture_output=True, text=True, timeout=120)
-    return "is not among" in done.stdout
+class Program:
+    """A client that is a program of its own and takes targets, as `run.py` has them."""
+
+    def __init__(self, command, env=None):
+        self.command, self.env = command, {**os.environ, **(env or {})}
+
+    def connects(self, url, key):
+        target = {"name": "x", "url": url, "token": key, "tool": "-", "arguments": {}, "expect": ""}
+        done = subprocess.run(self.command, input=json.dumps([target]), capture_output=True, text=True, timeout=120, env=self.env)
+        return "is not among" in done.stdout
 
 
-async def at_the_probe(results, gateway, rmcp, what, server, key):
+async def connects(client, url, key):
+    return await python_connects(url, key) if client is None else client.connects(url, key)
+
+
+async def at_the_probe(results, gateway, clients, what, server, key, tries=()):
     """A client that meets the error with its first request fails.
 
     The Python SDK takes any HTTP error there for an older server and tries `initialize`, which meets the same error: it
-    must not end up with a legacy session. The Rust SDK can tell and must not even try.
+    must not end up with a legacy session. The others can tell and must not even try, but for what `tries` names.
     """
-    for name in ("Python SDK", "rmcp"):
+    for name, client in clients.items():
         gateway.recorder.forget()
-        url = gateway.url(server)
-        connected = await python_connects(url, key) if name == "Python SDK" else rmcp_connects(rmcp, url, key)
+        connected = await connects(client, gateway.url(server), key)
         results.check(f"{what} at the first request, {name}", not connected, "the client connected")
-        if name == "rmcp":
-            results.check(f"{what} at the first request, rmcp does not try initialize",
+        if client is not None and name not in tries:
+            results.check(f"{what} at the first request, {name} does not try initialize",
                           not gateway.recorder.initialized(), "initialize was sent")
 
 
@@ -198,7 +207,7 @@ async def in_between(results, gateway, what, server, key, provoke, after):
     results.check(f"{what} in between, Python SDK", kept and not said, said or "initialize was sent")
 
 
-async def scenarios(results, processes, binary, rmcp, fixture, folder):
+async def scenarios(results, processes, binary, clients, fixture, folder):
     legacy = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Legacy)
     threading.Thread(target=legacy.serve_forever, daemon=True).start()
     silent = socket.create_server(("127.0.0.1", 0))
@@ -220,17 +229,19 @@ async def scenarios(results, processes, binary, rmcp, fixture, folder):
     gateway = Gateway(processes, binary, folder / "one", entries, settings)
 
     # The measure itself: a server of before is recognised through the gateway.
-    for name in ("Python SDK", "rmcp"):
+    for name, client in clients.items():
         gateway.recorder.forget()
-        url = gateway.url("legacy")
-        connected = await python_connects(url, gateway.key) if name == "Python SDK" else rmcp_connects(rmcp, url, gateway.key)
+        connected = await connects(client, gateway.url("legacy"), gateway.key)
         results.check(f"an older server is recognised, {name}", connected and gateway.recorder.initialized())
 
     for what, server in (("502, server down,", "down"), ("504, server silent,", "silent"), ("503, no start,", "broken")):
-        await at_the_probe(results, gateway, rmcp, what, server, gateway.key)
-    await at_the_probe(results, gateway, rmcp, "401", "child", "mcpgw_wrong")
+        await at_the_probe(results, gateway, clients, what, server, gateway.key)
+    await at_the_probe(results, gateway, clients, "401", "child", "mcpgw_wrong")
     _, narrow = gateway.new_key(["legacy"])
-    await at_the_probe(results, gateway, rmcp, "403", "child", narrow)
+    await at_the_probe(results, gateway, clients, "403", "child", narrow)
+    # By the protocol a 404 is how an older server answers, and there is none whose era could change.
+    tries = ("rmcp", "TypeScript SDK v2")
+    await at_the_probe(results, gateway, clients, "404, no such server,", "absent", gateway.key, tries)
 
     async def fine(client):
         await client.call_tool("cancelled_count", {})
@@ -277,22 +288,29 @@ async def scenarios(results, processes, binary, rmcp, fixture, folder):
     strict = {"LIMITS__RATE__PRINCIPAL__LIMIT": "1", "LIMITS__RATE__PRINCIPAL__SECONDS": "36000"}
     busy = Gateway(processes, binary, folder / "two", {"legacy": entries["legacy"]}, strict)
     await python_connects(busy.url("legacy"), busy.key)
-    await at_the_probe(results, busy, rmcp, "429", "legacy", busy.key)
+    # The TypeScript SDK takes every 4xx but 401 and 403 for an older server's, and meets the same answer again.
+    await at_the_probe(results, busy, clients, "429", "legacy", busy.key, ("TypeScript SDK v2",))
 
 
 def main():
     parser = argparse.ArgumentParser()
-    for name in ("gateway", "rmcp", "fixture"):
+    for name in ("gateway", "rmcp", "fixture", "cache"):
         parser.add_argument(f"--{name}", required=True, type=pathlib.Path)
     parser.add_argument("--count", type=pathlib.Path, help="file that a line NAME PASSED FAILED is added to")
     arguments = parser.parse_args()
     results, processes = Results(), run.Processes()
+    modules = run.npm(arguments.cache)
+    typescript = [str(run.node(modules)), str(run.HERE / "clients/typescript.mjs"), "v2-auto"]
+    clients = {
+        "Python SDK": None,
+        "rmcp": Program([str(arguments.rmcp.resolve()), "auto"]),
+        "TypeScript SDK v2": Program(typescript, {"MODULES": str(modules)}),
+    }
     folder = pathlib.Path(tempfile.mkdtemp(prefix="mcp-gateway-era."))
     try:
         asyncio.run(
             scenarios(
-                results, processes, arguments.gateway.resolve(), str(arguments.rmcp.resolve()),
-                arguments.fixture.resolve(), folder,
+                results, processes, arguments.gateway.resolve(), clients, arguments.fixture.resolve(), folder,
             )
         )
     finally:

@@ -8,6 +8,7 @@
 //! The layer knows nothing of MCP: it asks its authenticators who calls, answers 401 with a challenge (RFC 6750) when
 //! nobody knows, and removes every credential from the request before the handler sees it.
 
+// ANCHOR: program
 use std::sync::Arc;
 
 use axum::Router;
@@ -43,3 +44,4 @@ pub(crate) fn service() -> Router {
 async fn whoami(Caller(principal): Caller) -> String {
     format!("{}\n", principal.subject.id)
 }
+// ANCHOR_END: program

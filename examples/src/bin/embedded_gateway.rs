@@ -51,6 +51,7 @@ pub(crate) struct Service {
     pub(crate) audit: Arc<MemoryAuditSink>,
 }
 
+// ANCHOR: service
 /// An axum service with a page of its own and a gateway under `/mcp-connect`.
 pub(crate) async fn service(public_url: &str, upstream: &str) -> anyhow::Result<Service> {
     // What is kept: in memory here, in SQLite with `mcp-gateway-store`, or wherever your implementation keeps it.
@@ -103,6 +104,7 @@ pub(crate) async fn service(public_url: &str, upstream: &str) -> anyhow::Result<
     let router = Router::new().route("/", get(|| async { "my service\n" })).nest_service(mount.path(), gateway);
     Ok(Service { router, key: created.key, audit })
 }
+// ANCHOR_END: service
 
 #[allow(clippy::print_stdout, reason = "an example that talks to the person who started it")]
 fn print(text: &str) {
