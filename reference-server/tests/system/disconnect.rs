@@ -100,6 +100,36 @@ async fn hanging_up_reaches_a_child_behind_the_bridge() {
     println!("behind the bridge: cancelled after {:?}", begun.elapsed());
 }
 
+/// Measured with `MCP_GATEWAY_TEST_LONG` only, on a machine that does little else: the aim itself.
+#[tokio::test]
+async fn hanging_up_is_seen_within_the_aim() {
+    if std::env::var_os("MCP_GATEWAY_TEST_LONG").is_none() {
+        println!("SKIPPED: set MCP_GATEWAY_TEST_LONG=1 to measure how soon a server sees its caller go");
+        return;
+    }
+    let fixture = Fixture::start();
+    let gateway = Gateway::start(&[fixture.entry()]).await;
+    let key = gateway.key().await;
+    let params = json!({ "name": "stream_events", "arguments": { "count": 1_000, "interval_ms": 200 } });
+    let message = mcp::modern_request(1, "tools/call", params);
+    let mut delays = Vec::new();
+    for count in 1..=100 {
+        let mut stream = mcp::modern("fixture", &key, &message).open(gateway.address).await;
+        stream.message().await.expect("a first event");
+        let hung_up = SystemTime::now();
+        drop(stream);
+        until("the server to see the caller go", async || {
+            (fixture.seen().await.iter().filter(|entry| entry["gone_ms"].is_u64()).count() == count).then_some(())
+        })
+        .await;
+        let last = fixture.seen().await.iter().filter_map(|entry| entry["gone_ms"].as_u64()).max().unwrap();
+        delays.push(Duration::from_millis(last).saturating_sub(hung_up.duration_since(UNIX_EPOCH).unwrap()));
+    }
+    delays.sort_unstable();
+    println!("gone after: p50 {:?}, p99 {:?}", delays[49], delays[98]);
+    assert!(delays[98] <= Duration::from_millis(50), "{delays:?}");
+}
+
 async fn cancelled(gateway: &Gateway, server: &str, key: &Key) -> u64 {
     let call = mcp::modern_tool(server, key, 99, "cancelled_count", &json!({}));
     call.send(gateway.address).await.expect(200).tool_text().parse().unwrap()

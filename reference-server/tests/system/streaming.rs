@@ -15,10 +15,10 @@ use crate::support::{Fixture, Gateway, Key, Open, PATIENCE, Upstream, until, ups
 
 const MIB: u64 = 1 << 20;
 
-/// Seconds without an event: past the pings of the server; with `MCP_GATEWAY_TEST_LONG` past a minute and a half,
+/// Seconds without an event: past the pings of the server; with `MCP_GATEWAY_TEST_LONG` for minutes, past
 /// where idle times of proxies end.
 fn idle() -> Duration {
-    Duration::from_secs(if std::env::var_os("MCP_GATEWAY_TEST_LONG").is_some() { 95 } else { 20 })
+    Duration::from_secs(if std::env::var_os("MCP_GATEWAY_TEST_LONG").is_some() { 180 } else { 20 })
 }
 
 async fn listen(gateway: &Gateway, key: &Key) -> Open {
