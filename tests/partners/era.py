@@ -224,6 +224,7 @@ async def scenarios(results, processes, binary, clients, fixture, folder):
     }
     settings = {
         "LIMITS__CALL_MAX_DURATION_SECONDS": "2", "LIMITS__BODY_BYTES": "4000", "LIMITS__CALLS": "2",
+        "LIMITS__CALLS_PER_PRINCIPAL": "2",
         "LIMITS__RATE__TOOL__LIMIT": "3", "LIMITS__RATE__TOOL__SECONDS": "3600",
     }
     gateway = Gateway(processes, binary, folder / "one", entries, settings)

@@ -16,7 +16,7 @@ use crate::layer::context::ContextLayer;
 use crate::layer::cors::{CorsLayer, KNOWN_WEB_CLIENTS};
 use crate::layer::deploy::DeployLayer;
 use crate::layer::host::HostLayer;
-use crate::layer::limit::{CallerLimitLayer, Rate};
+use crate::layer::limit::{AtOnce, CallerLimitLayer, Rate};
 use crate::layer::refusals::{RefusalsLayer, Strangers};
 use crate::layer::resolve::ResolveLayer;
 use crate::layer::revoke::{RevokeLayer, RevokeService};
@@ -94,8 +94,8 @@ pub struct GatewayOptions {
     pub principal_rate: Option<Rate>,
     /// `limits.rate.address`, for every request of an address.
     pub address_rate: Option<Rate>,
-    /// `limits.streams_per_principal`.
-    pub streams_per_principal: usize,
+    /// How much one caller may have under way at once.
+    pub at_once: AtOnce,
     /// `limits.auth_failures_per_minute`, per address.
     pub auth_failures_per_minute: u32,
     /// `limits.refusal_addresses`.
@@ -103,7 +103,7 @@ pub struct GatewayOptions {
 }
 
 impl Default for GatewayOptions {
-    /// No proxy, the known web clients, loopback pages, 50 streams a principal, 100 failures a minute.
+    /// No proxy, the known web clients, loopback pages, 250 calls and 50 streams a principal, 100 failures a minute.
     fn default() -> Self {
         Self {
             trusted_proxies: Vec::new(),
@@ -114,7 +114,7 @@ impl Default for GatewayOptions {
             limits: AdmitLimits::default(),
             principal_rate: None,
             address_rate: None,
-            streams_per_principal: 50,
+            at_once: AtOnce::default(),
             auth_failures_per_minute: 100,
             refusal_addresses: 10_000,
         }
@@ -209,9 +209,8 @@ impl GatewayBuilder {
         };
         let stack = Known(stack);
         // By who calls; by what is called only behind the peek.
-        let stack =
-            CallerLimitLayer::new(Arc::clone(&parts.limiter), options.principal_rate, options.streams_per_principal)
-                .layer(stack);
+        let stack = CallerLimitLayer::new(Arc::clone(&parts.limiter), options.principal_rate, options.at_once)
+            .layer(stack);
         // From here inwards no credential is in the request.
         let stack = AuthenticateLayer::for_servers(mount.clone(), known, parts.authenticators)
             .require(Scope::Mcp)

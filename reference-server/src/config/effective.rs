@@ -52,6 +52,7 @@ impl Config {
             ("limits.header_count", self.limits.header_count as u64),
             ("limits.header_bytes", self.limits.header_bytes as u64),
             ("limits.calls", self.limits.calls as u64),
+            ("limits.calls_per_principal", self.calls_per_principal() as u64),
             ("limits.call_max_duration_seconds", self.limits.call_max_duration_seconds),
             ("limits.stream_idle_seconds", self.limits.stream_idle_seconds),
             ("limits.connect_timeout_seconds", self.limits.connect_timeout_seconds),
@@ -190,6 +191,12 @@ impl Config {
         Capacity { streams, connections }
     }
 
+    /// `limits.calls_per_principal`, from `limits.calls` where it is not set.
+    #[must_use]
+    pub fn calls_per_principal(&self) -> usize {
+        self.limits.calls_per_principal.unwrap_or(self.limits.calls.div_ceil(4))
+    }
+
     /// `drain_seconds`.
     #[must_use]
     pub fn drain(&self) -> Duration {
@@ -203,6 +210,7 @@ impl Config {
         let capacity = self.capacity(open_files);
         effective.limits.streams = Some(capacity.streams);
         effective.limits.connections = Some(capacity.connections);
+        effective.limits.calls_per_principal = Some(self.calls_per_principal());
         effective.catalog.paths = self.catalog_paths();
         effective.public_url = self.mount().ok().map(|mount| mount.origin().to_owned()).or(effective.public_url);
         if let Ok(Database::Sqlite(path)) = self.database() {

@@ -176,6 +176,8 @@ section! {
         header_bytes: usize = 32 << 10,
         /// Calls under way at once.
         calls: usize = 1_000,
+        /// Calls under way at once for one caller. Not set: a quarter of `limits.calls`.
+        calls_per_principal: Option<usize> = None,
         /// Open streams at once. Not set: what the limit of open files leaves room for.
         streams: Option<usize> = None,
         /// Open streams at once for one caller.

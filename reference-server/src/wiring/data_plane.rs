@@ -10,6 +10,7 @@ use mcp_gateway_core::gateway::{Built, Gateway, GatewayOptions, Parts};
 use mcp_gateway_core::layer::admit::AdmitLimits;
 use mcp_gateway_core::layer::audit::AuditOptions;
 use mcp_gateway_core::layer::authorize::KeyServers;
+use mcp_gateway_core::layer::limit::AtOnce;
 use mcp_gateway_core::layer::peek::PeekOptions;
 use mcp_gateway_core::layer::revoke::RevokeLayer;
 use mcp_gateway_core::layer::session::SessionCodec;
@@ -102,7 +103,7 @@ pub(super) fn build(config: &Config, with: Ingredients) -> Result<Built, ConfigE
         },
         principal_rate: limits.rate.principal.rate(),
         address_rate: limits.rate.address.rate(),
-        streams_per_principal: limits.streams_per_principal,
+        at_once: AtOnce { calls: config.calls_per_principal(), streams: limits.streams_per_principal },
         auth_failures_per_minute: limits.auth_failures_per_minute,
         refusal_addresses: limits.refusal_addresses,
     };

@@ -3,6 +3,7 @@
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
 
 use crate::support::gateway::remote;
 use crate::support::mcp::{self, Session};
@@ -93,18 +94,21 @@ async fn header_fields_are_counted_and_measured() {
     assert_eq!(fixture.seen().await.len(), 2);
 }
 
+/// A call that is under way until it is aborted.
+fn asleep(gateway: &Gateway, key: &Key, id: u32) -> JoinHandle<Answer> {
+    let call = mcp::modern_tool("fixture", key, id, "sleep_ms", &json!({ "ms": 120_000 }));
+    let address = gateway.address;
+    tokio::spawn(async move { call.open(address).await.finish().await })
+}
+
 #[tokio::test]
 async fn more_calls_than_there_is_room_for_are_told_to_come_back() {
     let fixture = Fixture::start();
-    let gateway = Gateway::start_with(&[fixture.entry()], &[("LIMITS__CALLS", "2")]).await;
+    let settings = [("LIMITS__CALLS", "2"), ("LIMITS__CALLS_PER_PRINCIPAL", "2")];
+    let gateway = Gateway::start_with(&[fixture.entry()], &settings).await;
     let key = gateway.key().await;
     let address = gateway.address;
-    let sleeping: Vec<_> = (0..2)
-        .map(|id| {
-            let call = mcp::modern_tool("fixture", &key, id, "sleep_ms", &json!({ "ms": 120_000 }));
-            tokio::spawn(async move { call.open(address).await.finish().await })
-        })
-        .collect();
+    let sleeping: Vec<_> = (0..2).map(|id| asleep(&gateway, &key, id)).collect();
     until("both calls to arrive", async || (fixture.seen().await.len() == 2).then_some(())).await;
     let refused = call(&key).send(address).await.expect(503);
     retry_after(&refused);
@@ -113,6 +117,26 @@ async fn more_calls_than_there_is_room_for_are_told_to_come_back() {
         sleeping.abort();
     }
     until("room", async || (call(&key).send(address).await.status == 200).then_some(())).await;
+}
+
+#[tokio::test]
+async fn one_caller_cannot_take_all_the_room_for_calls() {
+    let fixture = Fixture::start();
+    let settings = [("LIMITS__CALLS", "8"), ("RUNTIME__PROCESS__I_TRUST_ALL_SERVERS", "true")];
+    let gateway = Gateway::start_with(&[fixture.entry()], &settings).await;
+    let (key, second) = (gateway.key().await, gateway.key().await);
+    let bob = gateway.key_for(&json!({ "name": "b", "servers": ["*"], "subject": "bob" })).await;
+    let sleeping: Vec<_> = (0..2).map(|id| asleep(&gateway, &key, id)).collect();
+    until("both calls to arrive", async || (fixture.seen().await.len() == 2).then_some(())).await;
+    // A quarter of all is one caller's, with however many keys.
+    for key in [&key, &second] {
+        retry_after(&call(key).send(gateway.address).await.expect(429));
+    }
+    call(&bob).send(gateway.address).await.expect(200);
+    for sleeping in sleeping {
+        sleeping.abort();
+    }
+    until("room", async || (call(&key).send(gateway.address).await.status == 200).then_some(())).await;
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ use crate::MaybeReady;
 use crate::context::McpContext;
 use crate::record::Mount;
 use crate::refusal::Refusal;
+use crate::wire::mirror::MCP_METHOD;
 
 /// Admits requests of the data plane: method, path, sizes, load.
 ///
@@ -117,15 +118,11 @@ impl AdmitLayer {
         };
         let limits = &self.0.limits;
         check_headers(&parts.headers, limits)?;
-        let stream = match parts.method {
-            Method::POST => is_listen(&parts.headers),
-            Method::GET => true,
-            Method::DELETE => false,
-            _ => {
-                let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "Use POST, GET or DELETE.");
-                return Err(refusal.with_header(ALLOW, HeaderValue::from_static("POST, GET, DELETE")));
-            }
-        };
+        if !matches!(parts.method, Method::POST | Method::GET | Method::DELETE) {
+            let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "Use POST, GET or DELETE.");
+            return Err(refusal.with_header(ALLOW, HeaderValue::from_static("POST, GET, DELETE")));
+        }
+        let stream = is_stream(&parts.method, &parts.headers);
         let requested = split(parts.uri.path(), self.0.mount_path.as_deref()).map_err(|error| match error {
             PathError::Absent => Refusal::new(StatusCode::NOT_FOUND, "There is no such server."),
             PathError::Malformed => Refusal::new(StatusCode::BAD_REQUEST, "The path is malformed."),
@@ -152,8 +149,8 @@ impl Gate for AdmitLayer {
 gate_layer!(AdmitLayer);
 
 /// A hint only: it decides which counter the request is in, nothing else.
-fn is_listen(headers: &HeaderMap) -> bool {
-    headers.get("mcp-method").is_some_and(|method| method == "subscriptions/listen")
+pub(super) fn is_stream(method: &Method, headers: &HeaderMap) -> bool {
+    *method == Method::GET || headers.get(MCP_METHOD).is_some_and(|method| method == "subscriptions/listen")
 }
 
 fn check_headers(headers: &HeaderMap, limits: &AdmitLimits) -> Result<(), Refusal> {

@@ -1,13 +1,17 @@
 //! Budgets.
 
+mod open;
+
 use std::borrow::Cow;
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use http::StatusCode;
 use http::request::Parts;
-use http::{Method, StatusCode};
 
+pub use self::open::AtOnce;
+use self::open::PerCaller;
+use super::admit::is_stream;
 use super::gate::{Gate, gate_layer};
 use crate::MaybeReady;
 use crate::context::McpContext;
@@ -32,35 +36,38 @@ impl Rate {
     }
 }
 
-/// Limits calls by caller: per principal, and streams at once per principal.
+/// Limits calls by caller: how many in a time, and how many calls and streams at once.
 ///
-/// Optional fact: `principal`. Addresses are limited by the authenticate layer, before a credential is read. Refuses with 429 and `Retry-After`.
+/// Optional fact: `principal`. Addresses are limited by the authenticate layer, before a credential is read. Refuses
+/// with 429 and `Retry-After`. A place is given back when the last byte of the answer has left, or nobody reads it any
+/// more.
 #[derive(Clone)]
 pub struct CallerLimitLayer(Arc<CallerLimits>);
 
 struct CallerLimits {
     limiter: Arc<dyn RateLimiter>,
     principal: Option<Rate>,
-    streams: usize,
-    open: Arc<Mutex<HashMap<Subject, usize>>>,
+    calls: PerCaller,
+    streams: PerCaller,
 }
 
 impl CallerLimitLayer {
-    /// `limits.rate.principal` (`None` for no limit) and `limits.streams_per_principal`.
-    pub fn new(limiter: Arc<dyn RateLimiter>, principal: Option<Rate>, streams: usize) -> Self {
-        Self(Arc::new(CallerLimits { limiter, principal, streams, open: Arc::default() }))
+    /// `limits.rate.principal` (`None` for no limit), `limits.calls_per_principal` and `limits.streams_per_principal`.
+    pub fn new(limiter: Arc<dyn RateLimiter>, principal: Option<Rate>, at_once: AtOnce) -> Self {
+        let (calls, streams) = (PerCaller::new(at_once.calls), PerCaller::new(at_once.streams));
+        Self(Arc::new(CallerLimits { limiter, principal, calls, streams }))
     }
 
-    fn open_stream(&self, cx: &McpContext, principal: &Principal) -> Result<(), Refusal> {
-        let mut open = self.0.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = open.entry(principal.subject.clone()).or_insert(0);
-        if *count >= self.0.streams {
-            let public = format!("At most {} streams are open at once for one caller.", self.0.streams);
+    fn enter(&self, parts: &Parts, cx: &McpContext, principal: &Principal) -> Result<(), Refusal> {
+        let (open, what) = match is_stream(&parts.method, &parts.headers) {
+            true => (&self.0.streams, "streams are open"),
+            false => (&self.0.calls, "calls are under way"),
+        };
+        let Some(place) = open.enter(&principal.subject) else {
+            let public = format!("At most {} {what} at once for one caller.", open.limit);
             return Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, public).retry_after(1));
-        }
-        *count += 1;
-        drop(open);
-        cx.hold(OpenStream { open: Arc::clone(&self.0.open), subject: principal.subject.clone() });
+        };
+        cx.hold(place);
         Ok(())
     }
 }
@@ -69,25 +76,9 @@ impl std::fmt::Debug for CallerLimitLayer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("CallerLimitLayer")
             .field("principal", &self.0.principal)
-            .field("streams", &self.0.streams)
+            .field("calls", &self.0.calls.limit)
+            .field("streams", &self.0.streams.limit)
             .finish_non_exhaustive()
-    }
-}
-
-struct OpenStream {
-    open: Arc<Mutex<HashMap<Subject, usize>>>,
-    subject: Subject,
-}
-
-impl Drop for OpenStream {
-    fn drop(&mut self) {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = open.get_mut(&self.subject) {
-            *count -= 1;
-            if *count == 0 {
-                open.remove(&self.subject);
-            }
-        }
     }
 }
 
@@ -96,14 +87,11 @@ impl Gate for CallerLimitLayer {
         let Some(cx) = McpContext::of(&parts.extensions) else {
             return Err(Refusal::layer_absent("context", "ContextLayer")).into();
         };
-        let listens = || parts.headers.get("mcp-method").is_some_and(|method| method == "subscriptions/listen");
-        if let Some(principal) = cx.principal()
-            && (parts.method == Method::GET || listens())
-            && let Err(refusal) = self.open_stream(cx, principal)
-        {
+        let Some(principal) = cx.principal() else { return Ok(()).into() };
+        if let Err(refusal) = self.enter(parts, cx, principal) {
             return Err(refusal).into();
         }
-        let (Some(principal), Some(rate)) = (cx.principal(), self.0.principal) else { return Ok(()).into() };
+        let Some(rate) = self.0.principal else { return Ok(()).into() };
         let budget = rate.budget("principal", principal_key(principal));
         take(&*self.0.limiter, &[budget])
     }
@@ -188,3 +176,6 @@ pub(crate) fn conclude(verdict: Result<Allow, Limited>) -> Result<(), Refusal> {
         Refusal::new(StatusCode::TOO_MANY_REQUESTS, public).retry_after(seconds)
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,7 @@ mod future;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use http::{Method, Request, Response};
+use http::{Request, Response};
 use jiff::Timestamp;
 use tokio::sync::watch;
 use tower_layer::Layer;
@@ -14,9 +14,9 @@ use tower_service::Service;
 
 pub use self::body::RevocableBody;
 pub use self::future::RevokeFuture;
+use super::admit::is_stream;
 use crate::context::McpContext;
 use crate::contract::{Clock, Revision};
-use crate::wire::mirror::MCP_METHOD;
 use crate::{Body, BoxFuture};
 
 /// Cuts calls and streams of a principal that has been revoked, and ends streams whose credential has expired.
@@ -128,8 +128,7 @@ where
         let leash = self.watcher.as_ref().and_then(|watcher| {
             let cx = McpContext::of(request.extensions())?.clone();
             // Compared with the body by the peek before a stream can open.
-            let listens = request.headers().get(MCP_METHOD).is_some_and(|method| method == "subscriptions/listen");
-            let until = cx.principal()?.expires_at.filter(|_| *request.method() == Method::GET || listens);
+            let until = cx.principal()?.expires_at.filter(|_| is_stream(request.method(), request.headers()));
             Some(Leash { watcher: Arc::clone(watcher), cx, until, over: None })
         });
         RevokeFuture::new(self.inner.call(request), leash)

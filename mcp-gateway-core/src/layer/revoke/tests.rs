@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::Method;
 use http_body::Frame;
 use http_body_util::BodyExt;
 use tower::ServiceExt;

@@ -1,0 +1,52 @@
+use http::Method;
+
+use super::*;
+use crate::contract::SystemClock;
+use crate::memory::MemoryRateLimiter;
+use crate::record::{Actor, ActorKind};
+
+fn layer(calls: usize, streams: usize) -> CallerLimitLayer {
+    CallerLimitLayer::new(MemoryRateLimiter::new(SystemClock, 10), None, AtOnce { calls, streams })
+}
+
+/// The head of a request that was let in, which keeps its place, or the refusal.
+fn enter(layer: &CallerLimitLayer, method: Method, principal: Principal) -> Result<Parts, Refusal> {
+    let cx = McpContext::new(&SystemClock);
+    cx.set_principal(Arc::new(principal)).unwrap();
+    let (mut parts, ()) = http::Request::builder().method(method).extension(cx).body(()).unwrap().into_parts();
+    match layer.judge(&mut parts) {
+        MaybeReady::Ready(judgement) => judgement.map(|()| parts),
+        MaybeReady::Wait(_) => panic!("nothing to wait for"),
+    }
+}
+
+#[test]
+fn a_caller_has_so_many_calls_and_so_many_streams_at_once() {
+    let layer = layer(2, 1);
+    let ada = || Principal::new("local", "ada");
+    let first = enter(&layer, Method::POST, ada()).unwrap();
+    let _second = enter(&layer, Method::DELETE, ada()).unwrap();
+    let refused = enter(&layer, Method::POST, ada()).unwrap_err();
+    assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
+    let response: http::Response<bytes::Bytes> = refused.into_mcp(None);
+    assert_eq!(response.headers()["retry-after"], "1");
+    // Another key of the same person has no room of its own; another person has, and so have streams.
+    let key = Actor { kind: ActorKind::ApiKey, id: "second".into(), name: None };
+    assert!(enter(&layer, Method::POST, ada().with_actor(key)).is_err());
+    assert!(enter(&layer, Method::POST, Principal::new("local", "bob")).is_ok());
+    let _stream = enter(&layer, Method::GET, ada()).unwrap();
+    assert!(enter(&layer, Method::GET, ada()).is_err());
+    drop(first);
+    let _third = enter(&layer, Method::POST, ada()).unwrap();
+    assert!(enter(&layer, Method::POST, ada()).is_err());
+}
+
+#[test]
+fn callers_without_anything_under_way_are_forgotten() {
+    let layer = layer(1, 0);
+    for id in 0..100 {
+        drop(enter(&layer, Method::POST, Principal::new("local", id.to_string())).unwrap());
+        assert!(enter(&layer, Method::GET, Principal::new("local", id.to_string())).is_err());
+    }
+    assert_eq!((layer.0.calls.callers(), layer.0.streams.callers()), (0, 0));
+}
