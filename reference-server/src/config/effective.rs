@@ -61,6 +61,7 @@ impl Config {
             ("limits.streams_per_connection", self.limits.streams_per_connection.into()),
             ("limits.body_first_byte_seconds", self.limits.body_first_byte_seconds),
             ("limits.body_chunk_seconds", self.limits.body_chunk_seconds),
+            ("limits.body_total_seconds", self.limits.body_total_seconds),
             ("limits.event_bytes", self.limits.event_bytes as u64),
             ("limits.message_depth", self.limits.message_depth.into()),
             ("sessions.max_age_days", self.sessions.max_age_days),

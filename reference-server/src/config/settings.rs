@@ -200,6 +200,8 @@ section! {
         body_first_byte_seconds: u64 = 10,
         /// How long each further chunk of a body may take.
         body_chunk_seconds: u64 = 30,
+        /// How long a whole body may take, however steadily it comes.
+        body_total_seconds: u64 = 120,
         /// Bytes of one event of a stream that is read for the audit trail.
         event_bytes: usize = 16 << 20,
         /// Nesting of a message; at most 127.

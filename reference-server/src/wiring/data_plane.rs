@@ -57,6 +57,7 @@ pub(super) fn build(config: &Config, with: Ingredients) -> Result<Built, ConfigE
             },
             first_byte: Duration::from_secs(limits.body_first_byte_seconds),
             chunk: Duration::from_secs(limits.body_chunk_seconds),
+            total: Duration::from_secs(limits.body_total_seconds),
             unknown_methods: config.policy.unknown_methods,
         })
         .forward(ForwardOptions {

@@ -80,6 +80,34 @@ async fn a_body_that_does_not_say_its_size_is_measured() {
 }
 
 #[tokio::test]
+async fn a_body_that_trickles_in_is_cut_short() {
+    let fixture = Fixture::start();
+    let gateway = Gateway::start_with(&[fixture.entry()], &[("LIMITS__BODY_TOTAL_SECONDS", "1")]).await;
+    let key = gateway.key().await;
+    let stream = TcpStream::connect(gateway.address).await.unwrap();
+    let head = format!(
+        "POST /mcp-connect/fixture HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\nAccept: application/json, text/event-stream\r\nContent-Length: 4000\r\n\r\n",
+        gateway.address, key.secret
+    );
+    let (mut answer, mut body) = stream.into_split();
+    body.write_all(head.as_bytes()).await.unwrap();
+    // Every byte is well within the time that a chunk has. Once the answer is there, nobody reads on.
+    let trickle = tokio::spawn(async move {
+        while body.write_all(b" ").await.is_ok() {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    });
+    let mut text = Vec::new();
+    while !text.ends_with(b"}}") {
+        assert_ne!(answer.read_buf(&mut text).await.unwrap(), 0, "{}", String::from_utf8_lossy(&text));
+    }
+    trickle.abort();
+    let text = String::from_utf8(text).unwrap();
+    assert!(text.starts_with("HTTP/1.1 408 ") && text.contains("1 seconds in all"), "{text}");
+    assert_eq!(fixture.seen().await.len(), 0);
+}
+
+#[tokio::test]
 async fn header_fields_are_counted_and_measured() {
     let fixture = Fixture::start();
     let settings = [("LIMITS__HEADER_COUNT", "20"), ("LIMITS__HEADER_BYTES", "4096")];

@@ -1,16 +1,16 @@
 //! The future of the peek service: reads the body, then calls the service inside.
 
+use std::borrow::Cow;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use pin_project_lite::pin_project;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 use tower_service::Service;
 
 use super::{PeekOptions, inspect};
@@ -45,6 +45,8 @@ struct Reading {
     more: BytesMut,
     /// Armed only when the body lets us wait.
     timeout: Option<Pin<Box<Sleep>>>,
+    /// When the whole body must be there; known once it has let us wait.
+    deadline: Option<Instant>,
 }
 
 impl<B, S, F, R> std::fmt::Debug for PeekFuture<B, S, F, R> {
@@ -63,7 +65,8 @@ impl<B, S, F, R: From<Bytes>> PeekFuture<B, S, F, R> {
     }
 
     pub(super) fn reading(body: B, parts: Parts, cx: McpContext, options: Arc<PeekOptions>, inner: S) -> Self {
-        let reading = Reading { parts: Some(parts), cx, options, first: None, more: BytesMut::new(), timeout: None };
+        let (first, more) = (None, BytesMut::new());
+        let reading = Reading { parts: Some(parts), cx, options, first, more, timeout: None, deadline: None };
         Self { state: State::Reading { body, reading, inner } }
     }
 }
@@ -106,8 +109,8 @@ impl Reading {
             let frame = match body.as_mut().poll_frame(task) {
                 Poll::Ready(frame) => frame,
                 Poll::Pending => {
-                    ready!(self.poll_timeout(task));
-                    return Poll::Ready(Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "The body came too slowly.")));
+                    let over = ready!(self.poll_timeout(task));
+                    return Poll::Ready(Err(self.too_slow(over)));
                 }
             };
             self.timeout = None;
@@ -132,10 +135,29 @@ impl Reading {
         }
     }
 
-    fn poll_timeout(&mut self, task: &mut Context<'_>) -> Poll<()> {
-        let wait: Duration = if self.length() == 0 { self.options.first_byte } else { self.options.chunk };
-        let timeout = self.timeout.get_or_insert_with(|| Box::pin(tokio::time::sleep(wait)));
-        timeout.as_mut().poll(task)
+    /// Ready when the next bytes, or the whole body, should have been there; with that time.
+    fn poll_timeout(&mut self, task: &mut Context<'_>) -> Poll<Instant> {
+        let timeout = match &mut self.timeout {
+            Some(timeout) => timeout,
+            none => {
+                let now = Instant::now();
+                let deadline = *self.deadline.get_or_insert(now + self.options.total);
+                let empty = self.first.is_none() && self.more.is_empty();
+                let next = now + if empty { self.options.first_byte } else { self.options.chunk };
+                none.insert(Box::pin(tokio::time::sleep_until(next.min(deadline))))
+            }
+        };
+        timeout.as_mut().poll(task).map(|()| timeout.deadline())
+    }
+
+    fn too_slow(&self, over: Instant) -> Refusal {
+        let public = match self.deadline {
+            Some(deadline) if deadline <= over => {
+                format!("The body came too slowly: it may take {} seconds in all.", self.options.total.as_secs()).into()
+            }
+            _ => Cow::Borrowed("The body came too slowly."),
+        };
+        Refusal::new(StatusCode::REQUEST_TIMEOUT, public)
     }
 
     fn length(&self) -> usize {

@@ -38,6 +38,9 @@ pub struct PeekOptions {
     pub first_byte: Duration,
     /// `limits.body_chunk`: how long each further chunk may take.
     pub chunk: Duration,
+    /// `limits.body_total`: how long the whole body may take, from when it is first asked for. A server that has to be
+    /// started first takes nothing of it.
+    pub total: Duration,
     /// `policy.unknown_methods`: whether methods that no known revision has are forwarded.
     pub unknown_methods: UnknownMethods,
 }
@@ -54,12 +57,13 @@ pub enum UnknownMethods {
 }
 
 impl Default for PeekOptions {
-    /// 4 MiB, 10 s to the first byte, 30 s for each chunk, unknown methods forwarded.
+    /// 4 MiB, 10 s to the first byte, 30 s for each chunk, 2 min in all, unknown methods forwarded.
     fn default() -> Self {
         Self {
             message: Limits::default(),
             first_byte: Duration::from_secs(10),
             chunk: Duration::from_secs(30),
+            total: Duration::from_secs(120),
             unknown_methods: UnknownMethods::default(),
         }
     }

@@ -73,6 +73,20 @@ async fn limits_at_their_edges() {
     assert_eq!(call(PeekOptions::default(), pause(11, 1_000), "application/json").await.0, 408);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_trickled_body_has_a_deadline_as_a_whole() {
+    let options = |total| PeekOptions { total: Duration::from_secs(total), ..PeekOptions::default() };
+    // A byte a second keeps every other time; the last second is the end of the body.
+    let took = CALL.len() as u64 + 1;
+    let trickle = || Slow(chunks(CALL, 1), Duration::from_secs(1), None);
+    assert_eq!(call(options(took + 1), trickle(), "application/json").await.0, 200);
+    let begun = tokio::time::Instant::now();
+    let (status, body, _) = call(options(took - 1), trickle(), "application/json").await;
+    assert_eq!((status, begun.elapsed().as_secs()), (408, took - 1));
+    let body = String::from_utf8(body.to_vec()).unwrap();
+    assert!(body.contains(&format!("it may take {} seconds in all", took - 1)), "{body}");
+}
+
 #[tokio::test]
 async fn other_types_and_charsets_are_refused() {
     for refused in ["text/plain", "application/json; charset=utf-16", "", "application/jsonx"] {
