@@ -53,6 +53,8 @@ pub enum Fault {
     NullId,
     /// `id` is neither a string nor a number.
     BadId,
+    /// `id` is longer than [`Limits::max_id`](super::Limits::max_id).
+    IdTooLong,
     /// `method` is not a string.
     BadMethod,
     /// `params` is not an object.
@@ -125,6 +127,7 @@ impl PeekError {
             Fault::BadVersion => "Invalid Request: jsonrpc must be \"2.0\"",
             Fault::NullId => "Invalid Request: the id of a request must not be null",
             Fault::BadId => "Invalid Request: id must be a string or a number",
+            Fault::IdTooLong => "Invalid Request: the id is too long",
             Fault::BadMethod => "Invalid Request: method must be a string",
             Fault::BadParams => "Invalid Request: params must be an object",
             Fault::BadMeta => "Invalid Request: params._meta must be an object",

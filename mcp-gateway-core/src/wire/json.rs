@@ -34,6 +34,10 @@ impl<'a> Json<'a> {
         Ok(json)
     }
 
+    pub(super) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
     pub(super) fn pos(&self) -> usize {
         self.pos
     }

@@ -15,8 +15,10 @@ pub struct Limits {
     ///
     /// Finding a repeated member costs time in the square of this number.
     pub max_members: usize,
-    /// Longest string that is read (`method`, `name`, `uri`, an id …), in bytes as written in the body.
+    /// Longest string that is read (`method`, `name`, `uri` …), in bytes as written in the body.
     pub max_string: usize,
+    /// Longest `id` of a message, in bytes as written in the body: answers are compared with it.
+    pub max_id: usize,
 }
 
 impl Limits {
@@ -33,6 +35,6 @@ impl Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_bytes: 4 << 20, max_depth: 64, max_members: 256, max_string: 8 << 10 }
+        Self { max_bytes: 4 << 20, max_depth: 64, max_members: 256, max_string: 8 << 10, max_id: 1 << 10 }
     }
 }

@@ -18,7 +18,8 @@ pub enum Kind {
 
 /// A JSON-RPC id exactly as written: a number, or a string with its quotes.
 ///
-/// Ids are compared and echoed as bytes, so that `1.0` and integers beyond 64 bits survive.
+/// It is echoed as it was written, so that `1.0` and integers beyond 64 bits survive; whether another one is the same is
+/// for [`same_id`](super::same_id).
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Id<'a>(&'a [u8]);
 

@@ -20,6 +20,7 @@ mod bytes;
 pub mod check;
 mod duplicates;
 mod error;
+mod id;
 mod json;
 mod limits;
 mod message;
@@ -35,6 +36,7 @@ pub mod version;
 
 pub use self::duplicates::{MAX_OPEN_MEMBERS, duplicates};
 pub use self::error::{Fault, PeekError};
+pub use self::id::same_id;
 pub use self::limits::Limits;
 pub use self::message::{Id, Kind, Message, Meta, Params, Reference};
 pub use self::peeker::peek;

@@ -5,6 +5,7 @@
 //! says, and never as a failure of the gateway.
 
 use super::bytes::quote_or_backslash;
+use super::id::same_id;
 use super::message::Kind;
 use super::text::Text;
 
@@ -31,8 +32,12 @@ pub enum Outcome {
     Opaque,
 }
 
-/// Most bytes of an id that are kept; a longer id counts as unknown.
+/// Most bytes of an id that are kept, as written; a longer id counts as unknown unless it may be the
+/// [expected](Scanner::answering) one.
 pub const MAX_ID: usize = 256;
+
+/// How much longer a string can be with every character escaped.
+const ESCAPED: usize = 6;
 
 /// Most bytes of `error.message` that are kept.
 pub const MAX_ERROR_MESSAGE: usize = 256;
@@ -64,6 +69,8 @@ pub struct Scanner {
     /// The name or value that is being read, and whether it was cut.
     capture: Capture,
     facts: Facts,
+    /// Bytes of an id that are kept beyond [`MAX_ID`].
+    more_id: usize,
 }
 
 #[derive(Debug, Default)]
@@ -150,6 +157,20 @@ impl Scanner {
         Self::default()
     }
 
+    /// The same, for a message that may answer the request with this id: as much of an id is kept as that one may take,
+    /// however it is written.
+    #[must_use]
+    pub fn answering(id: Option<&[u8]>) -> Self {
+        let longest = id.map_or(0, |id| id.len().saturating_mul(ESCAPED));
+        Self { more_id: longest.saturating_sub(MAX_ID), ..Self::default() }
+    }
+
+    /// Whether the message is the response to the request with this id.
+    #[must_use]
+    pub fn answers(&self, id: Option<&[u8]>) -> bool {
+        self.kind() == Some(Kind::Response) && id.zip(self.id()).is_some_and(|(asked, id)| same_id(asked, id))
+    }
+
     /// Takes the next bytes. Never fails; any cut of the message into chunks gives the same answers.
     pub fn push(&mut self, chunk: &[u8]) {
         let mut rest = chunk;
@@ -202,7 +223,8 @@ impl Scanner {
         }
     }
 
-    /// The raw JSON of the id, if it is a string or a number of at most [`MAX_ID`] bytes.
+    /// The raw JSON of the id, if it is a string or a number of at most [`MAX_ID`] bytes, or not longer than the
+    /// [expected](Self::answering) one can be.
     #[must_use]
     pub fn id(&self) -> Option<&[u8]> {
         self.facts.id.as_deref()
@@ -365,7 +387,7 @@ impl Scanner {
             Member::Id => {
                 facts.has_id = byte != b'n';
                 facts.id = None;
-                MAX_ID
+                MAX_ID + self.more_id
             }
             Member::Method => {
                 facts.has_method = true;
@@ -555,7 +577,7 @@ impl Capture {
             return None;
         }
         if is_string {
-            return Some([b"\"", &self.bytes[..], b"\""].concat()).filter(|id| id.len() <= MAX_ID);
+            return Some([b"\"", &self.bytes[..], b"\""].concat()).filter(|id| id.len() <= self.limit);
         }
         matches!(self.bytes.first(), Some(b'-' | b'0'..=b'9')).then(|| self.bytes.clone())
     }

@@ -173,10 +173,16 @@ impl<'a> Top<'a> {
                         json.raw(1)?;
                         None
                     }
-                    _ => match id(json)? {
-                        Some(id) => Some(id),
-                        None => return refuse(json, Fault::BadId),
-                    },
+                    _ => {
+                        let at = json.pos();
+                        match id(json)? {
+                            Some(id) if id.raw().len() > json.limits().max_id => {
+                                return Err(PeekError::new(Fault::IdTooLong, at));
+                            }
+                            Some(id) => Some(id),
+                            None => return refuse(json, Fault::BadId),
+                        }
+                    }
                 });
             }
             TopMember::Method => match text(json)? {

@@ -63,6 +63,7 @@ impl Config {
             ("limits.body_chunk_seconds", self.limits.body_chunk_seconds),
             ("limits.body_total_seconds", self.limits.body_total_seconds),
             ("limits.event_bytes", self.limits.event_bytes as u64),
+            ("limits.id_bytes", self.limits.id_bytes as u64),
             ("limits.message_depth", self.limits.message_depth.into()),
             ("sessions.max_age_days", self.sessions.max_age_days),
             ("auth.max_staleness_seconds", self.auth.max_staleness_seconds),
@@ -78,6 +79,9 @@ impl Config {
         }
         if self.limits.message_depth > mcp_gateway_core::wire::Limits::DEEPEST {
             return Err(ConfigError::value("limits.message_depth", "must be at most 127"));
+        }
+        if self.limits.id_bytes > mcp_gateway_core::wire::Limits::default().max_string {
+            return Err(ConfigError::value("limits.id_bytes", "must be at most 8192"));
         }
         if self.runtime.process.uid.is_some() != self.runtime.process.gid.is_some() {
             return Err(ConfigError::value("runtime.process", "needs both uid and gid, or neither"));

@@ -204,6 +204,8 @@ section! {
         body_total_seconds: u64 = 120,
         /// Bytes of one event of a stream that is read for the audit trail.
         event_bytes: usize = 16 << 20,
+        /// Bytes of a message's id; at most 8192.
+        id_bytes: usize = 1 << 10,
         /// Nesting of a message; at most 127.
         message_depth: u16 = 64,
         /// Failed authentications of one address in a minute, before its credentials are not looked at any more.

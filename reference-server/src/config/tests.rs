@@ -42,6 +42,7 @@ fn a_wrong_value_names_its_path() {
         ("limits: {body_bytes: 0}", "limits.body_bytes"),
         ("limits: {body_bytes: -1}", "limits.body_bytes"),
         ("limits: {message_depth: 128}", "limits.message_depth"),
+        ("limits: {id_bytes: 8193}", "limits.id_bytes"),
         ("limits: 3", "limits"),
         ("listen: here", "listen"),
         ("trusted_proxies: [10.0.0.0/33]", "trusted_proxies[0]"),

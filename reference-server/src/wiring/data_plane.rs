@@ -53,6 +53,7 @@ pub(super) fn build(config: &Config, with: Ingredients) -> Result<Built, ConfigE
             message: wire::Limits {
                 max_bytes: usize::try_from(limits.body_bytes).unwrap_or(usize::MAX),
                 max_depth: limits.message_depth,
+                max_id: limits.id_bytes,
                 ..wire::Limits::default()
             },
             first_byte: Duration::from_secs(limits.body_first_byte_seconds),

@@ -262,10 +262,10 @@ fn read_event(event: &Event, id: Option<&[u8]>, stream: bool, recorder: &mut Rec
     if event.data.is_empty() {
         return None;
     }
-    let mut scanner = Scanner::new();
+    let mut scanner = Scanner::answering(id);
     scanner.push(&event.data);
     match scanner.kind() {
-        Some(Kind::Response) if id.is_some() && id == scanner.id() => {
+        Some(Kind::Response) if scanner.answers(id) => {
             // A listen stream closes with its result; its own row comes with its end.
             (!stream && !recorder.is_done()).then(|| end_by(recorder, &scanner))
         }

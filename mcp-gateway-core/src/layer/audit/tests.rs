@@ -280,3 +280,22 @@ proptest! {
         prop_assert_eq!(out, whole);
     }
 }
+
+#[tokio::test]
+async fn an_answer_whose_id_is_written_in_another_way_ends_its_exchange() {
+    let long = "x".repeat(1_000);
+    for (asked, answered) in [
+        (r#""\u0061""#.to_owned(), r#""a""#.to_owned()),
+        ("1.0".to_owned(), "1".to_owned()),
+        (format!("\"{long}\""), format!("\"{long}\"")),
+    ] {
+        let exchange = Exchange::new(Sink::default());
+        let call = CALL.replace("\"id\":7", &format!("\"id\":{asked}"));
+        let answer = format!("data: {{\"jsonrpc\":\"2.0\",\"id\":{answered},\"result\":{{}}}}\n\n");
+        let response = exchange.answer("POST", &call, "text/event-stream", vec![&answer]).await;
+        assert_eq!(text(response).await.unwrap(), answer);
+        let events = exchange.events();
+        assert_eq!(events.iter().map(|event| event.kind).collect::<Vec<_>>(), [EventKind::Intent, EventKind::Exchange]);
+        assert_eq!(events[1].outcome, Outcome::Ok, "{asked}");
+    }
+}

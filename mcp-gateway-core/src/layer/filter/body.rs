@@ -90,7 +90,9 @@ impl http_body::Body for FilteredBody {
 
 impl Passage {
     async fn judge(self, event: Event) -> Bytes {
-        let mut scanner = Scanner::new();
+        let message = self.cx.message();
+        let asked = message.and_then(|message| message.id.as_deref());
+        let mut scanner = Scanner::answering(asked);
         scanner.push(&event.data);
         if scanner.kind().is_none() {
             // A batch, or what readers may take for different things: no filter could say which.
@@ -99,8 +101,7 @@ impl Passage {
             return rewrite(&event, Some(&error_body(None, code::REFUSED_BY_POLICY, public, None)));
         }
         let response = scanner.kind() == Some(Kind::Response);
-        let message = self.cx.message();
-        let answers = response && message.is_some_and(|message| message.id.as_deref() == scanner.id());
+        let answers = scanner.answers(asked);
         let mut view = View {
             // On a resumed stream nobody knows which method a response answers.
             method: match (response, answers) {

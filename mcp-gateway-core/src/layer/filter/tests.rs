@@ -51,7 +51,7 @@ impl Filter for Swap {
 }
 
 /// Answers with what it received, or with the given text.
-async fn exchange(filters: Vec<Swap>, tool: &str, answer: Option<(&'static str, &'static str)>) -> (u16, String) {
+async fn exchange<F: Filter>(filters: Vec<F>, tool: &str, answer: Option<(&'static str, &'static str)>) -> (u16, String) {
     let server = tower::service_fn(move |request: Request<Body>| async move {
         let name = request.headers().get("mcp-name").map(|name| name.to_str().unwrap().to_owned());
         let received = request.into_body().collect().await.unwrap().to_bytes();
@@ -149,4 +149,32 @@ async fn answers_and_events_are_seen_and_untouched_ones_keep_their_bytes() {
         "{seen}"
     );
     assert!(!seen.contains("secret"), "{seen}");
+}
+
+#[tokio::test]
+async fn a_response_is_known_by_what_its_id_means() {
+    // Only a response that answers this request is told to be of its method.
+    struct Methods;
+
+    impl Filter for Methods {
+        fn name(&self) -> &'static str {
+            "methods"
+        }
+
+        fn needs(&self, _: &Head<'_>) -> Needs {
+            Needs { request: false, response: true, events: false }
+        }
+
+        fn response(&self, _: &McpContext, view: &View) -> MaybeReady<Verdict> {
+            Verdict::Replace(format!("{:?}", view.method.as_deref()).into()).into()
+        }
+    }
+
+    for (answer, method) in [
+        ("data: {\"jsonrpc\":\"2.0\",\"id\":7.0,\"result\":{}}\n\n", "data: Some(\"tools/call\")\n\n"),
+        ("data: {\"jsonrpc\":\"2.0\",\"id\":8,\"result\":{}}\n\n", "data: None\n\n"),
+    ] {
+        let (_, seen) = exchange(vec![Methods], "alpha", Some(("text/event-stream", answer))).await;
+        assert_eq!(seen, method);
+    }
 }

@@ -95,3 +95,24 @@ fn it_is_over_with_the_object() {
     scanner.push(b" {\"error\":1}");
     assert_eq!(scanner.outcome(), Outcome::Ok);
 }
+
+#[test]
+fn a_response_answers_the_request_whose_id_it_means() {
+    let answers = |asked: &str, id: &str| {
+        let mut scanner = Scanner::answering(Some(asked.as_bytes()));
+        scanner.push(format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{}}}}"#).as_bytes());
+        scanner.answers(Some(asked.as_bytes()))
+    };
+    assert!(answers("1.0", "1") && answers(r#""\u0061""#, r#""a""#) && answers(r#""a""#, r#""\u0061""#));
+    assert!(!answers("1", "2") && !answers(r#""1""#, "1"));
+    let long = "x".repeat(1_022);
+    assert!(answers(&format!("\"{long}\""), &format!("\"{}\"", long.replace('x', "\\u0078"))));
+    assert!(answers(&format!("1{}", "0".repeat(1_023)), &format!("1{}.0", "0".repeat(1_023))));
+
+    let mut request = Scanner::answering(Some(b"1"));
+    request.push(br#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#);
+    assert!(!request.answers(Some(b"1")), "a request of the server is no answer");
+    let mut unasked = Scanner::answering(None);
+    unasked.push(br#"{"jsonrpc":"2.0","id":1,"result":{}}"#);
+    assert!(!unasked.answers(None));
+}

@@ -291,6 +291,11 @@ fn limits_hold_at_their_edges() {
     let id = |id: &str| format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"ping"}}"#);
     assert_eq!(with(string(10), &id("1234567890")), Ok(()));
     assert_eq!(with(string(10), &id("12345678901")), Err(Fault::StringTooLong));
+    let id_bytes = |max_id| Limits { max_id, ..Limits::default() };
+    for written in ["1234567890", r#""12345678""#] {
+        assert_eq!(with(id_bytes(10), &id(written)), Ok(()));
+        assert_eq!(with(id_bytes(9), &id(written)), Err(Fault::IdTooLong));
+    }
 
     let members = |max_members| Limits { max_members, ..Limits::default() };
     assert_eq!(with(members(4), &body), Ok(()));
