@@ -20,6 +20,7 @@ mod cache;
 mod follow;
 mod key;
 mod replica;
+mod stale;
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -140,7 +141,14 @@ impl Snapshots {
             max_staleness: options.max_staleness,
         });
         let driver = Driver::start(store, options, Arc::clone(&shared)).await?;
-        Ok((Self { shared }, driver.run()))
+        let stale = stale::announce(Arc::downgrade(&shared));
+        let driver = async move {
+            tokio::select! {
+                () = driver.run() => {}
+                () = stale => {}
+            }
+        };
+        Ok((Self { shared }, driver))
     }
 
     /// The current snapshot, without a lock. The guard is for short use; to keep it, clone the `Arc` in it.
@@ -156,8 +164,9 @@ impl Snapshots {
         self.shared.applied.subscribe()
     }
 
-    /// The revision of the current snapshot: changes exactly when [`load`](Self::load) returns another one. For streams
-    /// that decide again whether they may go on.
+    /// The revision of the current snapshot. Changes when [`load`](Self::load) returns another one, and, with the same
+    /// revision, when the snapshot begins to [refuse](Self::refuses). For streams that decide again whether they may go
+    /// on.
     #[must_use]
     pub fn swapped(&self) -> watch::Receiver<Revision> {
         self.shared.swapped.subscribe()
@@ -173,9 +182,7 @@ impl Snapshots {
     /// How long ago the store was heard from: a commit or a bookmark.
     #[must_use]
     pub fn staleness(&self) -> Duration {
-        let shared = &self.shared;
-        let heard = Duration::from_nanos(shared.heard.load(Ordering::Acquire));
-        shared.clock.monotonic().saturating_duration_since(shared.start).saturating_sub(heard)
+        self.shared.staleness()
     }
 
     /// Whether the store was not heard from for more than a second: degraded, in `/readyz` and metrics.
@@ -188,7 +195,7 @@ impl Snapshots {
     /// snapshot, so calls are refused with 503 (not 401, which would start a login).
     #[must_use]
     pub fn refuses(&self) -> bool {
-        self.staleness() > self.shared.max_staleness
+        self.shared.refuses()
     }
 }
 
@@ -222,6 +229,15 @@ struct Shared {
 }
 
 impl Shared {
+    fn staleness(&self) -> Duration {
+        let heard = Duration::from_nanos(self.heard.load(Ordering::Acquire));
+        self.clock.monotonic().saturating_duration_since(self.start).saturating_sub(heard)
+    }
+
+    fn refuses(&self) -> bool {
+        self.staleness() > self.max_staleness
+    }
+
     fn hear(&self) {
         let since = self.clock.monotonic().saturating_duration_since(self.start);
         self.heard.store(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX), Ordering::Release);

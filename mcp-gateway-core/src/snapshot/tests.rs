@@ -384,6 +384,31 @@ async fn staleness_is_the_time_since_the_store_was_heard() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_waits_for_a_change_learns_that_the_snapshot_refuses() {
+    let clock = Arc::new(ManualClock::default());
+    let flaky = FlakyStore::new(memory());
+    let options = SnapshotOptions { clock: clock.clone(), max_staleness: Duration::from_secs(60), ..options() };
+    let snapshots = following(flaky.clone(), options).await;
+    let mut swapped = snapshots.swapped();
+    for _ in 0..2 {
+        flaky.silence();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        clock.advance(Duration::from_secs(60));
+        swapped.mark_unchanged();
+        tokio::time::sleep(Duration::from_secs(100)).await;
+        assert!(!swapped.has_changed().unwrap() && !snapshots.refuses(), "at the edge");
+        clock.advance(Duration::from_millis(2));
+        tokio::time::timeout(Duration::from_secs(2), swapped.changed()).await.expect("it is told").unwrap();
+        assert!(snapshots.refuses());
+        tokio::time::sleep(Duration::from_secs(100)).await;
+        assert!(!swapped.has_changed().unwrap(), "once is enough");
+        flaky.restore();
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert!(!snapshots.refuses());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn entries_whose_key_was_away_are_read_again() {
     let writer = Writer::new(memory());
     writer.save_entry("a", "one").await;

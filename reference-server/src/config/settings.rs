@@ -288,7 +288,8 @@ section! {
 section! {
     /// `auth`.
     pub struct Auth {
-        /// How long keys are believed while the store cannot be reached; then calls are refused with 503.
+        /// How long keys are believed while the store cannot be reached; then calls are refused with 503, and streams
+        /// end.
         max_staleness_seconds: u64 = 900,
     }
 }

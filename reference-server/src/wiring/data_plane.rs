@@ -12,7 +12,7 @@ use mcp_gateway_core::layer::audit::AuditOptions;
 use mcp_gateway_core::layer::authorize::KeyServers;
 use mcp_gateway_core::layer::limit::AtOnce;
 use mcp_gateway_core::layer::peek::PeekOptions;
-use mcp_gateway_core::layer::revoke::RevokeLayer;
+use mcp_gateway_core::layer::revoke::{RevokeLayer, Standing};
 use mcp_gateway_core::layer::session::SessionCodec;
 use mcp_gateway_core::record::{ActorKind, Mount, Principal, Route};
 use mcp_gateway_core::shim::{ForwardOptions, Shim};
@@ -87,7 +87,11 @@ pub(super) fn build(config: &Config, with: Ingredients) -> Result<Built, ConfigE
             principal.actor.kind == ActorKind::ApiKey && snapshot.key(&principal.actor.id).is_none()
         };
         let removed = |route: &Arc<Route>| !snapshot.routes.contains_key(&route.id);
-        !cx.principal().is_some_and(revoked) && !cx.route().is_some_and(removed)
+        match () {
+            () if cx.principal().is_some_and(revoked) || cx.route().is_some_and(removed) => Standing::Revoked,
+            () if known.refuses() => Standing::Unknown,
+            () => Standing::Stands,
+        }
     };
     let revoke = RevokeLayer::new(Arc::new(stands), changes, clock);
     let options = GatewayOptions {

@@ -9,7 +9,7 @@ use http_body::{Frame, SizeHint};
 use super::{Leash, Over};
 use crate::{Body, BoxError};
 
-/// A body that breaks off when its principal is revoked, and ends when its credential expires.
+/// A body that breaks off when its principal is revoked, and ends when its credential expires or nobody can tell.
 pub struct RevocableBody {
     inner: Body,
     leash: Leash,
@@ -68,7 +68,7 @@ impl RevocableBody {
         // The leg to the server closes now, not when the client reads on.
         self.inner = Body::empty();
         match over {
-            Over::Expired => Poll::Ready(None),
+            Over::Expired | Over::Unknown => Poll::Ready(None),
             Over::Revoked => Poll::Ready(Some(Err("the credential is no longer valid".into()))),
         }
     }

@@ -2,12 +2,12 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use http::{Response, StatusCode};
 use pin_project_lite::pin_project;
 
-use super::{Leash, RevocableBody};
+use super::{Leash, Over, RevocableBody};
 use crate::Body;
 use crate::refusal::Refusal;
 
@@ -48,11 +48,16 @@ where
                 _ => response,
             }));
         }
-        let over = this.leash.as_mut().is_some_and(|leash| leash.poll(task).is_ready());
-        if over {
-            let refusal = Refusal::new(StatusCode::UNAUTHORIZED, "The credential is no longer valid.");
-            return Poll::Ready(Ok(refusal.into_mcp(None)));
-        }
-        Poll::Pending
+        let Some(leash) = this.leash else { return Poll::Pending };
+        let refusal = match ready!(leash.poll(task)) {
+            // Not 401, upon which clients log in anew.
+            Over::Unknown => {
+                Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "Credentials cannot be checked now.").retry_after(5)
+            }
+            Over::Revoked | Over::Expired => {
+                Refusal::new(StatusCode::UNAUTHORIZED, "The credential is no longer valid.")
+            }
+        };
+        Poll::Ready(Ok(refusal.into_mcp(None)))
     }
 }

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::{Request, Response};
-use jiff::Timestamp;
 use tokio::sync::watch;
 use tower_layer::Layer;
 use tower_service::Service;
@@ -19,26 +18,38 @@ use crate::context::McpContext;
 use crate::contract::{Clock, Revision};
 use crate::{Body, BoxFuture};
 
-/// Cuts calls and streams of a principal that has been revoked, and ends streams whose credential has expired.
+/// Cuts calls and streams of a principal that has been revoked, and ends streams whose credential has expired or of
+/// whose principal nobody can tell any more.
 ///
 /// Required fact: `principal`. What is open asks again once per change of the snapshot, not per event. A call that is
-/// under way when its credential expires may finish; a GET or listen stream ends.
+/// under way when its credential expires, or the store has been away for too long, may finish; a GET or listen stream
+/// ends.
 #[derive(Clone)]
 pub struct RevokeLayer(Arc<Watcher>);
 
+/// Whether what a caller has open may go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It may.
+    Stands,
+    /// The caller was revoked, or the server removed: everything is cut.
+    Revoked,
+    /// The store was not heard from for longer than `auth.max_staleness`: streams end, calls may finish.
+    Unknown,
+}
+
+/// Judges an exchange by its principal and its route.
+pub type Stands = Arc<dyn Fn(&McpContext) -> Standing + Send + Sync>;
+
 struct Watcher {
-    stands: Arc<dyn Fn(&McpContext) -> bool + Send + Sync>,
+    stands: Stands,
     changes: watch::Receiver<Revision>,
     clock: Arc<dyn Clock>,
 }
 
 impl RevokeLayer {
-    /// Asks `stands` about each open exchange, its principal and its route, whenever `changes` does.
-    pub fn new(
-        stands: Arc<dyn Fn(&McpContext) -> bool + Send + Sync>,
-        changes: watch::Receiver<Revision>,
-        clock: Arc<dyn Clock>,
-    ) -> Self {
+    /// Asks `stands` about each open exchange whenever `changes` does.
+    pub fn new(stands: Stands, changes: watch::Receiver<Revision>, clock: Arc<dyn Clock>) -> Self {
         Self(Arc::new(Watcher { stands, changes, clock }))
     }
 }
@@ -50,27 +61,30 @@ impl std::fmt::Debug for RevokeLayer {
 }
 
 impl Watcher {
-    /// Ready when the principal is revoked, or at `until`.
-    fn over(self: &Arc<Self>, cx: McpContext, until: Option<Timestamp>) -> BoxFuture<Over> {
+    /// Ready when the exchange has to end.
+    fn over(self: &Arc<Self>, cx: McpContext, stream: bool) -> BoxFuture<Over> {
         let watcher = Arc::clone(self);
         Box::pin(async move {
             let mut changes = watcher.changes.clone();
-            let revoked = async {
-                while (watcher.stands)(&cx) {
+            let judged = async {
+                loop {
+                    match (watcher.stands)(&cx) {
+                        Standing::Revoked => return Over::Revoked,
+                        Standing::Unknown if stream => return Over::Unknown,
+                        Standing::Unknown | Standing::Stands => {}
+                    }
                     // The snapshot is gone: nobody can say any more whether the principal stands.
                     if changes.changed().await.is_err() {
-                        return;
+                        return Over::Revoked;
                     }
                 }
             };
-            let Some(until) = until else {
-                revoked.await;
-                return Over::Revoked;
-            };
+            let until = cx.principal().and_then(|principal| principal.expires_at).filter(|_| stream);
+            let Some(until) = until else { return judged.await };
             let left = until.duration_since(watcher.clock.now());
             let left = std::time::Duration::try_from(left).unwrap_or_default();
             tokio::select! {
-                () = revoked => Over::Revoked,
+                over = judged => over,
                 () = tokio::time::sleep(left) => Over::Expired,
             }
         })
@@ -82,6 +96,7 @@ impl Watcher {
 enum Over {
     Revoked,
     Expired,
+    Unknown,
 }
 
 impl<S> Layer<S> for RevokeLayer {
@@ -128,8 +143,9 @@ where
         let leash = self.watcher.as_ref().and_then(|watcher| {
             let cx = McpContext::of(request.extensions())?.clone();
             // Compared with the body by the peek before a stream can open.
-            let until = cx.principal()?.expires_at.filter(|_| is_stream(request.method(), request.headers()));
-            Some(Leash { watcher: Arc::clone(watcher), cx, until, over: None })
+            cx.principal()?;
+            let stream = is_stream(request.method(), request.headers());
+            Some(Leash { watcher: Arc::clone(watcher), cx, stream, over: None })
         });
         RevokeFuture::new(self.inner.call(request), leash)
     }
@@ -139,14 +155,14 @@ where
 struct Leash {
     watcher: Arc<Watcher>,
     cx: McpContext,
-    until: Option<Timestamp>,
+    stream: bool,
     over: Option<BoxFuture<Over>>,
 }
 
 impl Leash {
     fn poll(&mut self, task: &mut Context<'_>) -> Poll<Over> {
-        let Self { watcher, cx, until, over } = self;
-        let over = over.get_or_insert_with(|| watcher.over(cx.clone(), *until));
+        let Self { watcher, cx, stream, over } = self;
+        let over = over.get_or_insert_with(|| watcher.over(cx.clone(), *stream));
         over.as_mut().poll(task)
     }
 }

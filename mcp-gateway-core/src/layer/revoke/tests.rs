@@ -3,6 +3,7 @@ use std::convert::Infallible;
 use std::future::pending;
 use std::pin::Pin;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -32,18 +33,28 @@ impl http_body::Body for Quiet {
 
 struct World {
     revoked: Arc<Mutex<HashSet<String>>>,
+    unknown: Arc<AtomicBool>,
     changes: watch::Sender<Revision>,
 }
 
 impl World {
     fn new() -> Self {
-        Self { revoked: Arc::default(), changes: watch::channel(Revision(1)).0 }
+        Self { revoked: Arc::default(), unknown: Arc::default(), changes: watch::channel(Revision(1)).0 }
     }
 
     fn layer(&self) -> RevokeLayer {
-        let revoked = Arc::clone(&self.revoked);
-        let stands = move |cx: &McpContext| !revoked.lock().unwrap().contains(&*cx.principal().unwrap().subject.id);
+        let (revoked, unknown) = (Arc::clone(&self.revoked), Arc::clone(&self.unknown));
+        let stands = move |cx: &McpContext| match () {
+            () if revoked.lock().unwrap().contains(&*cx.principal().unwrap().subject.id) => Standing::Revoked,
+            () if unknown.load(Ordering::SeqCst) => Standing::Unknown,
+            () => Standing::Stands,
+        };
         RevokeLayer::new(Arc::new(stands), self.changes.subscribe(), Arc::new(SystemClock))
+    }
+
+    fn lose_the_store(&self) {
+        self.unknown.store(true, Ordering::SeqCst);
+        self.changes.send_modify(|_| {});
     }
 
     fn revoke(&self, id: &str) {
@@ -100,4 +111,31 @@ async fn a_stream_ends_when_its_credential_does_and_a_call_does_not() {
     assert!(get.frame().await.is_none());
     let mut post = stream(&world, Method::POST, soon).await;
     assert!(futures_util::poll!(post.frame()).is_pending());
+}
+
+#[tokio::test]
+async fn streams_end_when_nobody_can_tell_any_more_and_calls_go_on() {
+    let world = World::new();
+    let ada = || Principal::new("local", "ada");
+    let mut get = stream(&world, Method::GET, ada()).await;
+    let mut post = stream(&world, Method::POST, ada()).await;
+    let silent = || tower::service_fn(|_: Request<()>| pending::<Result<Response<Body>, Infallible>>());
+    let mut waiting = Box::pin(world.layer().layer(silent()).oneshot(request(Method::GET, ada())));
+    let mut calling = Box::pin(world.layer().layer(silent()).oneshot(request(Method::POST, ada())));
+    assert!(futures_util::poll!(get.frame()).is_pending());
+    assert!(futures_util::poll!(post.frame()).is_pending());
+    assert!(futures_util::poll!(&mut waiting).is_pending());
+    assert!(futures_util::poll!(&mut calling).is_pending());
+
+    world.lose_the_store();
+    assert!(get.frame().await.is_none(), "not broken off: the caller may come back");
+    let refused = waiting.await.unwrap();
+    assert_eq!((refused.status().as_u16(), &refused.headers()["retry-after"]), (503, &"5".parse().unwrap()));
+    assert!(futures_util::poll!(post.frame()).is_pending());
+    assert!(futures_util::poll!(&mut calling).is_pending());
+
+    // A revocation that comes after all is the same as ever.
+    world.revoke("ada");
+    assert!(post.frame().await.unwrap().is_err());
+    assert_eq!(calling.await.unwrap().status().as_u16(), 401);
 }
