@@ -209,8 +209,8 @@ impl GatewayBuilder {
         };
         let stack = Known(stack);
         // By who calls; by what is called only behind the peek.
-        let stack = CallerLimitLayer::new(Arc::clone(&parts.limiter), options.principal_rate, options.at_once)
-            .layer(stack);
+        let stack =
+            CallerLimitLayer::new(Arc::clone(&parts.limiter), options.principal_rate, options.at_once).layer(stack);
         // From here inwards no credential is in the request.
         let stack = AuthenticateLayer::for_servers(mount.clone(), known, parts.authenticators)
             .require(Scope::Mcp)

@@ -8,6 +8,8 @@ use std::collections::VecDeque;
 use std::fmt;
 
 use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use http::header::CONTENT_TYPE;
 use memchr::{memchr, memchr2};
 
 /// Everything between two blank lines of a stream.
@@ -232,6 +234,13 @@ impl Event {
         event.raw = raw;
         event
     }
+}
+
+/// Whether an answer with these headers is a stream of events.
+pub(crate) fn is_event_stream(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|value| {
+        value.as_bytes().get(..17).is_some_and(|start| start.eq_ignore_ascii_case(b"text/event-stream"))
+    })
 }
 
 /// Name and value of a line; a comment has the empty name.

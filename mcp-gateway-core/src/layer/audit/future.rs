@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use http::header::CONTENT_ENCODING;
 use http::{Method, Response, StatusCode};
 use http_body::Body as _;
 use pin_project_lite::pin_project;
@@ -14,6 +14,7 @@ use super::recorder::{Recorded, Recorder};
 use crate::contract::{AuditFull, Seq};
 use crate::record::Outcome;
 use crate::refusal::Refusal;
+use crate::wire::sse::is_event_stream;
 use crate::{Body, BoxFuture, MaybeReady};
 
 pin_project! {
@@ -91,7 +92,7 @@ fn look(response: &Response<Body>, recorder: &mut Recorder) -> Option<Recorded> 
     if let Some(recorded) = recorder.end_refused() {
         return Some(recorded);
     }
-    if is_events(response) {
+    if is_event_stream(response.headers()) {
         let message = recorder.cx().message();
         let listens = message.is_some_and(|message| message.method.as_deref() == Some("subscriptions/listen"));
         return (recorder.is_get() || listens).then(|| recorder.open());
@@ -118,7 +119,7 @@ fn wrap(response: Response<Body>, recorder: Recorder) -> Response<Body> {
     let reader = match () {
         () if recorder.is_done() => Reader::Done,
         () if response.headers().contains_key(CONTENT_ENCODING) => Reader::opaque(),
-        () if is_events(&response) => Reader::events(&recorder),
+        () if is_event_stream(response.headers()) => Reader::events(&recorder),
         () => Reader::json(),
     };
     let hold = recorder.is_done() && response.body().is_end_stream();
@@ -126,12 +127,6 @@ fn wrap(response: Response<Body>, recorder: Recorder) -> Response<Body> {
         return response;
     }
     response.map(|body| Body::new(AuditBody::new(body, recorder, reader)))
-}
-
-fn is_events(response: &Response<Body>) -> bool {
-    response.headers().get(CONTENT_TYPE).is_some_and(|value| {
-        value.as_bytes().get(..17).is_some_and(|start| start.eq_ignore_ascii_case(b"text/event-stream"))
-    })
 }
 
 impl Recorder {

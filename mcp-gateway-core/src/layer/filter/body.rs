@@ -1,13 +1,16 @@
 //! A stream on its way through the filters, event by event.
+//!
+//! Clients do not agree on where a line ends. So that what they read is what the filters have seen, an event leaves with
+//! the bytes that it came with only if every reader splits it alike; else in [canonical form](super::canonical).
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body::Frame;
 
-use super::Chain;
+use super::{Chain, canonical};
 use crate::context::McpContext;
 use crate::contract::{Needs, Verdict, View};
 use crate::wire::Kind;
@@ -16,7 +19,8 @@ use crate::wire::rpc::{code, error_body};
 use crate::wire::sse::{Event, Splitter};
 use crate::{Body, BoxError, BoxFuture};
 
-/// A stream of which filters see every message. Events that nobody changes keep their bytes.
+/// A stream of which filters see every message. Events that nobody changes, and that can be read in one way only, keep
+/// their bytes.
 pub struct FilteredBody {
     inner: Body,
     splitter: Option<Splitter>,
@@ -60,14 +64,18 @@ impl http_body::Body for FilteredBody {
             }
             let Some(splitter) = &mut this.splitter else { return Poll::Ready(None) };
             match splitter.next_event() {
-                Ok(Some(event)) if event.data.is_empty() => return Poll::Ready(Some(Ok(Frame::data(event.raw)))),
+                Ok(Some(event)) if event.data.is_empty() => {
+                    return Poll::Ready(Some(Ok(Frame::data(canonical::unchanged(&event, &event.data)))));
+                }
                 Ok(Some(event)) => {
                     this.judging = Some(Box::pin(this.passage.clone().judge(event)));
                     continue;
                 }
                 Ok(None) if this.ended => {
+                    // No filter has seen an event without an end, and no client may dispatch it; some do.
                     let rest = this.splitter.take().map(Splitter::finish).unwrap_or_default();
-                    return Poll::Ready((!rest.is_empty()).then(|| Ok(Frame::data(rest))));
+                    let harmless = !rest.is_empty() && canonical::is_comment(&rest);
+                    return Poll::Ready(harmless.then(|| Ok(Frame::data(rest))));
                 }
                 Ok(None) => {}
                 Err(error) => {
@@ -93,12 +101,14 @@ impl Passage {
         let message = self.cx.message();
         let asked = message.and_then(|message| message.id.as_deref());
         let mut scanner = Scanner::answering(asked);
-        scanner.push(&event.data);
-        if scanner.kind().is_none() {
+        // The filters judge what leaves.
+        let data = canonical::escaped(&event.data);
+        scanner.push(&data);
+        if scanner.kind().is_none() || std::str::from_utf8(&data).is_err() {
             // A batch, or what readers may take for different things: no filter could say which.
             tracing::warn!("a message of a stream cannot be read in one way only; it is withheld from the caller");
             let public = "The server's message cannot be inspected.";
-            return rewrite(&event, Some(&error_body(None, code::REFUSED_BY_POLICY, public, None)));
+            return canonical::event(&event, &error_body(None, code::REFUSED_BY_POLICY, public, None));
         }
         let response = scanner.kind() == Some(Kind::Response);
         let answers = scanner.answers(asked);
@@ -110,7 +120,7 @@ impl Passage {
                 (false, _) => scanner.method().map(Into::into),
             },
             target: message.filter(|_| answers).and_then(|message| message.target.clone()),
-            body: event.data.clone(),
+            body: data,
         };
         let mut replaced = false;
         for (filter, needs) in self.chain.filters.iter().zip(self.needs.iter()) {
@@ -129,35 +139,14 @@ impl Passage {
                     tracing::info!(filter = filter.name(), "a filter refuses a message of a stream");
                     // A refused response becomes an error; anything else leaves nothing but its id.
                     let body = response.then(|| error_body(scanner.id(), code::REFUSED_BY_POLICY, &public, None));
-                    return rewrite(&event, body.as_deref());
+                    return canonical::event(&event, &body.unwrap_or_default());
                 }
             }
         }
-        if replaced { rewrite(&event, Some(&view.body)) } else { event.raw }
+        if replaced {
+            canonical::event(&event, &canonical::escaped(&view.body))
+        } else {
+            canonical::unchanged(&event, &view.body)
+        }
     }
-}
-
-/// An event with other data in canonical form; its id and retry stay, because clients resume by them.
-fn rewrite(event: &Event, data: Option<&[u8]>) -> Bytes {
-    let mut out = BytesMut::new();
-    let mut field = |name: &[u8], value: &[u8]| {
-        out.extend_from_slice(name);
-        out.extend_from_slice(b": ");
-        out.extend_from_slice(value);
-        out.extend_from_slice(b"\n");
-    };
-    if let Some(id) = &event.id {
-        field(b"id", id);
-    }
-    if let Some(retry) = event.retry {
-        field(b"retry", retry.to_string().as_bytes());
-    }
-    if let (Some(name), Some(_)) = (&event.event, data) {
-        field(b"event", name);
-    }
-    for line in data.into_iter().flat_map(|data| data.split(|byte| matches!(byte, b'\n' | b'\r'))) {
-        field(b"data", line);
-    }
-    out.extend_from_slice(b"\n");
-    out.freeze()
 }

@@ -1,6 +1,7 @@
 //! Lets filters inspect and change messages.
 
 mod body;
+mod canonical;
 mod request;
 
 use std::convert::Infallible;
@@ -16,9 +17,10 @@ use tower_service::Service;
 pub use self::body::FilteredBody;
 use crate::context::{McpContext, MessageFacts, MessageKind};
 use crate::contract::{Authorizer, Filter, Head, Needs, Verdict, View};
-use crate::layer::peek::PeekOptions;
+use crate::layer::peek::{PeekOptions, is_utf8};
 use crate::refusal::Refusal;
 use crate::wire::rpc::code;
+use crate::wire::sse::is_event_stream;
 use crate::{Body, BoxFuture};
 
 /// Runs filters over the messages that they ask for, in their order.
@@ -181,8 +183,13 @@ async fn respond(
     if response.headers().contains_key(CONTENT_ENCODING) {
         return Err(Refusal::new(StatusCode::BAD_GATEWAY, "The server's answer is encoded and cannot be inspected."));
     }
-    let content_type = response.headers().get(CONTENT_TYPE).map(http::HeaderValue::as_bytes).unwrap_or_default();
-    if content_type.len() >= 17 && content_type[..17].eq_ignore_ascii_case(b"text/event-stream") {
+    // JSON and events are UTF-8 whatever the server says; some readers believe what it says.
+    let content_type = response.headers().get(CONTENT_TYPE).map_or(Ok(""), |value| value.to_str());
+    if !content_type.is_ok_and(is_utf8) {
+        let public = "The server's answer is not UTF-8 and cannot be inspected.";
+        return Err(Refusal::new(StatusCode::BAD_GATEWAY, public));
+    }
+    if is_event_stream(response.headers()) {
         let cx = cx.clone();
         return Ok(response.map(|body| Body::new(FilteredBody::new(body, chain, needs, cx))));
     }

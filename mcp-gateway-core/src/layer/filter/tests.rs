@@ -51,22 +51,20 @@ impl Filter for Swap {
 }
 
 /// Answers with what it received, or with the given text.
-async fn exchange<F: Filter>(filters: Vec<F>, tool: &str, answer: Option<(&'static str, &'static str)>) -> (u16, String) {
-    let server = tower::service_fn(move |request: Request<Body>| async move {
-        let name = request.headers().get("mcp-name").map(|name| name.to_str().unwrap().to_owned());
-        let received = request.into_body().collect().await.unwrap().to_bytes();
-        let (content_type, body) = answer.map_or_else(
-            || {
-                (
-                    "application/json",
-                    Bytes::from(format!("{} {}", name.unwrap_or_default(), String::from_utf8_lossy(&received))),
-                )
-            },
-            |(content_type, body)| (content_type, Bytes::from(body)),
-        );
-        let mut response = Response::new(Body::from(body));
-        response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static(content_type));
-        Ok::<_, Infallible>(response)
+async fn exchange<F: Filter>(filters: Vec<F>, tool: &str, answer: Option<(&'static str, Bytes)>) -> (u16, String) {
+    let server = tower::service_fn(move |request: Request<Body>| {
+        let answer = answer.clone();
+        async move {
+            let name = request.headers().get("mcp-name").map(|name| name.to_str().unwrap().to_owned());
+            let received = request.into_body().collect().await.unwrap().to_bytes();
+            let (content_type, body) = answer.unwrap_or_else(|| {
+                let echo = format!("{} {}", name.unwrap_or_default(), String::from_utf8_lossy(&received));
+                ("application/json", Bytes::from(echo))
+            });
+            let mut response = Response::new(Body::from(body));
+            response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static(content_type));
+            Ok::<_, Infallible>(response)
+        }
     });
     let authorizer: Arc<dyn Authorizer> = Arc::new(|ask: &Ask<'_>| match ask.target.name {
         Some("forbidden") => Decision::deny("no"),
@@ -123,27 +121,30 @@ async fn a_replaced_request_is_read_and_authorized_again() {
 }
 
 #[tokio::test]
-async fn answers_and_events_are_seen_and_untouched_ones_keep_their_bytes() {
+async fn answers_and_events_are_seen_and_untouched_plain_ones_keep_their_bytes() {
     let swap = |to| vec![Swap { from: "secret", to }];
     let answer = r#"{"jsonrpc":"2.0","id":7,"result":{"text":"secret"}}"#;
-    let (_, seen) = exchange(swap(Some("[gone]")), "alpha", Some(("application/json", answer))).await;
+    let (_, seen) = exchange(swap(Some("[gone]")), "alpha", Some(("application/json", answer.into()))).await;
     assert_eq!(seen, answer.replace("secret", "[gone]"));
 
     let stream = concat!(
         ": note\r\n\r\n",
         "id: 1\rdata: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/a\"}\r\r",
-        "event: message\nid: 2\nretry: 5\ndata: {\"jsonrpc\":\"2.0\",\"method\":\"secret\"}\n\n",
+        "data:{\"jsonrpc\":\"2.0\",\"method\":\"notifications/b\"}\nother: x\nid:9\n\n",
+        "event: message\nid: 2\n: why\nretry: 5\ndata: {\"jsonrpc\":\"2.0\",\"method\":\"secret\"}\n\n",
         "id: 3\ndata: {\"jsonrpc\":\"2.0\",\"id\":7,\ndata: \"result\":\"secret\"}\n\n",
         ": rest"
     );
-    let (_, seen) = exchange(swap(Some("[gone]")), "alpha", Some(("text/event-stream", stream))).await;
+    let (_, seen) = exchange(swap(Some("[gone]")), "alpha", Some(("text/event-stream", stream.into()))).await;
     let expected = stream
-        .replace("event: message\nid: 2\nretry: 5\n", "id: 2\nretry: 5\nevent: message\n")
+        .replace("event: message\nid: 2\n: why\nretry: 5\n", ": why\nid: 2\nretry: 5\nevent: message\n")
+        .replace("\r\n", "\n")
+        .replace('\r', "\n")
         .replace("secret", "[gone]");
     assert_eq!(seen, expected);
 
-    let (_, seen) = exchange(swap(None), "alpha", Some(("text/event-stream", stream))).await;
-    assert!(seen.contains("id: 2\nretry: 5\n\n"), "{seen}");
+    let (_, seen) = exchange(swap(None), "alpha", Some(("text/event-stream", stream.into()))).await;
+    assert!(seen.contains(": why\nid: 2\nretry: 5\n\n"), "{seen}");
     assert!(
         seen.contains(r#"data: {"jsonrpc":"2.0","id":7,"error":{"code":40301,"message":"not that word"}}"#),
         "{seen}"
@@ -174,7 +175,24 @@ async fn a_response_is_known_by_what_its_id_means() {
         ("data: {\"jsonrpc\":\"2.0\",\"id\":7.0,\"result\":{}}\n\n", "data: Some(\"tools/call\")\n\n"),
         ("data: {\"jsonrpc\":\"2.0\",\"id\":8,\"result\":{}}\n\n", "data: None\n\n"),
     ] {
-        let (_, seen) = exchange(vec![Methods], "alpha", Some(("text/event-stream", answer))).await;
+        let (_, seen) = exchange(vec![Methods], "alpha", Some(("text/event-stream", answer.into()))).await;
         assert_eq!(seen, method);
     }
+}
+
+#[tokio::test]
+async fn what_only_some_readers_would_see_does_not_pass() {
+    let exchange = async |content_type, stream: &[u8]| {
+        let answer = Some((content_type, Bytes::copy_from_slice(stream)));
+        exchange(vec![Swap { from: "secret", to: None }], "alpha", answer).await
+    };
+    let secret = r#"data: {"jsonrpc":"2.0","id":7,"result":"secret"}"#;
+    // A comment that some readers take for a comment and an event, and an event without its end.
+    let (_, seen) = exchange("text/event-stream", format!(": a\u{2028}{secret}\n\n").as_bytes()).await;
+    assert_eq!(seen, format!(": a?{secret}\n\n"));
+    assert_eq!(exchange("text/event-stream", secret.as_bytes()).await.1, "");
+    let bytes = b"data: {\"jsonrpc\":\"2.0\",\"id\":7,\"result\":\"\xff\"}\n\n";
+    let (_, seen) = exchange("text/event-stream", bytes).await;
+    assert!(seen.contains("cannot be inspected"), "{seen}");
+    assert_eq!(exchange("text/event-stream; charset=utf-16", b"data: {}\n\n").await.0, 502);
 }

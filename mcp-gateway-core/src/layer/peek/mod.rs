@@ -138,14 +138,17 @@ where
 fn is_json(parts: &http::request::Parts) -> bool {
     let Some(value) = parts.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()) else { return false };
     let media_type = value.split(';').next().unwrap_or_default().trim();
-    // A charset other than UTF-8 would make other readers see another message (RFC 8259 §8.1).
-    let utf8 = value.split(';').skip(1).all(|parameter| match parameter.trim().split_once('=') {
+    media_type.eq_ignore_ascii_case("application/json") && is_utf8(value)
+}
+
+/// Whether no charset but UTF-8 is named: other readers would see another message (RFC 8259 §8.1).
+pub(crate) fn is_utf8(content_type: &str) -> bool {
+    content_type.split(';').skip(1).all(|parameter| match parameter.trim().split_once('=') {
         Some((name, charset)) if name.trim().eq_ignore_ascii_case("charset") => {
             charset.trim().trim_matches('"').eq_ignore_ascii_case("utf-8")
         }
         _ => true,
-    });
-    media_type.eq_ignore_ascii_case("application/json") && utf8
+    })
 }
 
 #[cfg(test)]
