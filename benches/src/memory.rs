@@ -20,6 +20,7 @@ use mcp_gateway_core::layer::session::{SessionCodec, SessionError};
 use mcp_gateway_core::record::{
     ApiKey, AuditEvent, Mount, Placement, Principal, Route, RouteTarget, Scope, Subject, TenantId,
 };
+use mcp_gateway_core::seal::EventIds;
 use mcp_gateway_core::shim::{ForwardOptions, Shim};
 use mcp_gateway_core::snapshot::KeyFacts;
 use mcp_gateway_core::{Body, BoxFuture, MaybeReady};
@@ -168,6 +169,10 @@ impl SessionCodec for NoSessions {
     }
 
     fn open(&self, _: &HeaderValue, _: &str, _: &Principal) -> Option<SessionFacts> {
+        None
+    }
+
+    fn event_ids(&self, _: &HeaderValue) -> Option<EventIds> {
         None
     }
 }

@@ -11,6 +11,7 @@
 
 mod aead;
 mod data_key;
+mod event_id;
 mod follow;
 mod local_key;
 mod ring;
@@ -19,6 +20,8 @@ mod session;
 
 pub(crate) use aead::MasterKey;
 pub use data_key::DataKey;
+pub use event_id::EventIds;
+pub(crate) use event_id::EventTag;
 pub use local_key::{KeyFileError, LocalKeyFile};
 pub use ring::{RingKey, RingOptions, RotateError, SessionKeyRecord, SessionKeyRing, SessionKeyRingRecord};
 pub use sealer::{SealError, Sealer, SealerOptions};

@@ -114,6 +114,7 @@ pub struct RingKey {
     not_before: Timestamp,
     pub(super) cipher: Aes256GcmSiv,
     pub(super) hash_key: Secret256,
+    pub(super) event_key: Secret256,
 }
 
 impl RingKey {
@@ -131,7 +132,9 @@ impl RingKey {
 
     pub(super) fn new(id: u32, created_at: Timestamp, not_before: Timestamp, secret: &[u8; 32]) -> Self {
         let cipher = Aes256GcmSiv::new((&*derive(secret, "mcp-gateway session seal v1")).into());
-        Self { id, created_at, not_before, cipher, hash_key: derive(secret, "mcp-gateway session hash v1") }
+        let hash_key = derive(secret, "mcp-gateway session hash v1");
+        let event_key = derive(secret, "mcp-gateway session events v1");
+        Self { id, created_at, not_before, cipher, hash_key, event_key }
     }
 }
 

@@ -11,7 +11,8 @@ use http::HeaderValue;
 use jiff::{SignedDuration, Timestamp};
 use sha2::Sha256;
 
-use super::aead::associated;
+use super::aead::{Secret256, associated};
+use super::event_id::EventIds;
 use super::ring::{RingKey, SessionKeyRing};
 use crate::contract::Incarnation;
 use crate::record::{Actor, ActorKind, Principal, Subject};
@@ -169,6 +170,14 @@ impl SessionSealer {
         Some(OpenedSession { plain, hash: hash(&key, &bytes) })
     }
 
+    /// What tags the event ids of a session that [opened](Self::open) or was sealed here; `None` when its key is not known.
+    #[must_use]
+    pub fn event_ids(&self, sealed: &[u8]) -> Option<EventIds> {
+        let bytes = decode(sealed)?;
+        let key = self.ring.key(key_id(&bytes)?)?;
+        Some(EventIds::new(&mac(&key.event_key, &bytes)[..]))
+    }
+
     /// The time on the ring's clock, by which sessions begin and end.
     pub(crate) fn now(&self) -> Timestamp {
         self.ring.now()
@@ -229,9 +238,13 @@ fn key_id(bytes: &[u8]) -> Option<u32> {
 }
 
 fn hash(key: &RingKey, bytes: &[u8]) -> Box<str> {
-    let mut mac = Hmac::<Sha256>::new_from_slice(&key.hash_key[..]).expect("HMAC takes keys of every length");
+    mac(&key.hash_key, bytes)[..16].iter().map(|byte| format!("{byte:02x}")).collect::<String>().into()
+}
+
+fn mac(key: &Secret256, bytes: &[u8]) -> Secret256 {
+    let mut mac = Hmac::<Sha256>::new_from_slice(&key[..]).expect("HMAC takes keys of every length");
     mac.update(bytes);
-    mac.finalize().into_bytes()[..16].iter().map(|byte| format!("{byte:02x}")).collect::<String>().into()
+    Secret256::new(mac.finalize().into_bytes().into())
 }
 
 fn pack(session: &SessionPlain) -> Result<Vec<u8>, SessionError> {

@@ -395,7 +395,7 @@ async fn who_waits_for_a_change_learns_that_the_snapshot_refuses() {
         tokio::time::sleep(Duration::from_secs(1)).await;
         clock.advance(Duration::from_secs(60));
         swapped.mark_unchanged();
-        tokio::time::sleep(Duration::from_secs(100)).await;
+        tokio::time::sleep(Duration::from_secs(61)).await;
         assert!(!swapped.has_changed().unwrap() && !snapshots.refuses(), "at the edge");
         clock.advance(Duration::from_millis(2));
         tokio::time::timeout(Duration::from_secs(2), swapped.changed()).await.expect("it is told").unwrap();

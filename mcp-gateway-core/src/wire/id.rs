@@ -144,16 +144,18 @@ mod tests {
         fn a_string_is_itself_with_every_character_escaped(text: String) {
             let written = serde_json::Value::from(text.as_str()).to_string();
             let escaped: String = text.encode_utf16().map(|unit| format!("\\u{unit:04x}")).collect();
-            prop_assert!(same(&written, &format!("\"{escaped}\"")));
+            let escaped = format!("\"{escaped}\"");
+            prop_assert!(same(&written, &escaped));
         }
 
         #[test]
         fn numbers_are_the_same_as_their_values_are(a in 1_i32..2000, b in 1_i32..2000, shift in 0_usize..5) {
             for sign in ["", "-"] {
-                let shifted = format!("{sign}{a}{}e-{shift}", "0".repeat(shift));
-                prop_assert!(same(&format!("{sign}{a}"), &shifted));
-                prop_assert_eq!(same(&format!("{sign}{a}"), &format!("{sign}{b}.0")), a == b);
-                prop_assert_eq!(same(&format!("{sign}{a}"), &format!("{b}")), a == b && sign.is_empty());
+                let (one, other, positive) = (format!("{sign}{a}"), format!("{sign}{b}.0"), format!("{b}"));
+                let shifted = format!("{one}{}e-{shift}", "0".repeat(shift));
+                prop_assert!(same(&one, &shifted));
+                prop_assert_eq!(same(&one, &other), a == b);
+                prop_assert_eq!(same(&one, &positive), a == b && sign.is_empty());
             }
         }
 

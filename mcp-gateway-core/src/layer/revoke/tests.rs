@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::Method;
 use http_body::Frame;
 use http_body_util::BodyExt;
+use jiff::Timestamp;
 use tower::ServiceExt;
 
 use super::*;

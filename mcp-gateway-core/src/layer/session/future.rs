@@ -4,26 +4,26 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
 use http::Response;
 use pin_project_lite::pin_project;
 
 use super::SessionLayer;
+use crate::Body;
 use crate::context::McpContext;
 
 pin_project! {
     /// The future of a [`SessionService`](super::SessionService).
-    pub struct SessionFuture<F, R> {
+    pub struct SessionFuture<F> {
         #[pin]
-        state: State<F, R>,
+        state: State<F>,
     }
 }
 
 pin_project! {
     #[project = Projected]
-    enum State<F, R> {
+    enum State<F> {
         Refused {
-            response: Option<Response<R>>,
+            response: Option<Response<Body>>,
         },
         Inner {
             #[pin]
@@ -34,8 +34,8 @@ pin_project! {
     }
 }
 
-impl<F, R> SessionFuture<F, R> {
-    pub(super) fn refused(response: Response<R>) -> Self {
+impl<F> SessionFuture<F> {
+    pub(super) fn refused(response: Response<Body>) -> Self {
         Self { state: State::Refused { response: Some(response) } }
     }
 
@@ -44,16 +44,15 @@ impl<F, R> SessionFuture<F, R> {
     }
 }
 
-impl<F, R> std::fmt::Debug for SessionFuture<F, R> {
+impl<F> std::fmt::Debug for SessionFuture<F> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("SessionFuture(..)")
     }
 }
 
-impl<F, R, E> Future for SessionFuture<F, R>
+impl<F, E> Future for SessionFuture<F>
 where
-    F: Future<Output = Result<Response<R>, E>>,
-    R: From<Bytes>,
+    F: Future<Output = Result<Response<Body>, E>>,
 {
     type Output = F::Output;
 
@@ -66,7 +65,7 @@ where
             Projected::Inner { inner, layer, cx } => {
                 let mut response = ready!(inner.poll(task))?;
                 Poll::Ready(Ok(match layer.seal(response.headers_mut(), cx) {
-                    Ok(()) => response,
+                    Ok(()) => layer.tag(response, cx),
                     Err(refusal) => refusal.into_mcp(Some(cx)),
                 }))
             }

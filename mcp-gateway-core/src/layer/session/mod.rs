@@ -1,21 +1,29 @@
 //! Legacy sessions, sealed: the gateway keeps no table of them.
 
+mod events;
 mod future;
 mod sealed;
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
+use http::header::CONTENT_ENCODING;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use tower_layer::Layer;
 use tower_service::Service;
 
+use self::events::TaggedBody;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub use self::events::check;
 pub use self::future::SessionFuture;
+use crate::Body;
 use crate::context::{McpContext, SessionFacts};
 use crate::contract::Incarnation;
 use crate::record::Principal;
 use crate::refusal::Refusal;
+use crate::seal::EventIds;
+use crate::wire::sse::is_event_stream;
 use crate::wire::version::claimed_era;
 
 /// `Mcp-Session-Id`.
@@ -43,6 +51,10 @@ pub trait SessionCodec: Send + Sync + 'static {
     /// Opens what a client sent. `None` for everything that was not sealed for this server and principal, or is too
     /// old.
     fn open(&self, sealed: &HeaderValue, server: &str, principal: &Principal) -> Option<SessionFacts>;
+
+    /// What tags the ids of events in a session that was sealed or has opened; asked for answers that are streams, and
+    /// for requests that resume one. `None` when its key is gone: its streams cannot be resumed then.
+    fn event_ids(&self, sealed: &HeaderValue) -> Option<EventIds>;
 }
 
 /// A session cannot be sealed.
@@ -62,6 +74,10 @@ pub enum SessionError {
 /// Required facts: `principal`, `route`. A foreign, forged or repeated id is a 404, upon which clients initialize anew.
 /// Modern requests have no sessions: their `Mcp-Session-Id` and `Last-Event-ID` are removed. Without a session nobody
 /// knows to whom a `Last-Event-ID` was issued, so it is removed too.
+///
+/// A server may look events up by their id alone, across its sessions. So ids of events in a session leave with a
+/// [tag](EventIds), and one that comes back is a 400 unless it has the tag of this session; the server sees its own id.
+/// Every other byte of a stream stays, and streams outside sessions stay as they are.
 #[derive(Clone)]
 pub struct SessionLayer(Arc<dyn SessionCodec>);
 
@@ -93,7 +109,41 @@ impl SessionLayer {
         let session = self.0.open(sealed, &route.id, principal).ok_or_else(no_such_session)?;
         let upstream = HeaderValue::from_str(&session.upstream_id).map_err(|_| no_such_session())?;
         headers.insert(MCP_SESSION_ID, upstream);
+        self.resume(headers, &session.sealed)?;
         cx.set_session(session).map_err(Refusal::fact_set)
+    }
+
+    /// Gives the server its own event id back.
+    fn resume(&self, headers: &mut HeaderMap, sealed: &HeaderValue) -> Result<(), Refusal> {
+        let mut ids = headers.get_all(LAST_EVENT_ID).iter();
+        let issued = match (ids.next(), ids.next()) {
+            (None, _) => return Ok(()),
+            (Some(issued), None) => issued,
+            (Some(_), Some(_)) => return Err(not_issued_here()),
+        };
+        // A client that was told to forget its place.
+        if issued.is_empty() {
+            headers.remove(LAST_EVENT_ID);
+            return Ok(());
+        }
+        let ids = self.0.event_ids(sealed).ok_or_else(not_issued_here)?;
+        let own = ids.open(issued.as_bytes()).ok_or_else(not_issued_here)?;
+        let own = HeaderValue::from_bytes(own).map_err(|_| not_issued_here())?;
+        headers.insert(LAST_EVENT_ID, own);
+        Ok(())
+    }
+
+    /// Tags the ids of a stream in a session, also of the one that begins with this answer.
+    fn tag(&self, response: Response<Body>, cx: &McpContext) -> Response<Body> {
+        let headers = response.headers();
+        if !is_event_stream(headers) || headers.contains_key(CONTENT_ENCODING) {
+            return response;
+        }
+        let sealed = cx.session().map(|session| &session.sealed).or_else(|| headers.get(MCP_SESSION_ID));
+        match sealed.and_then(|sealed| self.0.event_ids(sealed)) {
+            Some(ids) => response.map(|body| Body::new(TaggedBody::new(body, ids))),
+            None => response,
+        }
     }
 
     fn seal(&self, headers: &mut HeaderMap, cx: &McpContext) -> Result<(), Refusal> {
@@ -140,6 +190,12 @@ pub(crate) fn no_such_session() -> Refusal {
     Refusal::new(StatusCode::NOT_FOUND, "There is no such session. Initialize again.")
 }
 
+/// Not 404, upon which a client would give up its session.
+fn not_issued_here() -> Refusal {
+    let public = "The Last-Event-ID was not issued in this session. Open the stream without it.";
+    Refusal::new(StatusCode::BAD_REQUEST, public)
+}
+
 impl<S> Layer<S> for SessionLayer {
     type Service = SessionService<S>;
 
@@ -155,14 +211,13 @@ pub struct SessionService<S> {
     inner: S,
 }
 
-impl<S, B, R> Service<Request<B>> for SessionService<S>
+impl<S, B> Service<Request<B>> for SessionService<S>
 where
-    S: Service<Request<B>, Response = Response<R>>,
-    R: From<Bytes>,
+    S: Service<Request<B>, Response = Response<Body>>,
 {
-    type Response = Response<R>;
+    type Response = Response<Body>;
     type Error = S::Error;
-    type Future = SessionFuture<S::Future, R>;
+    type Future = SessionFuture<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -180,3 +235,6 @@ where
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

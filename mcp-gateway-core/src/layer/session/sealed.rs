@@ -6,7 +6,7 @@ use super::{SessionCodec, SessionError};
 use crate::context::SessionFacts;
 use crate::contract::Incarnation;
 use crate::record::Principal;
-use crate::seal::{self, SessionOwner, SessionPlain, SessionSealer};
+use crate::seal::{self, EventIds, SessionOwner, SessionPlain, SessionSealer};
 
 /// A session begins when it is sealed first, on the clock of the sealer's ring.
 impl SessionCodec for SessionSealer {
@@ -37,5 +37,9 @@ impl SessionCodec for SessionSealer {
             sealed: sealed.clone(),
             hash: opened.hash,
         })
+    }
+
+    fn event_ids(&self, sealed: &HeaderValue) -> Option<EventIds> {
+        Self::event_ids(self, sealed.as_bytes())
     }
 }

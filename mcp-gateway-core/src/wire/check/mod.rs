@@ -16,7 +16,7 @@ pub use self::peek::peek;
 pub use self::sse::sse;
 
 /// Cuts bytes into chunks of lengths that depend on the bytes, so that a fuzzer controls them.
-fn cut(data: &[u8]) -> Vec<&[u8]> {
+pub(crate) fn cut(data: &[u8]) -> Vec<&[u8]> {
     let mut chunks = Vec::new();
     let mut rest = data;
     let mut seed = data.len();
