@@ -226,6 +226,7 @@ class Gateway:
             "MCP_GATEWAY__CATALOG__PATHS": str(folder / "catalog"),
             "MCP_GATEWAY__EGRESS__ALLOW": "127.0.0.0/8",
             "MCP_GATEWAY__LIMITS__STREAMS_PER_PRINCIPAL": "20000",
+            "MCP_GATEWAY__LIMITS__CALLS_PER_PRINCIPAL": "1000",
             "MCP_GATEWAY__LOG__FILTER": "warn",
             "MCP_GATEWAY_BOOTSTRAP_TOKEN": self.token,
         }
