@@ -3,6 +3,7 @@
 use http::Method;
 use serde_json::json;
 
+use crate::support::gateway::stdio_fixture;
 use crate::support::mcp::{self, LEGACY, Session};
 use crate::support::process::header;
 use crate::support::{Call, Fixture, Gateway};
@@ -104,6 +105,35 @@ async fn delete_ends_the_session_at_the_server() {
     assert_eq!(again.status, 404, "{}", again.text());
     // It is the server's own 404 that came through.
     assert_eq!(fixture.seen().await.len(), seen.len() + 1);
+}
+
+#[tokio::test]
+async fn an_ended_session_is_absent_for_everybody_who_holds_it_and_for_good() {
+    let fixture = Fixture::start();
+    let mut gateway = Gateway::start(&[fixture.entry(), stdio_fixture()]).await;
+    let key = gateway.key().await;
+    for server in ["fixture", "stdio"] {
+        let session = Session::open(&gateway, server, &key).await;
+        let other = Session::open(&gateway, server, &key).await;
+        let holder = session.clone();
+        let mut stream = holder.get().open(gateway.address).await;
+        assert_eq!(stream.status, 200);
+        let deleted = session.delete().send(gateway.address).await;
+        assert!(deleted.status.is_success(), "{}", deleted.status);
+
+        while stream.event().await.is_some() {}
+        let call = |session: &Session| session.call(1, "test_simple_text", &json!({}));
+        for attempt in [call(&holder), holder.get()] {
+            attempt.send(gateway.address).await.expect(404);
+        }
+        call(&other).send(gateway.address).await.expect(200);
+        // The gateway has nothing to forget: a server that still runs says the same to one that has just started.
+        if server == "fixture" {
+            gateway.kill_and_restart().await;
+            call(&holder).send(gateway.address).await.expect(404);
+            call(&other).send(gateway.address).await.expect(200);
+        }
+    }
 }
 
 #[tokio::test]
