@@ -1,3 +1,10 @@
+use std::convert::Infallible;
+
+use futures_util::{FutureExt as _, StreamExt as _, stream};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
+
 use super::*;
 
 fn events(splitter: &mut Splitter, chunk: &'static [u8]) -> Vec<Event> {
@@ -83,4 +90,76 @@ fn the_size_of_an_event_is_limited() {
     let mut splitter = Splitter::new(8);
     splitter.push(Bytes::from_static(b"data: without end"));
     assert_eq!(splitter.next_event(), Err(EventTooLarge));
+}
+
+/// Data, id, event and retry.
+type Seen = (Option<String>, Option<String>, Option<String>, Option<u64>);
+
+/// What the Rust SDK's reader sees of a stream in chunks.
+fn foreign(chunks: &[Bytes]) -> Vec<Seen> {
+    let body = stream::iter(chunks.to_vec()).map(Ok::<_, Infallible>);
+    let events = sse_stream::SseStream::from_bytes_stream(body).map(Result::unwrap);
+    let seen = events.map(|event| (event.data, event.id, event.event, event.retry));
+    seen.collect().now_or_never().expect("everything is there")
+}
+
+fn own(chunks: &[Bytes]) -> Vec<Seen> {
+    let mut splitter = Splitter::new(usize::MAX);
+    let mut seen = Vec::new();
+    let text = |bytes: &Bytes| String::from_utf8(bytes.to_vec()).unwrap();
+    for chunk in chunks {
+        splitter.push(chunk.clone());
+        while let Some(event) = splitter.next_event().unwrap() {
+            let data = event.has_data.then(|| text(&event.data));
+            seen.push((data, event.id.as_ref().map(text), event.event.as_ref().map(text), event.retry));
+        }
+    }
+    // The other reader keeps silent about blocks in which nothing stands.
+    seen.retain(|event| *event != (None, None, None, None));
+    seen
+}
+
+/// Blocks of lines as the standard has them and the other reader takes them: it gives up at names that it does not know,
+/// at lines without a colon, at a field that only `data` may repeat, and at bytes that are not UTF-8.
+fn blocks() -> impl Strategy<Value = String> {
+    let value = || {
+        vec(select(vec!["", " ", "  ", "a", ":", "\u{e9}", "\u{2028}", "\u{85}", "\0", "\t", "{}", "\u{feff}"]), 0..4)
+    };
+    let data =
+        vec(prop_oneof![value().prop_map(|value| format!("data:{}", value.concat())), Just(": note".into())], 0..4);
+    let once =
+        |name: &'static str| proptest::option::of(value().prop_map(move |value| format!("{name}:{}", value.concat())));
+    let retry = proptest::option::of((0_u32..).prop_map(|retry| format!("retry: {retry}")));
+    let end = || select(vec!["\n", "\r", "\r\n"]);
+    let block =
+        (data, once("id"), once("event"), retry, any::<Index>()).prop_map(|(mut lines, id, event, retry, at)| {
+            for field in [id, event, retry].into_iter().flatten() {
+                lines.insert(at.index(lines.len() + 1), field);
+            }
+            lines
+        });
+    let blocks = vec((block, end(), end()), 0..6).prop_map(|blocks| {
+        let text = |(lines, end, blank): (Vec<String>, &str, &str)| {
+            // Of CR and a blank line of LF, standards make one line end.
+            let blank = if (end, blank) == ("\r", "\n") && !lines.is_empty() { "\n\n" } else { blank };
+            lines.iter().map(|line| format!("{line}{end}")).collect::<String>() + blank
+        };
+        blocks.into_iter().map(text).collect::<String>()
+    });
+    (any::<bool>(), blocks).prop_map(|(mark, blocks)| if mark { format!("\u{feff}{blocks}") } else { blocks })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(1024) })]
+
+    #[test]
+    fn another_reader_sees_the_same_events(stream in blocks(), cuts in vec(any::<Index>(), 0..6)) {
+        let mut cuts: Vec<_> = cuts.iter().map(|cut| cut.index(stream.len() + 1)).collect();
+        cuts.extend([0, stream.len()]);
+        cuts.sort_unstable();
+        let bytes = Bytes::from(stream.into_bytes());
+        let chunks: Vec<_> = cuts.windows(2).map(|cut| bytes.slice(cut[0]..cut[1])).collect();
+        let chunks: Vec<_> = chunks.into_iter().filter(|chunk| !chunk.is_empty()).collect();
+        prop_assert_eq!(own(&chunks), foreign(&chunks));
+    }
 }
