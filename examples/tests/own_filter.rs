@@ -46,3 +46,26 @@ async fn card_numbers_do_not_pass_in_either_direction() {
     let (status, _) = support::send(address, "/mcp-connect/tools", None, Some(support::call("hello"))).await;
     assert_eq!(status, StatusCode::UNAUTHORIZED);
 }
+
+#[tokio::test]
+async fn hanging_up_and_resuming_is_no_way_around_the_filter() {
+    let upstream = support::upstream().await;
+    let (listener, url) = support::listener().await;
+    let address = support::serve(listener, example::service(&url, &upstream).await.unwrap());
+    let ada = ("x-internal-user", "ada");
+    let exchange = async |headers: &[(&str, &str)], message| {
+        support::exchange(address, "/mcp-connect/tools", headers, message).await
+    };
+
+    let mut call = support::call("");
+    call["params"]["arguments"]["message"] = serde_json::json!({ "halves": [&CARD[..8], &CARD[8..]], "later": true });
+    let (status, headers, body) = exchange(&[ada], Some(call)).await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    let session = headers["mcp-session-id"].to_str().unwrap();
+    let event = body.lines().find_map(|line| line.strip_prefix("id: ")).expect("an event to resume from");
+
+    let resume = [ada, ("mcp-session-id", session), ("last-event-id", event), ("accept", "text/event-stream")];
+    let (status, _, body) = exchange(&resume, None).await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    assert!(body.contains("card ****************") && !body.contains(CARD), "{body}");
+}

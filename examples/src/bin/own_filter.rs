@@ -56,6 +56,7 @@ impl Filter for NoCardNumbers {
         }
     }
 
+    // Also of a call whose stream broke off and is resumed, though nobody knows then that it is one.
     fn response(&self, _: &McpContext, view: &View) -> MaybeReady<Verdict> {
         match cleaned(&view.body, "result") {
             Ok(None) => Verdict::Pass.into(),

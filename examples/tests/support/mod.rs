@@ -3,8 +3,11 @@
 #![allow(dead_code, reason = "each test uses a part")]
 
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use axum::extract::State;
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
 use axum::{Json, Router};
 use bytes::Bytes;
@@ -32,14 +35,27 @@ pub(crate) fn serve(listener: TcpListener, router: Router) -> SocketAddr {
 pub(crate) const SESSION: &str = "session-of-the-server";
 
 /// An MCP server with one tool, which answers with the message (put together, when it comes in halves) and the names of
-/// the headers that it received.
+/// the headers that it received. A message that says `later` gets a stream that ends before its answer, to be resumed.
 pub(crate) async fn upstream() -> String {
     let (listener, url) = listener().await;
-    serve(listener, Router::new().route("/mcp", post(answer)));
+    let kept = Arc::new(Mutex::new(None));
+    serve(listener, Router::new().route("/mcp", post(answer).get(resume)).with_state(kept));
     format!("{url}/mcp")
 }
 
-async fn answer(headers: HeaderMap, Json(message): Json<Value>) -> ([(&'static str, &'static str); 1], Json<Value>) {
+/// The answer that waits for its stream to be resumed.
+type Kept = Arc<Mutex<Option<Value>>>;
+
+async fn resume(State(kept): State<Kept>, headers: HeaderMap) -> Response {
+    let answer = kept.lock().unwrap().take().filter(|_| headers["last-event-id"] == "event-1");
+    events(&format!("id: event-2\ndata: {}\n\n", answer.expect("an answer waits")))
+}
+
+fn events(stream: &str) -> Response {
+    ([("mcp-session-id", SESSION), ("content-type", "text/event-stream")], stream.to_owned()).into_response()
+}
+
+async fn answer(State(kept): State<Kept>, headers: HeaderMap, Json(message): Json<Value>) -> Response {
     let asked = &message["params"]["arguments"]["message"];
     let text = match asked["halves"].as_array() {
         Some(halves) => {
@@ -50,12 +66,16 @@ async fn answer(headers: HeaderMap, Json(message): Json<Value>) -> ([(&'static s
     };
     let session = headers.get("mcp-session-id").and_then(|id| id.to_str().ok());
     let names: Vec<&str> = headers.keys().map(http::HeaderName::as_str).collect();
-    let body = Json(json!({
+    let body = json!({
         "jsonrpc": "2.0",
         "id": message["id"],
         "result": { "content": [{ "type": "text", "text": text }, { "type": "text", "text": text }], "headers": names, "session": session },
-    }));
-    ([("mcp-session-id", SESSION)], body)
+    });
+    if asked["later"].is_boolean() {
+        *kept.lock().unwrap() = Some(body);
+        return events("id: event-1\ndata:\n\n");
+    }
+    ([("mcp-session-id", SESSION)], Json(body)).into_response()
 }
 
 /// A `tools/call` with this message as its argument.

@@ -38,6 +38,9 @@ pub trait Filter: Send + Sync + 'static {
     fn name(&self) -> &str;
 
     /// What it wants to see of this exchange.
+    ///
+    /// Whatever it says, it sees the responses on GET streams, by which a client resumes one that broke off: their
+    /// [`method`](View::method) is `None`.
     fn needs(&self, head: &Head<'_>) -> Needs;
 
     /// Judges a request's message.
@@ -46,7 +49,8 @@ pub trait Filter: Send + Sync + 'static {
         Verdict::Pass.into()
     }
 
-    /// Judges a response: the JSON-RPC message that answers the request.
+    /// Judges a response: the JSON-RPC message that answers the request, or, if the view has no method, one of which
+    /// nobody knows what it answers.
     fn response(&self, cx: &McpContext, view: &View) -> MaybeReady<Verdict> {
         let _ = (cx, view);
         Verdict::Pass.into()

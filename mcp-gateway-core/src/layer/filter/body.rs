@@ -125,7 +125,8 @@ impl Passage {
         let mut replaced = false;
         for (filter, needs) in self.chain.filters.iter().zip(self.needs.iter()) {
             let verdict = match response {
-                true if needs.response => filter.response(&self.cx, &view),
+                // Which filters would have asked for what this answers, nobody knows.
+                true if needs.response || !answers => filter.response(&self.cx, &view),
                 false if needs.events => filter.event(&self.cx, &view),
                 _ => continue,
             };

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
-use http::{Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use tower_layer::Layer;
 use tower_service::Service;
@@ -27,7 +27,8 @@ use crate::{Body, BoxFuture};
 ///
 /// Required facts: `route`, `message`. An exchange that no filter asks for passes through without a copy or an
 /// allocation. A request that a filter replaced is read and authorized again; its method and id cannot change, and its
-/// mirrored headers are made anew. What cannot be read although a filter wants to see it is refused.
+/// mirrored headers are made anew. What cannot be read although a filter wants to see it is refused. Every filter sees
+/// every response on a GET stream, and every one on another stream that answers a different request.
 #[derive(Clone)]
 pub struct FilterLayer(Arc<Chain>);
 
@@ -112,7 +113,8 @@ where
             let refusal = Refusal::layer_absent("route or message", "ResolveLayer or PeekLayer");
             return FilterFuture::slow(Box::pin(async move { Ok(refusal.into_mcp(None)) }));
         };
-        let needs = self.chain.needs(&cx);
+        let resumes = request.method() == Method::GET;
+        let needs = self.chain.needs(&cx, resumes);
         if needs.iter().all(|needs| *needs == Needs::NONE) {
             return FilterFuture::inner(self.inner.call(request));
         }
@@ -138,14 +140,20 @@ where
 pub type FilterFuture<F> = super::either::Either<F, BoxFuture<Result<Response<Body>, Infallible>>>;
 
 impl Chain {
-    fn needs(&self, cx: &McpContext) -> Vec<Needs> {
+    /// A stream that a client `resumes` may bring the response to any call of its session, of which no head tells: every
+    /// filter sees it, or hanging up and coming back would be a way around those that ask by method.
+    fn needs(&self, cx: &McpContext, resumes: bool) -> Vec<Needs> {
         let message = cx.message();
         let head = Head {
             server: cx.route().map_or("", |route| &route.id),
             method: message.and_then(|message| message.method.as_deref()),
             target: message.and_then(|message| message.target.as_deref()),
         };
-        self.filters.iter().map(|filter| filter.needs(&head)).collect()
+        let needs = |filter: &Arc<dyn Filter>| {
+            let needs = filter.needs(&head);
+            Needs { response: needs.response || resumes, ..needs }
+        };
+        self.filters.iter().map(needs).collect()
     }
 
     fn chosen<'a>(

@@ -155,7 +155,7 @@ async fn answers_and_events_are_seen_and_untouched_plain_ones_keep_their_bytes()
 #[tokio::test]
 async fn a_response_is_known_by_what_its_id_means() {
     // Only a response that answers this request is told to be of its method.
-    struct Methods;
+    struct Methods(Needs);
 
     impl Filter for Methods {
         fn name(&self) -> &'static str {
@@ -163,7 +163,7 @@ async fn a_response_is_known_by_what_its_id_means() {
         }
 
         fn needs(&self, _: &Head<'_>) -> Needs {
-            Needs { request: false, response: true, events: false }
+            self.0
         }
 
         fn response(&self, _: &McpContext, view: &View) -> MaybeReady<Verdict> {
@@ -171,11 +171,18 @@ async fn a_response_is_known_by_what_its_id_means() {
         }
     }
 
-    for (answer, method) in [
-        ("data: {\"jsonrpc\":\"2.0\",\"id\":7.0,\"result\":{}}\n\n", "data: Some(\"tools/call\")\n\n"),
-        ("data: {\"jsonrpc\":\"2.0\",\"id\":8,\"result\":{}}\n\n", "data: None\n\n"),
+    let own = "data: {\"jsonrpc\":\"2.0\",\"id\":7.0,\"result\":{}}\n\n";
+    let foreign = "data: {\"jsonrpc\":\"2.0\",\"id\":8,\"result\":{}}\n\n";
+    let responses = Needs { response: true, ..Needs::NONE };
+    let events = Needs { events: true, ..Needs::NONE };
+    for (needs, answer, method) in [
+        (responses, own, "data: Some(\"tools/call\")\n\n"),
+        (responses, foreign, "data: None\n\n"),
+        // Which filters would have asked for what a foreign one answers, nobody knows.
+        (events, own, own),
+        (events, foreign, "data: None\n\n"),
     ] {
-        let (_, seen) = exchange(vec![Methods], "alpha", Some(("text/event-stream", answer.into()))).await;
+        let (_, seen) = exchange(vec![Methods(needs)], "alpha", Some(("text/event-stream", answer.into()))).await;
         assert_eq!(seen, method);
     }
 }
