@@ -9,7 +9,9 @@ use crate::record::Principal;
 /// Decides whether a principal may do something.
 ///
 /// Asked with [`Action::Connect`] by the gateway's resolve layer (a coarse deny only) and with [`Action::Method`] by
-/// the shim's authorize layer, once a message; lists ask [`decide_many`](Self::decide_many). Answers from memory.
+/// the shim's authorize layer, once a message; with [`Action::ServerRequest`] by its audit layer, which reads every
+/// event of a stream, once a request that a server sends. Lists ask [`decide_many`](Self::decide_many). Answers from
+/// memory.
 ///
 /// Closures are authorizers:
 ///
@@ -82,6 +84,9 @@ pub enum Action<'a> {
     Connect,
     /// Call this MCP method, exact bytes after unescaping.
     Method(&'a str),
+    /// Be sent this request by the server, on one of its streams: `sampling/createMessage`, `elicitation/create`,
+    /// `roots/list`, `ping`, or whatever else it says. Only of revisions up to 2025-11-25; later ones have none.
+    ServerRequest(&'a str),
 }
 
 /// What the principal wants to do it on.

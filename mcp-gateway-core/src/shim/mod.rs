@@ -123,7 +123,7 @@ impl ShimBuilder {
     /// The stack.
     #[must_use]
     pub fn build(self) -> Shim {
-        let audit = AuditLayer::new(self.sink, self.audit);
+        let audit = AuditLayer::with_authorizer(self.sink, Arc::clone(&self.authorizer), self.audit);
         // Innermost: what is about to be forwarded is in the trail before it is.
         let stack = audit.intent().layer(self.forward);
         // Sees only what is allowed; what it changes is asked about again.

@@ -15,6 +15,7 @@ use http_body_util::BodyExt as _;
 use tokio::time::Sleep;
 
 use crate::context::McpContext;
+use crate::layer::peek::is_utf8;
 use crate::record::Route;
 use crate::refusal::Refusal;
 use crate::{Body, BoxError};
@@ -39,6 +40,11 @@ pub(super) async fn admit(
             .because(format!("{}: upstream answered {status}", route.id)));
     }
     let media_type = media_type(response.headers());
+    // What nobody here can read, nobody here could have judged; and some readers believe what a server says of it.
+    if media_type == Some(MediaType::Events) && !is_plain(response.headers()) {
+        let public = "The server's event stream is encoded or not UTF-8.";
+        return Err(Refusal::new(StatusCode::BAD_GATEWAY, public).because(route.id.to_string()));
+    }
     // An answer without a length may be empty all the same: only its first frame tells.
     let has_body = media_type.is_none() && !ends_at_once(response.body_mut()).await;
     if media_type.is_none() && !has_body {
@@ -85,6 +91,12 @@ fn media_type(headers: &HeaderMap) -> Option<MediaType> {
     } else {
         None
     }
+}
+
+/// Whether a text is neither encoded nor, by what is said of it, other than UTF-8.
+fn is_plain(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    !headers.contains_key(CONTENT_ENCODING) && content_type.is_some_and(is_utf8)
 }
 
 fn filter(mut response: Response<Body>, route: &Route) -> Response<Body> {

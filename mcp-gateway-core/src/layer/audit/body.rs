@@ -2,13 +2,14 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 
 use super::recorder::{Recorded, Recorder};
-use crate::contract::{AuditFull, Seq};
+use crate::contract::{AuditFull, Decision, Seq};
 use crate::layer::peek::inspect_cut as cut;
 use crate::record::{EventKind, Outcome};
 use crate::wire::Kind;
@@ -23,9 +24,17 @@ pub struct AuditBody {
     reader: Reader,
     /// What may leave now.
     out: VecDeque<Bytes>,
-    /// What may leave once the event is recorded.
-    held: Option<(Bytes, BoxFuture<Result<Seq, AuditFull>>)>,
+    /// What may leave later.
+    held: Option<Held>,
     ended: bool,
+}
+
+/// What something is waited for.
+enum Held {
+    /// Until its event is recorded.
+    Recording(Bytes, BoxFuture<Result<Seq, AuditFull>>),
+    /// Until a server's request is decided about.
+    Deciding(Event, BoxFuture<Decision>),
 }
 
 /// How the body is read.
@@ -76,7 +85,7 @@ impl AuditBody {
                     self.out.push_back(bytes);
                 }
             }
-            MaybeReady::Wait(wait) => self.held = Some((bytes, wait)),
+            MaybeReady::Wait(wait) => self.held = Some(Held::Recording(bytes, wait)),
         }
         Ok(())
     }
@@ -121,11 +130,28 @@ impl AuditBody {
             let Reader::Events { splitter: Some(splitter), id, stream } = &mut self.reader else { return Ok(()) };
             let Some(event) = splitter.next_event()? else { return Ok(()) };
             match read_event(&event, id.as_deref(), *stream, &mut self.recorder) {
-                None => self.out.push_back(event.raw),
-                Some(recorded) => self.release(event.raw, recorded)?,
+                Step::Pass => self.out.push_back(event.raw),
+                Step::Recorded(recorded) => self.release(event.raw, recorded)?,
+                Step::Asked(MaybeReady::Ready(decision)) => self.decided(&event, &decision)?,
+                Step::Asked(MaybeReady::Wait(wait)) => self.held = Some(Held::Deciding(event, wait)),
             }
         }
         Ok(())
+    }
+
+    /// Records a server's request, and lets it go if it may.
+    fn decided(&mut self, event: &Event, decision: &Decision) -> Result<(), AuditFull> {
+        let outcome = if decision.allow { Outcome::Ok } else { Outcome::Denied };
+        let mut scanner = Scanner::new();
+        scanner.push(&event.data);
+        let recorded = self.recorder.message(EventKind::ServerRequest, outcome, |row| {
+            row.method = scanner.method().map(|method| String::from(cut(method, 128)).into());
+            row.target = None;
+            row.rpc_id = scanner.id().map(|id| cut(&String::from_utf8_lossy(id), 128));
+            row.rule = Some(Arc::clone(&decision.rule));
+            row.bytes_out = if decision.allow { event.data.len() as u64 } else { 0 };
+        });
+        self.release(if decision.allow { event.raw.clone() } else { Bytes::new() }, recorded)
     }
 
     fn end(&mut self) -> Result<(), BoxError> {
@@ -135,6 +161,8 @@ impl AuditBody {
             Reader::Whole { .. } => self.end_whole(),
             Reader::Events { splitter, stream, .. } => {
                 let rest = splitter.take().map(|splitter| splitter.finish()).unwrap_or_default();
+                // No client may dispatch an event without its end, and some do; nobody was asked about this one.
+                let rest = if is_request(&rest) { Bytes::new() } else { rest };
                 let closes_plainly = *stream;
                 self.reader = Reader::Done;
                 if self.recorder.is_done() {
@@ -180,16 +208,26 @@ impl http_body::Body for AuditBody {
                 }
                 return Poll::Ready(Some(Ok(Frame::data(bytes))));
             }
-            if let Some((bytes, wait)) = &mut this.held {
-                let recorded = ready!(wait.as_mut().poll(task));
-                let bytes = std::mem::take(bytes);
-                this.held = None;
-                if let Err(full) = this.recorder.goes_on(recorded) {
+            if let Some(held) = &mut this.held {
+                let released = match held {
+                    Held::Recording(bytes, wait) => {
+                        let recorded = ready!(wait.as_mut().poll(task));
+                        let bytes = std::mem::take(bytes);
+                        this.held = None;
+                        this.release(bytes, recorded.into())
+                    }
+                    Held::Deciding(event, wait) => {
+                        let decision = ready!(wait.as_mut().poll(task));
+                        let event = event.clone();
+                        this.held = None;
+                        this.decided(&event, &decision)
+                    }
+                };
+                if let Err(full) = released {
                     this.ended = true;
                     this.reader = Reader::Done;
                     return Poll::Ready(Some(Err(full.into())));
                 }
-                this.out.push_back(bytes);
                 if let Err(error) = this.events() {
                     return Poll::Ready(Some(Err(error)));
                 }
@@ -222,7 +260,10 @@ impl http_body::Body for AuditBody {
     fn size_hint(&self) -> SizeHint {
         let mut hint = self.inner.size_hint();
         let mut kept: u64 = self.out.iter().map(|bytes| bytes.len() as u64).sum();
-        kept += self.held.as_ref().map_or(0, |(bytes, _)| bytes.len() as u64);
+        kept += match &self.held {
+            Some(Held::Recording(bytes, _)) => bytes.len() as u64,
+            Some(Held::Deciding(..)) | None => 0,
+        };
         match &self.reader {
             Reader::Whole { last: Some(last), .. } => kept += last.len() as u64,
             // Events wait inside the splitter; streams have no length anyway.
@@ -235,6 +276,21 @@ impl http_body::Body for AuditBody {
         hint.set_lower(hint.lower() + kept);
         hint
     }
+}
+
+/// Whether what is left of a stream would be a request, if it were an event.
+fn is_request(rest: &Bytes) -> bool {
+    if rest.is_empty() {
+        return false;
+    }
+    let mut splitter = Splitter::new(usize::MAX);
+    splitter.push(rest.clone());
+    splitter.push(Bytes::from_static(b"\n\n"));
+    let mut scanner = Scanner::new();
+    if let Ok(Some(event)) = splitter.next_event() {
+        scanner.push(&event.data);
+    }
+    scanner.kind() == Some(Kind::Request)
 }
 
 fn end_by(recorder: &mut Recorder, scanner: &Scanner) -> Recorded {
@@ -257,39 +313,50 @@ fn outcome_of(outcome: outcome::Outcome) -> (Outcome, Option<i64>) {
     }
 }
 
-/// `None` when the event needs no row of its own.
-fn read_event(event: &Event, id: Option<&[u8]>, stream: bool, recorder: &mut Recorder) -> Option<Recorded> {
+/// What becomes of an event.
+enum Step {
+    /// It needs no row of its own.
+    Pass,
+    /// It leaves with its row.
+    Recorded(Recorded),
+    /// It is a server's request, which leaves if it may.
+    Asked(MaybeReady<Decision>),
+}
+
+fn read_event(event: &Event, id: Option<&[u8]>, stream: bool, recorder: &mut Recorder) -> Step {
     if event.data.is_empty() {
-        return None;
+        return Step::Pass;
     }
     let mut scanner = Scanner::answering(id);
     scanner.push(&event.data);
     match scanner.kind() {
         Some(Kind::Response) if scanner.answers(id) => {
             // A listen stream closes with its result; its own row comes with its end.
-            (!stream && !recorder.is_done()).then(|| end_by(recorder, &scanner))
+            let own_row = stream || recorder.is_done();
+            if own_row { Step::Pass } else { Step::Recorded(end_by(recorder, &scanner)) }
         }
         Some(Kind::Response) => {
             let (outcome, code) = outcome_of(scanner.outcome());
-            Some(recorder.message(EventKind::Resumed, outcome, |row| {
+            Step::Recorded(recorder.message(EventKind::Resumed, outcome, |row| {
                 row.rpc_code = code;
                 row.error = scanner.error_message().map(|message| cut(message, 512));
                 row.rpc_id = scanner.id().map(|id| cut(&String::from_utf8_lossy(id), 128));
                 row.bytes_out = event.data.len() as u64;
             }))
         }
-        Some(Kind::Request) => Some(recorder.message(EventKind::ServerRequest, Outcome::Ok, |row| {
-            row.method = scanner.method().map(|method| String::from(cut(method, 128)).into());
-            row.target = None;
-            row.rpc_id = scanner.id().map(|id| cut(&String::from_utf8_lossy(id), 128));
-            row.bytes_out = event.data.len() as u64;
-        })),
+        Some(Kind::Request) => Step::Asked(recorder.ask(scanner.method().unwrap_or_default())),
         Some(Kind::Notification) => {
             recorder.count_message();
-            None
+            Step::Pass
+        }
+        // What some reader may take for a request, where there are none.
+        None if recorder.is_modern()
+            && (scanner.method().is_some() || scanner.outcome() == outcome::Outcome::Batch) =>
+        {
+            Step::Asked(recorder.ask(""))
         }
         // A batch, or what readers may take for different things: it may answer a call, so it waits like an answer.
-        None => Some(recorder.message(EventKind::Resumed, Outcome::Opaque, |row| {
+        None => Step::Recorded(recorder.message(EventKind::Resumed, Outcome::Opaque, |row| {
             row.error = Some("a message of the stream could not be read in one way only".into());
             row.bytes_out = event.data.len() as u64;
         })),

@@ -22,7 +22,7 @@ use self::recorder::Recorder;
 pub(crate) use self::recorder::label;
 use crate::Body;
 use crate::context::McpContext;
-use crate::contract::{AuditSink, Clock, SystemClock};
+use crate::contract::{AuditSink, Authorizer, Clock, SystemClock};
 use crate::refusal::Refusal;
 
 /// Records one event per exchange, notification and server request.
@@ -30,6 +30,10 @@ use crate::refusal::Refusal;
 /// Outermost in the shim: it sees refusals of every layer inside, and the answer as it leaves. The last data frame of
 /// a JSON answer, the SSE event that carries the response, and the head of an empty answer are held back until the
 /// event is recorded; everything else passes at once. Streams get an event when they open and one when they end.
+///
+/// It reads every event once, so it is also where the requests of a server are withheld: those that an authorizer
+/// [denies](Self::with_authorizer), and, since revision 2026-07-28 has none, all of a server of that revision. Their rows
+/// have the outcome `denied`; the server is not told.
 ///
 /// [`IntentLayer`], innermost, records that a call is about to be forwarded.
 #[derive(Clone)]
@@ -91,6 +95,7 @@ impl std::fmt::Debug for AuditOptions {
 /// What the audit layers share.
 pub(crate) struct Auditor {
     sink: Arc<dyn AuditSink>,
+    authorizer: Option<Arc<dyn Authorizer>>,
     options: AuditOptions,
     lost: AtomicU64,
 }
@@ -98,7 +103,12 @@ pub(crate) struct Auditor {
 impl AuditLayer {
     /// Records to this sink.
     pub fn new(sink: Arc<dyn AuditSink>, options: AuditOptions) -> Self {
-        Self(Arc::new(Auditor { sink, options, lost: AtomicU64::new(0) }))
+        Self(Arc::new(Auditor { sink, authorizer: None, options, lost: AtomicU64::new(0) }))
+    }
+
+    /// Records to this sink, and asks this authorizer about the requests that servers send on their streams.
+    pub fn with_authorizer(sink: Arc<dyn AuditSink>, authorizer: Arc<dyn Authorizer>, options: AuditOptions) -> Self {
+        Self(Arc::new(Auditor { sink, authorizer: Some(authorizer), options, lost: AtomicU64::new(0) }))
     }
 
     /// The layer that records intents, to stand innermost.

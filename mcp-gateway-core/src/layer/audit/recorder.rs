@@ -11,10 +11,11 @@ use super::event::{event_of, headers_of, micros};
 use super::{Auditor, OnFull};
 use crate::MaybeReady;
 use crate::context::{McpContext, MessageKind, RefusalFacts};
-use crate::contract::{AuditFull, Seq};
+use crate::contract::{Action, Ask, AuditFull, Decision, Seq, Target};
 use crate::layer::peek::inspect_cut as cut;
 use crate::record::{AuditBodies, AuditEvent, EventKind, Label, Outcome};
 use crate::wire::rpc::code;
+use crate::wire::version::Era;
 
 /// One exchange on its way into the trail. Dropped before its end, it records that the caller went away.
 pub(super) struct Recorder {
@@ -132,6 +133,30 @@ impl Recorder {
         event.bytes_in = 0;
         edit(&mut event);
         self.auditor.sink.record(event)
+    }
+
+    /// Whether the exchange is of a revision without requests of servers.
+    pub(super) fn is_modern(&self) -> bool {
+        self.cx.message().is_some_and(|message| message.era == Era::Modern)
+    }
+
+    /// Whether a server may send this request on one of its streams.
+    pub(super) fn ask(&self, method: &str) -> MaybeReady<Decision> {
+        if self.is_modern() {
+            return Decision::deny("no-server-requests").into();
+        }
+        let Some(authorizer) = &self.auditor.authorizer else { return Decision::allow("no-authorizer").into() };
+        let (Some(principal), Some(route)) = (self.cx.principal(), self.cx.route()) else {
+            tracing::error!("a server's request is withheld: the layers that set principal and route are absent");
+            return Decision::deny("layer-absent").into();
+        };
+        authorizer.decide(&Ask {
+            principal,
+            action: Action::ServerRequest(method),
+            target: Target { server: &route.id, name: None },
+            cx: &self.cx,
+            arguments: None,
+        })
     }
 
     /// The end, once.

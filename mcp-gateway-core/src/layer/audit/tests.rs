@@ -13,9 +13,9 @@ use proptest::prelude::*;
 use tower::ServiceExt;
 
 use super::*;
-use crate::contract::{AuditFull, Seq};
+use crate::contract::{Action, Ask, AuditFull, Decision, Incarnation, Seq};
 use crate::layer::peek::PeekLayer;
-use crate::record::{AuditEvent, EventKind, Outcome};
+use crate::record::{AuditEvent, EventKind, Mount, Outcome, Principal, Route, RouteTarget};
 use crate::{BoxError, MaybeReady};
 
 /// Records into a vector, after a pause, or not at all.
@@ -65,11 +65,13 @@ impl http_body::Body for Frames {
 struct Exchange {
     sink: Arc<Sink>,
     on_full: OnFull,
+    authorizer: Arc<dyn Authorizer>,
 }
 
 impl Exchange {
     fn new(sink: Sink) -> Self {
-        Self { sink: Arc::new(sink), on_full: OnFull::Refuse }
+        let authorizer = Arc::new(|_: &Ask<'_>| Decision::allow("everything"));
+        Self { sink: Arc::new(sink), on_full: OnFull::Refuse, authorizer }
     }
 
     fn events(&self) -> Vec<AuditEvent> {
@@ -98,19 +100,42 @@ impl Exchange {
             }
             std::future::ready(Ok::<_, Infallible>(response))
         });
-        let audit = AuditLayer::new(
+        let audit = AuditLayer::with_authorizer(
             Arc::clone(&self.sink) as Arc<dyn AuditSink>,
+            Arc::clone(&self.authorizer),
             AuditOptions { on_full: self.on_full, ..AuditOptions::default() },
         );
         let stack = audit.layer(PeekLayer::default().layer(audit.intent().layer(server)));
         let request = Request::builder()
             .method(method)
             .header(CONTENT_TYPE, "application/json")
-            .extension(McpContext::new(&SystemClock))
+            .header("mcp-protocol-version", if message.contains("2026-07-28") { "2026-07-28" } else { "2025-11-25" })
+            .header("mcp-method", "ping")
+            .extension(context())
             .body(Body::from(Bytes::copy_from_slice(message.as_bytes())))
             .unwrap();
         stack.oneshot(request).await.unwrap()
     }
+}
+
+fn context() -> McpContext {
+    let cx = McpContext::new(&SystemClock);
+    cx.set_principal(Arc::new(Principal::new("local", "ada"))).unwrap();
+    cx.set_route(Arc::new(Route {
+        id: "a".into(),
+        name: "A".into(),
+        resource: Mount::new("https://gw.example", "/m").unwrap().resource("a"),
+        target: RouteTarget::Remote {
+            url: http::Uri::from_static("http://up.example"),
+            headers: [].into(),
+            incarnation: Incarnation("a~1".into()),
+        },
+        sub_paths: [].into(),
+        query_parameters: [].into(),
+        response_headers: [].into(),
+    }))
+    .unwrap();
+    cx
 }
 
 async fn text(response: Response<Body>) -> Result<String, BoxError> {
@@ -201,6 +226,65 @@ async fn streams_have_an_opening_and_an_end_and_server_requests_are_rows() {
         ]
     );
     assert_eq!(exchange.events()[1].method.as_deref(), Some("sampling/createMessage"));
+}
+
+/// An event with a request of the server.
+fn asks(method: &str) -> String {
+    format!("id: {method}\ndata: {{\"jsonrpc\":\"2.0\",\"id\":\"s\",\"method\":\"{method}\"}}\n\n")
+}
+
+const ANSWER: &str = "data: {\"jsonrpc\":\"2.0\",\"id\":7,\"result\":{}}\n\n";
+
+#[tokio::test(start_paused = true)]
+async fn requests_of_the_server_leave_only_if_they_may() {
+    let stream = asks("sampling/createMessage") + &asks("roots/list") + ANSWER + asks("ping").trim_end();
+    let decide = |ask: &Ask<'_>| match ask.action {
+        Action::ServerRequest("sampling/createMessage") => Decision::deny("no-sampling"),
+        action => Decision::allow(if matches!(action, Action::ServerRequest(_)) { "default" } else { "other" }),
+    };
+    /// Decides after a while.
+    struct Slow<A>(A);
+    impl<A: Authorizer> Authorizer for Slow<A> {
+        fn decide(&self, ask: &Ask<'_>) -> MaybeReady<Decision> {
+            let decision = self.0.decide(ask);
+            MaybeReady::wait(async {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                decision.await
+            })
+        }
+    }
+    for authorizer in [Arc::new(decide) as Arc<dyn Authorizer>, Arc::new(Slow(decide))] {
+        let exchange = Exchange { authorizer, ..Exchange::new(Sink::default()) };
+        let response = exchange.answer("POST", PING, "text/event-stream", vec![&stream]).await;
+        assert_eq!(text(response).await.unwrap(), asks("roots/list") + ANSWER, "nor one without its end");
+        let rows: Vec<_> = exchange.events();
+        let rows: Vec<_> =
+            rows.iter().map(|row| (row.kind, row.method.as_deref(), row.outcome, row.rule.as_deref())).collect();
+        assert_eq!(
+            rows,
+            [
+                (EventKind::ServerRequest, Some("sampling/createMessage"), Outcome::Denied, Some("no-sampling")),
+                (EventKind::ServerRequest, Some("roots/list"), Outcome::Ok, Some("default")),
+                (EventKind::Exchange, Some("ping"), Outcome::Ok, None),
+            ]
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_server_of_the_era_without_server_requests_sends_none() {
+    let call = r#"{"jsonrpc":"2.0","id":7,"method":"ping","params":{"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}}}"#;
+    let note = "data: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/progress\"}\n\n";
+    let batch = "data: [{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"roots/list\"}]\n\n";
+    let both = "data: {\"jsonrpc\":\"2.0\",\"id\":7,\"method\":\"roots/list\",\"result\":{}}\n\n";
+    let stream = asks("elicitation/create") + note + batch + both + ANSWER;
+    let exchange = Exchange::new(Sink::default());
+    let response = exchange.answer("POST", call, "text/event-stream", vec![&stream]).await;
+    assert_eq!(text(response).await.unwrap(), format!("{note}{ANSWER}"));
+    let rows: Vec<_> = exchange.events().into_iter().map(|row| (row.kind, row.outcome, row.bytes_out)).collect();
+    let withheld = (EventKind::ServerRequest, Outcome::Denied, 0);
+    assert_eq!(rows[..3], [withheld; 3]);
+    assert_eq!((rows.len(), rows[3].0, rows[3].1), (4, EventKind::Exchange, Outcome::Ok));
 }
 
 #[tokio::test]
