@@ -106,12 +106,15 @@ async fn intents_merge_with_their_ends(fixture: Fixture) {
         server: Some("everything".into()),
         method: Some("tools/call".into()),
         target: Some("echo".into()),
+        forwarded_target: Some("echo3".into()),
+        request_mutated: true,
         bytes_in: 12,
         ..event(1, EventKind::Intent)
     };
     let inside = AuditEvent { method: Some("sampling/createMessage".into()), ..event(1, EventKind::ServerRequest) };
     let end = AuditEvent {
         target: Some("echo2".into()),
+        response_mutated: true,
         outcome: Outcome::Ok,
         status: 200,
         total_us: 9,
@@ -123,8 +126,14 @@ async fn intents_merge_with_their_ends(fixture: Fixture) {
     let rows = fixture.rows().await;
     assert_eq!(rows.len(), 2, "an intent and its end are one row");
     assert_eq!(rows[0].event, inside, "what happens inside a call ends nothing");
-    let merged =
-        AuditEvent { server: intent.server.clone(), method: intent.method.clone(), bytes_in: 12, ..end.clone() };
+    let merged = AuditEvent {
+        server: intent.server.clone(),
+        method: intent.method.clone(),
+        forwarded_target: intent.forwarded_target.clone(),
+        request_mutated: true,
+        bytes_in: 12,
+        ..end.clone()
+    };
     assert_eq!(rows[1].event, merged, "the end wins, the intent fills in");
 }
 

@@ -53,12 +53,15 @@ struct Facts {
     session: OnceLock<SessionFacts>,
     endpoint: OnceLock<Endpoint>,
     message: OnceLock<MessageFacts>,
+    forwarded_target: OnceLock<Box<str>>,
     rule: OnceLock<Arc<str>>,
     refusal: OnceLock<RefusalFacts>,
     timings: Timings,
     taken: AtomicBool,
     probe: AtomicBool,
     forwarded: AtomicBool,
+    request_mutated: AtomicBool,
+    response_mutated: AtomicBool,
     guards: Mutex<Vec<Box<dyn Any + Send>>>,
 }
 
@@ -136,12 +139,15 @@ impl McpContext {
             session: OnceLock::new(),
             endpoint: OnceLock::new(),
             message: OnceLock::new(),
+            forwarded_target: OnceLock::new(),
             rule: OnceLock::new(),
             refusal: OnceLock::new(),
             timings: Timings::default(),
             taken: AtomicBool::new(false),
             probe: AtomicBool::new(false),
             forwarded: AtomicBool::new(false),
+            request_mutated: AtomicBool::new(false),
+            response_mutated: AtomicBool::new(false),
             guards: Mutex::new(Vec::new()),
         }))
     }
@@ -169,6 +175,9 @@ impl McpContext {
         endpoint / set_endpoint: Endpoint;
         /// What the body says; set by the peek layer.
         message / set_message: MessageFacts;
+        /// The tool, prompt or resource that the server is asked for, when a filter has put it in the place of the one in
+        /// `message`; set by the filter layer.
+        forwarded_target / set_forwarded_target: Box<str>;
         /// Which rule decided; set by the authorize layer.
         rule / set_rule: Arc<str>;
     }
@@ -233,6 +242,28 @@ impl McpContext {
     #[must_use]
     pub fn is_forwarded(&self) -> bool {
         self.0.forwarded.load(Ordering::Acquire)
+    }
+
+    /// Notes that a filter has changed the request.
+    pub(crate) fn note_request_mutated(&self) {
+        self.0.request_mutated.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a filter has changed the request: what the server reads is not what `message` says.
+    #[must_use]
+    pub fn is_request_mutated(&self) -> bool {
+        self.0.request_mutated.load(Ordering::Relaxed)
+    }
+
+    /// Notes that a filter has changed or withheld a message of the answer.
+    pub(crate) fn note_response_mutated(&self) {
+        self.0.response_mutated.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a filter has changed or withheld a message of the answer so far.
+    #[must_use]
+    pub fn is_response_mutated(&self) -> bool {
+        self.0.response_mutated.load(Ordering::Relaxed)
     }
 
     /// Keeps a guard (a permit, a counter) until the exchange is over: until the answer's body is read or dropped.

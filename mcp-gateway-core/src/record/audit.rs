@@ -51,6 +51,15 @@ pub struct AuditEvent {
     pub method: Option<Label>,
     /// The tool, prompt or resource, or the object of the action; at most 512 bytes.
     pub target: Option<Box<str>>,
+    /// The tool, prompt or resource that a filter put in its place; at most 512 bytes.
+    #[serde(default)]
+    pub forwarded_target: Option<Box<str>>,
+    /// Whether a filter changed the request.
+    #[serde(default)]
+    pub request_mutated: bool,
+    /// Whether a filter changed or withheld the answer, or, of a stream, a message of it up to this row.
+    #[serde(default)]
+    pub response_mutated: bool,
     /// The JSON-RPC id as it was sent; at most 128 bytes.
     pub rpc_id: Option<Box<str>>,
     /// A keyed hash of the session id.
@@ -103,6 +112,9 @@ impl AuditEvent {
             http_method: None,
             method: None,
             target: None,
+            forwarded_target: None,
+            request_mutated: false,
+            response_mutated: false,
             rpc_id: None,
             session: None,
             outcome: Outcome::Unknown,

@@ -19,7 +19,8 @@ impl AuditEvent {
             ($($field:ident),* $(,)?) => { $( if self.$field.is_none() { self.$field.clone_from(&intent.$field); } )* };
         }
         fill!(actor, address, user_agent, client_name, client_version, server, era, protocol_version, http_method);
-        fill!(method, target, rpc_id, session, rule, trace_id, bodies);
+        fill!(method, target, forwarded_target, rpc_id, session, rule, trace_id, bodies);
+        self.request_mutated |= intent.request_mutated;
         if self.bytes_in == 0 {
             self.bytes_in = intent.bytes_in;
         }

@@ -24,7 +24,7 @@ use super::event::Entry;
 use super::key::{self, KEY, NONCE, SpoolKey, TAG};
 
 /// The version of the format.
-pub(super) const VERSION: u16 = 1;
+pub(super) const VERSION: u16 = 2;
 /// Bytes of a segment's head.
 pub(super) const HEAD: usize = BOUND + NONCE + KEY + TAG;
 /// Bytes of a block's head.

@@ -55,6 +55,12 @@ struct Detail<'a> {
     error: Option<Text<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     rule: Option<Text<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    forwarded_target: Option<Text<'a>>,
+    #[serde(skip_serializing_if = "is_false")]
+    request_mutated: bool,
+    #[serde(skip_serializing_if = "is_false")]
+    response_mutated: bool,
     bytes_in: u64,
     bytes_out: u64,
     #[serde(skip_serializing_if = "is_zero")]
@@ -71,6 +77,11 @@ type Text<'a> = std::borrow::Cow<'a, str>;
 #[allow(clippy::trivially_copy_pass_by_ref)]
 fn is_zero(number: &u32) -> bool {
     *number == 0
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_false(flag: &bool) -> bool {
+    !*flag
 }
 
 fn cow(text: Option<&str>) -> Option<Text<'_>> {
@@ -111,6 +122,9 @@ pub(super) fn bind(
         rpc_code: event.rpc_code,
         error: cow(event.error.as_deref()),
         rule: cow(event.rule.as_deref()),
+        forwarded_target: cow(event.forwarded_target.as_deref()),
+        request_mutated: event.request_mutated,
+        response_mutated: event.response_mutated,
         bytes_in: event.bytes_in,
         bytes_out: event.bytes_out,
         messages: event.messages,
@@ -191,6 +205,9 @@ pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<AuditRow> {
         rpc_code: detail.rpc_code,
         error: text(detail.error),
         rule: detail.rule.map(|rule| Arc::from(&*rule)),
+        forwarded_target: text(detail.forwarded_target),
+        request_mutated: detail.request_mutated,
+        response_mutated: detail.response_mutated,
         bytes_in: detail.bytes_in,
         bytes_out: detail.bytes_out,
         messages: detail.messages,

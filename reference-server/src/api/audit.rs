@@ -93,6 +93,9 @@ pub(super) struct EventParameters {
     "http_method": "POST",
     "method": "tools/call",
     "target": "echo",
+    "forwarded_target": null,
+    "request_mutated": false,
+    "response_mutated": false,
     "rpc_id": "3",
     "session": null,
     "outcome": "ok",
@@ -144,6 +147,12 @@ pub(super) struct EventView {
     method: Option<String>,
     /// The tool, prompt, resource, or object of the action.
     target: Option<String>,
+    /// The tool, prompt or resource that a filter put in its place.
+    forwarded_target: Option<String>,
+    /// Whether a filter changed the request.
+    request_mutated: bool,
+    /// Whether a filter changed or withheld the answer, or, of a stream, a message of it up to this row.
+    response_mutated: bool,
     /// The JSON-RPC id as it was sent.
     rpc_id: Option<String>,
     /// A keyed hash of the session id.
@@ -215,6 +224,9 @@ impl From<AuditRow> for EventView {
             http_method: event.http_method.map(Into::into),
             method: event.method.map(Into::into),
             target: event.target.map(Into::into),
+            forwarded_target: event.forwarded_target.map(Into::into),
+            request_mutated: event.request_mutated,
+            response_mutated: event.response_mutated,
             rpc_id: event.rpc_id.map(Into::into),
             session: event.session.map(Into::into),
             outcome: event.outcome.as_str().to_owned(),

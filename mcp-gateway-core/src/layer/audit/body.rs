@@ -147,6 +147,7 @@ impl AuditBody {
         let recorded = self.recorder.message(EventKind::ServerRequest, outcome, |row| {
             row.method = scanner.method().map(|method| String::from(cut(method, 128)).into());
             row.target = None;
+            row.forwarded_target = None;
             row.rpc_id = scanner.id().map(|id| cut(&String::from_utf8_lossy(id), 128));
             row.rule = Some(Arc::clone(&decision.rule));
             row.bytes_out = if decision.allow { event.data.len() as u64 } else { 0 };

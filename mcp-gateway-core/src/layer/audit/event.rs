@@ -27,6 +27,9 @@ pub(crate) fn event_of(cx: &McpContext, kind: EventKind, clock: &dyn Clock) -> A
     event.upstream_us = cx.timings().upstream_us();
     event.first_byte_us = cx.timings().first_byte_us();
     event.total_us = micros(cx, clock);
+    event.forwarded_target = cx.forwarded_target().map(|target| cut(target, 512));
+    event.request_mutated = cx.is_request_mutated();
+    event.response_mutated = cx.is_response_mutated();
     if let Some(message) = cx.message().filter(|message| message.kind != MessageKind::None) {
         event.era = Some(match message.era {
             Era::Legacy => "legacy".into(),

@@ -138,6 +138,7 @@ impl Passage {
                 }
                 Verdict::Refuse { public } => {
                     tracing::info!(filter = filter.name(), "a filter refuses a message of a stream");
+                    self.cx.note_response_mutated();
                     // A refused response becomes an error; anything else leaves nothing but its id.
                     let body = response.then(|| error_body(scanner.id(), code::REFUSED_BY_POLICY, &public, None));
                     return canonical::event(&event, &body.unwrap_or_default());
@@ -145,6 +146,7 @@ impl Passage {
             }
         }
         if replaced {
+            self.cx.note_response_mutated();
             canonical::event(&event, &canonical::escaped(&view.body))
         } else {
             canonical::unchanged(&event, &view.body)

@@ -222,7 +222,10 @@ async fn respond(
     for filter in chain.chosen(&needs, |needs| needs.response) {
         match filter.response(cx, &view).await {
             Verdict::Pass => {}
-            Verdict::Replace(body) => view.body = body,
+            Verdict::Replace(body) => {
+                view.body = body;
+                cx.note_response_mutated();
+            }
             Verdict::Refuse { public } => return Err(refused(&**filter, public, cx)),
         }
     }

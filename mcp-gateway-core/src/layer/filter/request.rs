@@ -49,6 +49,10 @@ pub(super) async fn filter(
         return Err(failed("another method or id"));
     }
     authorize(chain, cx, &facts).await?;
+    cx.note_request_mutated();
+    if let Some(target) = facts.target.filter(|target| message.target.as_ref() != Some(target)) {
+        cx.set_forwarded_target(target).map_err(Refusal::fact_set)?;
+    }
     Ok(Request::from_parts(parts, Body::from(view.body)))
 }
 

@@ -4,8 +4,9 @@ use tower::ServiceExt;
 use super::*;
 use crate::MaybeReady;
 use crate::contract::{Ask, Decision, SystemClock};
+use crate::layer::audit::event_of;
 use crate::layer::peek::PeekLayer;
-use crate::record::{Mount, Principal, Route, RouteTarget};
+use crate::record::{EventKind, Mount, Principal, Route, RouteTarget};
 
 /// Replaces one text by another wherever it stands, or refuses it.
 struct Swap {
@@ -52,6 +53,16 @@ impl Filter for Swap {
 
 /// Answers with what it received, or with the given text.
 async fn exchange<F: Filter>(filters: Vec<F>, tool: &str, answer: Option<(&'static str, Bytes)>) -> (u16, String) {
+    let (status, text, _) = exchange_with(filters, tool, answer).await;
+    (status, text)
+}
+
+/// The same, with the request's context.
+async fn exchange_with<F: Filter>(
+    filters: Vec<F>,
+    tool: &str,
+    answer: Option<(&'static str, Bytes)>,
+) -> (u16, String, McpContext) {
     let server = tower::service_fn(move |request: Request<Body>| {
         let answer = answer.clone();
         async move {
@@ -97,12 +108,13 @@ async fn exchange<F: Filter>(filters: Vec<F>, tool: &str, answer: Option<(&'stat
         .header("mcp-protocol-version", "2026-07-28")
         .header("mcp-method", "tools/call")
         .header("mcp-name", tool)
-        .extension(cx)
+        .extension(cx.clone())
         .body(Body::from(Bytes::from(body)))
         .unwrap();
     let response = stack.oneshot(request).await.unwrap();
     let status = response.status().as_u16();
-    (status, String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap())
+    let text = String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap();
+    (status, text, cx)
 }
 
 #[tokio::test]
@@ -118,6 +130,25 @@ async fn a_replaced_request_is_read_and_authorized_again() {
     let (status, refused) = exchange(swap("alpha", None), "alpha", None).await;
     assert_eq!(status, 200);
     assert!(refused.contains(r#""isError":true"#) && refused.contains("not that word"), "{refused}");
+}
+
+#[tokio::test]
+async fn the_trail_tells_what_a_filter_changed() {
+    let answer = |text: &str| format!(r#"{{"jsonrpc":"2.0","id":7,"result":"{text}"}}"#);
+    let events = |text: &str| format!("data: {}\n\n", answer(text));
+    for (tool, (content_type, answer), target, request, response) in [
+        ("alpha", ("application/json", answer("ok")), Some("beta"), true, false),
+        ("gamma", ("application/json", answer("ok")), None, false, false),
+        ("gamma", ("application/json", answer("alpha")), None, false, true),
+        ("gamma", ("text/event-stream", events("alpha")), None, false, true),
+        ("gamma", ("text/event-stream", events("ok")), None, false, false),
+    ] {
+        let swap = vec![Swap { from: "alpha", to: Some("beta") }];
+        let (_, _, cx) = exchange_with(swap, tool, Some((content_type, answer.clone().into()))).await;
+        let row = event_of(&cx, EventKind::Exchange, &SystemClock);
+        assert_eq!((row.target.as_deref(), row.forwarded_target.as_deref()), (Some(tool), target), "{answer}");
+        assert_eq!((row.request_mutated, row.response_mutated), (request, response), "{tool} {answer}");
+    }
 }
 
 #[tokio::test]

@@ -93,6 +93,9 @@ prop_compose! {
         AuditEvent {
             user_agent,
             target,
+            forwarded_target: error.clone(),
+            request_mutated: ok,
+            response_mutated: !ok,
             error,
             rpc_id,
             rpc_code,
