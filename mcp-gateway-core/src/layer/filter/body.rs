@@ -105,6 +105,7 @@ impl Passage {
         let data = canonical::escaped(&event.data);
         scanner.push(&data);
         if scanner.kind().is_none() || std::str::from_utf8(&data).is_err() {
+            self.cx.note_response_mutated();
             // A batch, or what readers may take for different things: no filter could say which.
             tracing::warn!("a message of a stream cannot be read in one way only; it is withheld from the caller");
             let public = "The server's message cannot be inspected.";

@@ -19,7 +19,8 @@ use crate::context::{McpContext, MessageFacts, MessageKind};
 use crate::contract::{Authorizer, Filter, Head, Needs, Verdict, View};
 use crate::layer::peek::{PeekOptions, is_utf8};
 use crate::refusal::Refusal;
-use crate::wire::rpc::code;
+use crate::wire::outcome::Scanner;
+use crate::wire::rpc::{code, error_body};
 use crate::wire::sse::is_event_stream;
 use crate::{Body, BoxFuture};
 
@@ -213,11 +214,14 @@ async fn respond(
         };
         Refusal::new(StatusCode::BAD_GATEWAY, public).because(error)
     })?;
-    let message = cx.message();
+    let (message, body) = (cx.message(), collected.to_bytes());
+    if !is_one_message(&body) {
+        return no_message(parts, cx);
+    }
     let mut view = View {
         method: message.and_then(|message| message.method.as_deref()).map(Into::into),
         target: message.and_then(|message| message.target.clone()),
-        body: collected.to_bytes(),
+        body,
     };
     for filter in chain.chosen(&needs, |needs| needs.response) {
         match filter.response(cx, &view).await {
@@ -230,6 +234,26 @@ async fn respond(
         }
     }
     Ok(Response::from_parts(parts, Body::from(view.body)))
+}
+
+/// Whether the bytes are one message that all read alike. A batch is not, nor what no filter could tell the parts of.
+fn is_one_message(body: &[u8]) -> bool {
+    let mut scanner = Scanner::new();
+    scanner.push(body);
+    scanner.kind().is_some() && std::str::from_utf8(body).is_ok()
+}
+
+/// What is no message cannot be inspected. An error of the server keeps its status, without its text.
+fn no_message(parts: http::response::Parts, cx: &McpContext) -> Result<Response<Body>, Refusal> {
+    if parts.status.is_success() {
+        let public = "The server's answer is not one message and cannot be inspected.";
+        return Err(Refusal::new(StatusCode::BAD_GATEWAY, public));
+    }
+    cx.note_response_mutated();
+    let public = parts.status.canonical_reason().unwrap_or("The server answered with an error.");
+    let id = cx.message().and_then(|message| message.id.as_deref());
+    let body = error_body(id, i64::from(parts.status.as_u16()) * 100, public, None);
+    Ok(Response::from_parts(parts, Body::from(body)))
 }
 
 #[cfg(test)]

@@ -69,7 +69,8 @@ async fn exchange_with<F: Filter>(
             let name = request.headers().get("mcp-name").map(|name| name.to_str().unwrap().to_owned());
             let received = request.into_body().collect().await.unwrap().to_bytes();
             let (content_type, body) = answer.unwrap_or_else(|| {
-                let echo = format!("{} {}", name.unwrap_or_default(), String::from_utf8_lossy(&received));
+                let (name, received) = (name.unwrap_or_default(), String::from_utf8_lossy(&received));
+                let echo = format!(r#"{{"jsonrpc":"2.0","id":7,"result":["{name}",{received}]}}"#);
                 ("application/json", Bytes::from(echo))
             });
             let mut response = Response::new(Body::from(body));
@@ -122,7 +123,7 @@ async fn a_replaced_request_is_read_and_authorized_again() {
     let swap = |from, to| vec![Swap { from, to }];
     let (status, received) = exchange(swap("alpha", Some("beta")), "alpha", None).await;
     assert_eq!(status, 200);
-    assert!(received.starts_with("beta {") && received.contains(r#""name":"beta""#), "{received}");
+    assert!(received.contains(r#"["beta",{"#) && received.contains(r#""name":"beta""#), "{received}");
     assert_eq!(exchange(swap("alpha", Some("forbidden")), "alpha", None).await.0, 502);
     assert_eq!(exchange(swap("tools/call", Some("tools/list")), "alpha", None).await.0, 502);
     assert_eq!(exchange(swap("\"id\":7", Some("\"id\":8")), "alpha", None).await.0, 502);
@@ -233,4 +234,33 @@ async fn what_only_some_readers_would_see_does_not_pass() {
     let (_, seen) = exchange("text/event-stream", bytes).await;
     assert!(seen.contains("cannot be inspected"), "{seen}");
     assert_eq!(exchange("text/event-stream; charset=utf-16", b"data: {}\n\n").await.0, 502);
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_one_message_is_no_way_around_a_filter() {
+    let exchange = async |answer: &'static str| {
+        let swap = vec![Swap { from: "secret", to: None }];
+        exchange(swap, "alpha", Some(("application/json", answer.into()))).await
+    };
+    let message = r#"{"jsonrpc":"2.0","id":7,"result":"plain"}"#;
+    assert_eq!(exchange(message).await, (200, message.to_owned()));
+    for answer in [
+        r#"[{"jsonrpc":"2.0","id":7,"result":"secret"}]"#,
+        r#"[{"jsonrpc":"2.0","id":7,"result":"plain"}]"#,
+        r#"{"jsonrpc":"2.0","id":7,"result":"plain","method":"ping"}"#,
+        r#"{"jsonrpc":"2.0","id":7,"res"#,
+        r#"{"detail":"plain"}"#,
+    ] {
+        let (status, text) = exchange(answer).await;
+        assert_eq!((status, text.contains("not one message")), (502, true), "{answer} {text}");
+    }
+}
+
+#[test]
+fn an_error_that_is_no_message_keeps_its_status_and_headers_without_its_text() {
+    let (parts, ()) = Response::builder().status(429).header("retry-after", "3").body(()).unwrap().into_parts();
+    let response = no_message(parts, &McpContext::new(&SystemClock)).unwrap();
+    assert_eq!((response.status().as_u16(), &response.headers()["retry-after"]), (429, &"3".parse().unwrap()));
+    let body = response.into_body().bytes().unwrap();
+    assert_eq!(body, r#"{"jsonrpc":"2.0","id":null,"error":{"code":42900,"message":"Too Many Requests"}}"#);
 }
