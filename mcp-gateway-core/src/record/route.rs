@@ -59,6 +59,12 @@ pub enum Placement {
 }
 
 impl Route {
+    /// Whether requests to this path below its URL are forwarded.
+    #[must_use]
+    pub fn has_sub_path(&self, path: &str) -> bool {
+        self.sub_paths.iter().any(|one| **one == *path)
+    }
+
     /// The workload that serves this subject; `None` for a remote server.
     #[must_use]
     pub fn workload(&self, subject: &Subject) -> Option<Arc<Workload>> {

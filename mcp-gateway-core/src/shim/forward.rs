@@ -20,6 +20,7 @@ use crate::context::McpContext;
 use crate::contract::{Address, Clock, SystemClock, UpstreamError, UpstreamErrorKind};
 use crate::egress::{Blocked, EgressConnector, EgressPolicy, connector};
 use crate::layer::audit::micros;
+use crate::layer::resolve::no_such_path;
 use crate::record::{Principal, Roles, Route, RouteTarget};
 use crate::refusal::Refusal;
 use crate::{Body, BoxFuture};
@@ -154,8 +155,7 @@ impl Inner {
             Address::Http(base) => base.clone(),
             Address::Local(_) => Uri::from_static("http://local/mcp"),
         };
-        parts.uri = headers::target(&base, sub_path, parts.uri.query(), route)
-            .ok_or_else(|| Refusal::new(StatusCode::NOT_FOUND, "The server has no such path."))?;
+        parts.uri = headers::target(&base, sub_path, parts.uri.query(), route).ok_or_else(no_such_path)?;
         parts.version = http::Version::HTTP_11;
         headers::prepare(&mut parts.headers, &parts.method, cx, route);
         let remote = matches!(route.target, RouteTarget::Remote { .. });

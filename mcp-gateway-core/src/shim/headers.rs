@@ -79,7 +79,7 @@ pub(super) fn forwarded(headers: &mut HeaderMap, cx: &McpContext, route: &Route)
 /// `None` when the sub-path is not listed.
 pub(super) fn target(base: &Uri, sub_path: Option<&str>, query: Option<&str>, route: &Route) -> Option<Uri> {
     if let Some(sub_path) = sub_path
-        && !route.sub_paths.iter().any(|one| &**one == sub_path)
+        && !route.has_sub_path(sub_path)
     {
         return None;
     }

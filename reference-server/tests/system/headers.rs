@@ -130,3 +130,20 @@ async fn credentials_that_contradict_each_other_are_refused() {
     call().bearer(&two.secret).send(gateway.address).await.expect(400);
     assert_eq!(fixture.seen().await.len(), 0);
 }
+
+#[tokio::test]
+async fn a_path_that_the_entry_does_not_list_starts_nothing() {
+    let entry =
+        "entryKey: away\nname: away\nruntime: command\nserverUserType: multiUser\ncommand: /nonexistent/server\n";
+    let gateway = Gateway::start(&[entry.to_owned()]).await;
+    let key = gateway.key().await;
+    let post = |path: &str| {
+        Call::post(path, mcp::request(1, "ping", &json!({})).to_string())
+            .header("content-type", "application/json")
+            .header("accept", "application/json, text/event-stream")
+            .bearer(&key.secret)
+    };
+    post("/mcp-connect/away/admin").send(gateway.address).await.expect_error(404, 40400);
+    // Its own URL would have started it.
+    post("/mcp-connect/away").send(gateway.address).await.expect_error(503, 50300);
+}

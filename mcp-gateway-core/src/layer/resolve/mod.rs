@@ -15,7 +15,7 @@ use crate::refusal::Refusal;
 /// Resolves the id in the URL and sets the fact `route`.
 ///
 /// Required facts: `requested`, `principal`. Absent and hidden servers are the same 404. A server that the subject may
-/// see, but not with this credential, is a 403. An allow here is coarse: what the caller may do there is for the shim.
+/// see, but not with this credential, is a 403. A path below its URL is a 404 unless the route lists it. An allow here is coarse: what the caller may do there is for the shim.
 #[derive(Clone)]
 pub struct ResolveLayer(Arc<Parties>);
 
@@ -97,7 +97,11 @@ fn conclude(route: Arc<Route>, decision: &Decision, cx: &McpContext) -> Result<(
     // Also of a refusal: the trail names the server that exists and was refused.
     cx.set_route(route).map_err(Refusal::fact_set)?;
     if decision.allow {
-        return Ok(());
+        // Before anything is started or recorded for a path that the entry does not list.
+        return match cx.requested().and_then(|requested| requested.sub_path.as_deref()) {
+            Some(path) if !cx.route().is_some_and(|route| route.has_sub_path(path)) => Err(no_such_path()),
+            _ => Ok(()),
+        };
     }
     let _ = cx.set_rule(Arc::clone(&decision.rule));
     Err(if decision.hidden {
@@ -105,6 +109,11 @@ fn conclude(route: Arc<Route>, decision: &Decision, cx: &McpContext) -> Result<(
     } else {
         Refusal::new(StatusCode::FORBIDDEN, "This credential is not good for this server.")
     })
+}
+
+/// 404: what is below the server's URL, and not listed.
+pub(crate) fn no_such_path() -> Refusal {
+    Refusal::new(StatusCode::NOT_FOUND, "The server has no such path.")
 }
 
 fn no_such_server() -> Refusal {
