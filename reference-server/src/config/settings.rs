@@ -184,7 +184,7 @@ section! {
         streams_per_principal: usize = 50,
         /// Connections of clients at once. Not set: what the limit of open files leaves room for.
         connections: Option<usize> = None,
-        /// How long a server may work until its answer begins.
+        /// How long a server may work until its answer begins, and how long a call may outlive its key.
         call_max_duration_seconds: u64 = 900,
         /// How long an answer may be silent.
         stream_idle_seconds: u64 = 600,

@@ -93,7 +93,8 @@ pub(super) fn build(config: &Config, with: Ingredients) -> Result<Built, ConfigE
             () => Standing::Stands,
         }
     };
-    let revoke = RevokeLayer::new(Arc::new(stands), changes, clock);
+    let revoke = RevokeLayer::new(Arc::new(stands), changes, clock)
+        .call_max(Duration::from_secs(limits.call_max_duration_seconds));
     let options = GatewayOptions {
         trusted_proxies: config.trusted_proxies.clone(),
         allowed_hosts: config.allowed_hosts.clone(),

@@ -9,7 +9,8 @@ use http_body::{Frame, SizeHint};
 use super::{Leash, Over};
 use crate::{Body, BoxError};
 
-/// A body that breaks off when its principal is revoked, and ends when its credential expires or nobody can tell.
+/// A body that breaks off when its principal is revoked, or a call outlives its credential for too long, and ends when a
+/// stream's credential expires or nobody can tell.
 pub struct RevocableBody {
     inner: Body,
     leash: Leash,
@@ -69,7 +70,8 @@ impl RevocableBody {
         self.inner = Body::empty();
         match over {
             Over::Expired | Over::Unknown => Poll::Ready(None),
-            Over::Revoked => Poll::Ready(Some(Err("the credential is no longer valid".into()))),
+            // A call's answer that is cut off must not look whole.
+            Over::Revoked | Over::TooLong => Poll::Ready(Some(Err("the credential is no longer valid".into()))),
         }
     }
 }

@@ -54,7 +54,7 @@ where
             Over::Unknown => {
                 Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "Credentials cannot be checked now.").retry_after(5)
             }
-            Over::Revoked | Over::Expired => {
+            Over::Revoked | Over::Expired | Over::TooLong => {
                 Refusal::new(StatusCode::UNAUTHORIZED, "The credential is no longer valid.")
             }
         };

@@ -5,6 +5,7 @@ mod future;
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use http::{Request, Response};
 use tokio::sync::watch;
@@ -22,10 +23,13 @@ use crate::{Body, BoxFuture};
 /// whose principal nobody can tell any more.
 ///
 /// Required fact: `principal`. What is open asks again once per change of the snapshot, not per event. A call that is
-/// under way when its credential expires, or the store has been away for too long, may finish; a GET or listen stream
-/// ends.
+/// under way when its credential expires may go on for `limits.call_max_duration`, and one when the store has been away
+/// for too long may finish; a GET or listen stream ends.
 #[derive(Clone)]
-pub struct RevokeLayer(Arc<Watcher>);
+pub struct RevokeLayer {
+    watcher: Arc<Watcher>,
+    call_max: Duration,
+}
 
 /// Whether what a caller has open may go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +54,15 @@ struct Watcher {
 impl RevokeLayer {
     /// Asks `stands` about each open exchange whenever `changes` does.
     pub fn new(stands: Stands, changes: watch::Receiver<Revision>, clock: Arc<dyn Clock>) -> Self {
-        Self(Arc::new(Watcher { stands, changes, clock }))
+        let watcher = Arc::new(Watcher { stands, changes, clock });
+        Self { watcher, call_max: Duration::from_secs(15 * 60) }
+    }
+
+    /// `limits.call_max_duration`: how long a call may outlive its credential; 15 min by default.
+    #[must_use]
+    pub fn call_max(mut self, call_max: Duration) -> Self {
+        self.call_max = call_max;
+        self
     }
 }
 
@@ -61,8 +73,8 @@ impl std::fmt::Debug for RevokeLayer {
 }
 
 impl Watcher {
-    /// Ready when the exchange has to end.
-    fn over(self: &Arc<Self>, cx: McpContext, stream: bool) -> BoxFuture<Over> {
+    /// Ready when the exchange has to end: a stream with its credential, a call so long after it.
+    fn over(self: &Arc<Self>, cx: McpContext, kind: Exchange) -> BoxFuture<Over> {
         let watcher = Arc::clone(self);
         Box::pin(async move {
             let mut changes = watcher.changes.clone();
@@ -70,7 +82,7 @@ impl Watcher {
                 loop {
                     match (watcher.stands)(&cx) {
                         Standing::Revoked => return Over::Revoked,
-                        Standing::Unknown if stream => return Over::Unknown,
+                        Standing::Unknown if kind == Exchange::Stream => return Over::Unknown,
                         Standing::Unknown | Standing::Stands => {}
                     }
                     // The snapshot is gone: nobody can say any more whether the principal stands.
@@ -79,16 +91,28 @@ impl Watcher {
                     }
                 }
             };
-            let until = cx.principal().and_then(|principal| principal.expires_at).filter(|_| stream);
-            let Some(until) = until else { return judged.await };
+            let Some(until) = cx.principal().and_then(|principal| principal.expires_at) else { return judged.await };
             let left = until.duration_since(watcher.clock.now());
-            let left = std::time::Duration::try_from(left).unwrap_or_default();
+            let left = Duration::try_from(left).unwrap_or_default();
+            let (left, over) = match kind {
+                Exchange::Stream => (left, Over::Expired),
+                Exchange::Call { max } => (left.saturating_add(max), Over::TooLong),
+            };
             tokio::select! {
                 over = judged => over,
-                () = tokio::time::sleep(left) => Over::Expired,
+                () = tokio::time::sleep(left) => over,
             }
         })
     }
+}
+
+/// What is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Exchange {
+    /// A GET or listen stream.
+    Stream,
+    /// A call, which may outlive its credential for so long.
+    Call { max: Duration },
 }
 
 /// Why an exchange ends.
@@ -96,6 +120,8 @@ impl Watcher {
 enum Over {
     Revoked,
     Expired,
+    /// A call has outlived its credential for too long.
+    TooLong,
     Unknown,
 }
 
@@ -103,21 +129,21 @@ impl<S> Layer<S> for RevokeLayer {
     type Service = RevokeService<S>;
 
     fn layer(&self, inner: S) -> RevokeService<S> {
-        RevokeService { watcher: Some(Arc::clone(&self.0)), inner }
+        RevokeService { layer: Some(self.clone()), inner }
     }
 }
 
 /// The service of a [`RevokeLayer`].
 #[derive(Clone)]
 pub struct RevokeService<S> {
-    watcher: Option<Arc<Watcher>>,
+    layer: Option<RevokeLayer>,
     inner: S,
 }
 
 impl<S> RevokeService<S> {
     /// A service that never cuts anything: for stacks whose callers cannot be revoked.
     pub(crate) fn never(inner: S) -> Self {
-        Self { watcher: None, inner }
+        Self { layer: None, inner }
     }
 }
 
@@ -140,12 +166,13 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let leash = self.watcher.as_ref().and_then(|watcher| {
+        let leash = self.layer.as_ref().and_then(|layer| {
             let cx = McpContext::of(request.extensions())?.clone();
             // Compared with the body by the peek before a stream can open.
             cx.principal()?;
             let stream = is_stream(request.method(), request.headers());
-            Some(Leash { watcher: Arc::clone(watcher), cx, stream, over: None })
+            let kind = if stream { Exchange::Stream } else { Exchange::Call { max: layer.call_max } };
+            Some(Leash { watcher: Arc::clone(&layer.watcher), cx, kind, over: None })
         });
         RevokeFuture::new(self.inner.call(request), leash)
     }
@@ -155,14 +182,14 @@ where
 struct Leash {
     watcher: Arc<Watcher>,
     cx: McpContext,
-    stream: bool,
+    kind: Exchange,
     over: Option<BoxFuture<Over>>,
 }
 
 impl Leash {
     fn poll(&mut self, task: &mut Context<'_>) -> Poll<Over> {
-        let Self { watcher, cx, stream, over } = self;
-        let over = over.get_or_insert_with(|| watcher.over(cx.clone(), *stream));
+        let Self { watcher, cx, kind, over } = self;
+        let over = over.get_or_insert_with(|| watcher.over(cx.clone(), *kind));
         over.as_mut().poll(task)
     }
 }

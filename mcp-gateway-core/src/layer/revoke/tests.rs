@@ -115,6 +115,28 @@ async fn a_stream_ends_when_its_credential_does_and_a_call_does_not() {
 }
 
 #[tokio::test]
+async fn a_call_outlives_its_credential_for_so_long_and_no_longer() {
+    let world = World::new();
+    let max = Duration::from_millis(100);
+    let ending = Principal::new("local", "ada").with_expiry(Some(Timestamp::now() + Duration::from_millis(50)));
+    let begun = std::time::Instant::now();
+    let quiet =
+        || tower::service_fn(|_: Request<()>| async { Ok::<_, Infallible>(Response::new(Body::new(Quiet(true)))) });
+    let silent = || tower::service_fn(|_: Request<()>| pending::<Result<Response<Body>, Infallible>>());
+    let layer = world.layer().call_max(max);
+    let mut body = layer.layer(quiet()).oneshot(request(Method::POST, ending.clone())).await.unwrap().into_body();
+    body.frame().await.unwrap().unwrap();
+    let (end, refused) =
+        tokio::join!(body.frame(), layer.layer(silent()).oneshot(request(Method::POST, ending.clone())));
+    assert!(begun.elapsed() >= max, "not with its credential");
+    assert!(end.unwrap().is_err(), "broken off, so that nobody takes it for whole");
+    assert_eq!(refused.unwrap().status().as_u16(), 401);
+    // One without an end may take its time.
+    let endless = layer.layer(silent()).oneshot(request(Method::POST, Principal::new("local", "ada")));
+    assert!(tokio::time::timeout(max * 2, endless).await.is_err());
+}
+
+#[tokio::test]
 async fn streams_end_when_nobody_can_tell_any_more_and_calls_go_on() {
     let world = World::new();
     let ada = || Principal::new("local", "ada");
