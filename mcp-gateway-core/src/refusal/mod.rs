@@ -3,7 +3,10 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap, RETRY_AFTER, VARY, WWW_AUTHENTICATE,
+    X_CONTENT_TYPE_OPTIONS,
+};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 
 use crate::BoxError;
@@ -203,11 +206,20 @@ impl Refusal {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        harden(headers);
         for (name, value) in self.0.headers {
             headers.append(name, value);
         }
         response
     }
+}
+
+/// What every answer carries, whoever made it: a browser guesses no type and runs nothing, and no cache takes one caller's
+/// answer for another's.
+pub(crate) fn harden(headers: &mut HeaderMap) {
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; sandbox"));
+    headers.insert(VARY, HeaderValue::from_static("Authorization"));
 }
 
 fn tool_result(id: Option<&[u8]>, text: &str, modern: bool) -> Bytes {
@@ -217,4 +229,24 @@ fn tool_result(id: Option<&[u8]>, text: &str, modern: bool) -> Bytes {
     }
     let id = id.and_then(|id| std::str::from_utf8(id).ok()).unwrap_or("null");
     format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_rendering_is_hardened() {
+        let refusal =
+            || Refusal::new(StatusCode::UNAUTHORIZED, "no").with_header(VARY, HeaderValue::from_static("Origin"));
+        let renderings: [Response<Bytes>; 3] =
+            [refusal().into_mcp(None), refusal().into_oauth("invalid_client", None), refusal().into_problem(None)];
+        for response in renderings {
+            let headers = response.headers();
+            assert_eq!(headers[X_CONTENT_TYPE_OPTIONS], "nosniff");
+            assert_eq!(headers[CONTENT_SECURITY_POLICY], "default-src 'none'; sandbox");
+            assert_eq!(headers[CACHE_CONTROL], "no-store");
+            assert_eq!(headers.get_all(VARY).iter().collect::<Vec<_>>(), ["Authorization", "Origin"]);
+        }
+    }
 }

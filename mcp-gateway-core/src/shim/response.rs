@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
-    CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap, HeaderName,
-    HeaderValue, RETRY_AFTER, VARY, X_CONTENT_TYPE_OPTIONS,
+    CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
 };
 use http::{Response, StatusCode};
 use http_body::{Frame, SizeHint};
@@ -17,7 +16,7 @@ use tokio::time::Sleep;
 use crate::context::McpContext;
 use crate::layer::peek::is_utf8;
 use crate::record::Route;
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, harden};
 use crate::{Body, BoxError};
 
 /// Turns an upstream's answer into ours.
@@ -121,9 +120,7 @@ fn filter(mut response: Response<Body>, route: &Route) -> Response<Body> {
     for name in dropped {
         headers.remove(name);
     }
-    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; sandbox"));
-    headers.insert(VARY, HeaderValue::from_static("Authorization"));
+    harden(headers);
     headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
 }
