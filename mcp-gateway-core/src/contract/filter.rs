@@ -8,7 +8,22 @@ use crate::context::McpContext;
 /// Inspects or changes messages.
 ///
 /// The shim's filter layer asks [`needs`](Self::needs) once a message; nothing is buffered that no filter asked for.
-/// A replaced request is peeked and authorized again; `method` and `id` can never be changed.
+/// A replaced request is peeked and authorized again; `method` and `id` can never be changed. A filter that fails, takes
+/// longer than `limits.filter_seconds` over a message, or replaces one by what is none, refuses the message, unless it
+/// says that it [fails open](Self::fail_open).
+///
+/// Closures are filters that see everything; the view tells the direction:
+///
+/// ```
+/// use mcp_gateway_core::context::McpContext;
+/// use mcp_gateway_core::contract::{Direction, Filter, Verdict, View};
+///
+/// fn assert_filter(_: impl Filter) {}
+/// assert_filter(|_: &McpContext, view: &View| match view.direction {
+///     Direction::Response if view.body.len() > 100_000 => Verdict::refuse("The answer is too long to be read."),
+///     _ => Verdict::Pass,
+/// });
+/// ```
 ///
 /// ```
 /// use mcp_gateway_core::MaybeReady;
@@ -43,6 +58,11 @@ pub trait Filter: Send + Sync + 'static {
     /// [`method`](View::method) is `None`.
     fn needs(&self, head: &Head<'_>) -> Needs;
 
+    /// Whether messages go on unjudged when it [fails](Verdict::Failed). They do not by default.
+    fn fail_open(&self) -> bool {
+        false
+    }
+
     /// Judges a request's message.
     fn request(&self, cx: &McpContext, view: &View) -> MaybeReady<Verdict> {
         let _ = (cx, view);
@@ -60,6 +80,31 @@ pub trait Filter: Send + Sync + 'static {
     fn event(&self, cx: &McpContext, view: &View) -> MaybeReady<Verdict> {
         let _ = (cx, view);
         Verdict::Pass.into()
+    }
+}
+
+impl<F> Filter for F
+where
+    F: Fn(&McpContext, &View) -> Verdict + Send + Sync + 'static,
+{
+    fn name(&self) -> &str {
+        std::any::type_name::<F>()
+    }
+
+    fn needs(&self, _: &Head<'_>) -> Needs {
+        Needs { request: true, response: true, events: true }
+    }
+
+    fn request(&self, cx: &McpContext, view: &View) -> MaybeReady<Verdict> {
+        self(cx, view).into()
+    }
+
+    fn response(&self, cx: &McpContext, view: &View) -> MaybeReady<Verdict> {
+        self(cx, view).into()
+    }
+
+    fn event(&self, cx: &McpContext, view: &View) -> MaybeReady<Verdict> {
+        self(cx, view).into()
     }
 }
 
@@ -93,12 +138,25 @@ impl Needs {
 /// A message as a filter sees it.
 #[derive(Debug, Clone)]
 pub struct View {
+    /// Which way it goes, and so which of the filter's methods is called.
+    pub direction: Direction,
     /// Its method; of a response, the method it answers, if known.
     pub method: Option<Box<str>>,
     /// The tool, prompt or resource.
     pub target: Option<Box<str>>,
     /// The JSON-RPC message, byte for byte.
     pub body: Bytes,
+}
+
+/// Which way a message goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// From the caller to the server.
+    Request,
+    /// Back, as the answer.
+    Response,
+    /// Back, on a stream, and no answer: a notification or a server's request.
+    Event,
 }
 
 /// A filter's judgement.
@@ -113,11 +171,22 @@ pub enum Verdict {
         /// Told to the caller.
         public: String,
     },
+    /// The filter cannot tell: whatever it asks is away, or it cannot read the message. What becomes of the message is for
+    /// [`Filter::fail_open`].
+    Failed {
+        /// For the log alone.
+        cause: String,
+    },
 }
 
 impl Verdict {
     /// A refusal with this text for the caller.
     pub fn refuse(public: impl Into<String>) -> Self {
         Self::Refuse { public: public.into() }
+    }
+
+    /// A failure with this cause for the log.
+    pub fn failed(cause: impl Into<String>) -> Self {
+        Self::Failed { cause: cause.into() }
     }
 }

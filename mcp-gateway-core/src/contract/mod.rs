@@ -27,7 +27,7 @@ pub use authenticator::{AuthError, Authenticator, Resource};
 pub use authorizer::{Action, Ask, Authorizer, Decision, Target};
 pub use catalog_source::{CatalogError, CatalogSource, EntryError, Fetched};
 pub use clock::{Clock, SystemClock};
-pub use filter::{Filter, Head, Needs, Verdict, View};
+pub use filter::{Direction, Filter, Head, Needs, Verdict, View};
 pub use key_management::{KeyContext, KeyManagement, KeyManagementError, WrappedKey};
 pub use rate_limiter::{Allow, Budget, LimitKey, Limited, RateLimiter};
 pub use resolve::{Resolve, ResolveError};

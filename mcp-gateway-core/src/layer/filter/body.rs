@@ -10,9 +10,10 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::Frame;
 
+use super::judge::FAILED;
 use super::{Chain, canonical};
 use crate::context::McpContext;
-use crate::contract::{Needs, Verdict, View};
+use crate::contract::{Direction, Needs, Verdict, View};
 use crate::wire::Kind;
 use crate::wire::outcome::Scanner;
 use crate::wire::rpc::{code, error_body};
@@ -113,7 +114,9 @@ impl Passage {
         }
         let response = scanner.kind() == Some(Kind::Response);
         let answers = scanner.answers(asked);
+        let direction = if response { Direction::Response } else { Direction::Event };
         let mut view = View {
+            direction,
             // On a resumed stream nobody knows which method a response answers.
             method: match (response, answers) {
                 (true, true) => message.and_then(|message| message.method.as_deref()).map(Into::into),
@@ -125,13 +128,12 @@ impl Passage {
         };
         let mut replaced = false;
         for (filter, needs) in self.chain.filters.iter().zip(self.needs.iter()) {
-            let verdict = match response {
-                // Which filters would have asked for what this answers, nobody knows.
-                true if needs.response || !answers => filter.response(&self.cx, &view),
-                false if needs.events => filter.event(&self.cx, &view),
-                _ => continue,
-            };
-            match verdict.await {
+            // Which filters would have asked for what a foreign response answers, nobody knows.
+            let asks = if response { needs.response || !answers } else { needs.events };
+            if !asks {
+                continue;
+            }
+            match self.chain.judge(&**filter, &self.cx, &view).await {
                 Verdict::Pass => {}
                 Verdict::Replace(body) => {
                     view.body = body;
@@ -142,6 +144,11 @@ impl Passage {
                     self.cx.note_response_mutated();
                     // A refused response becomes an error; anything else leaves nothing but its id.
                     let body = response.then(|| error_body(scanner.id(), code::REFUSED_BY_POLICY, &public, None));
+                    return canonical::event(&event, &body.unwrap_or_default());
+                }
+                Verdict::Failed { .. } => {
+                    self.cx.note_response_mutated();
+                    let body = response.then(|| error_body(scanner.id(), code::REFUSED_BY_POLICY, FAILED, None));
                     return canonical::event(&event, &body.unwrap_or_default());
                 }
             }

@@ -2,11 +2,13 @@
 
 mod body;
 mod canonical;
+mod judge;
 mod request;
 
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http::{Method, Request, Response, StatusCode};
@@ -15,11 +17,11 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 pub use self::body::FilteredBody;
+use self::judge::{Identity, failed};
 use crate::context::{McpContext, MessageFacts, MessageKind};
-use crate::contract::{Authorizer, Filter, Head, Needs, Verdict, View};
+use crate::contract::{Authorizer, Direction, Filter, Head, Needs, Verdict, View};
 use crate::layer::peek::{PeekOptions, is_utf8};
 use crate::refusal::Refusal;
-use crate::wire::outcome::Scanner;
 use crate::wire::rpc::{code, error_body};
 use crate::wire::sse::is_event_stream;
 use crate::{Body, BoxFuture};
@@ -40,14 +42,21 @@ pub struct FilterOptions {
     pub body_bytes: usize,
     /// `limits.event_bytes`: the largest event.
     pub event_bytes: usize,
+    /// `limits.filter_seconds`: how long one filter may take over one message.
+    pub filter_time: Duration,
     /// How a replaced request is read.
     pub peek: PeekOptions,
 }
 
 impl Default for FilterOptions {
-    /// 8 MiB of JSON, 16 MiB an event.
+    /// 8 MiB of JSON, 16 MiB an event, 10 s a filter and message.
     fn default() -> Self {
-        Self { body_bytes: 8 << 20, event_bytes: 16 << 20, peek: PeekOptions::default() }
+        Self {
+            body_bytes: 8 << 20,
+            event_bytes: 16 << 20,
+            filter_time: Duration::from_secs(10),
+            peek: PeekOptions::default(),
+        }
     }
 }
 
@@ -215,32 +224,27 @@ async fn respond(
         Refusal::new(StatusCode::BAD_GATEWAY, public).because(error)
     })?;
     let (message, body) = (cx.message(), collected.to_bytes());
-    if !is_one_message(&body) {
+    if Identity::of(&body).is_none() {
         return no_message(parts, cx);
     }
     let mut view = View {
+        direction: Direction::Response,
         method: message.and_then(|message| message.method.as_deref()).map(Into::into),
         target: message.and_then(|message| message.target.clone()),
         body,
     };
     for filter in chain.chosen(&needs, |needs| needs.response) {
-        match filter.response(cx, &view).await {
+        match chain.judge(&**filter, cx, &view).await {
             Verdict::Pass => {}
             Verdict::Replace(body) => {
                 view.body = body;
                 cx.note_response_mutated();
             }
             Verdict::Refuse { public } => return Err(refused(&**filter, public, cx)),
+            Verdict::Failed { cause } => return Err(failed(&cause)),
         }
     }
     Ok(Response::from_parts(parts, Body::from(view.body)))
-}
-
-/// Whether the bytes are one message that all read alike. A batch is not, nor what no filter could tell the parts of.
-fn is_one_message(body: &[u8]) -> bool {
-    let mut scanner = Scanner::new();
-    scanner.push(body);
-    scanner.kind().is_some() && std::str::from_utf8(body).is_ok()
 }
 
 /// What is no message cannot be inspected. An error of the server keeps its status, without its text.

@@ -1,12 +1,13 @@
 //! The request's way through the filters.
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, StatusCode};
+use http::{HeaderValue, Request};
 
+use super::judge::failed;
 use super::{Chain, refused};
 use crate::Body;
 use crate::context::{McpContext, MessageFacts, MessageKind};
-use crate::contract::{Action, Ask, Needs, Target, Verdict, View};
+use crate::contract::{Action, Ask, Direction, Needs, Target, Verdict, View};
 use crate::layer::peek::inspect;
 use crate::refusal::Refusal;
 use crate::wire::mirror::MCP_NAME;
@@ -19,15 +20,17 @@ pub(super) async fn filter(
 ) -> Result<Request<Body>, Refusal> {
     let Some(message) = cx.message().filter(|message| message.kind != MessageKind::None) else { return Ok(request) };
     let mut view = View {
+        direction: Direction::Request,
         method: message.method.as_deref().map(Into::into),
         target: message.target.clone(),
         body: message.body.clone(),
     };
     let mut replaced = false;
     for filter in chain.chosen(needs, |needs| needs.request) {
-        match filter.request(cx, &view).await {
+        match chain.judge(&**filter, cx, &view).await {
             Verdict::Pass => {}
             Verdict::Refuse { public } => return Err(refused(&**filter, public, cx)),
+            Verdict::Failed { cause } => return Err(failed(&cause)),
             Verdict::Replace(body) => {
                 view.body = body;
                 replaced = true;
@@ -41,12 +44,12 @@ pub(super) async fn filter(
     // The header follows the body before both are compared again.
     let name = target_of(&view.body, chain).filter(|_| parts.headers.contains_key(MCP_NAME));
     if let Some(name) = name {
-        parts.headers.insert(MCP_NAME, coded(&name).ok_or_else(|| failed("a name that no header can carry"))?);
+        parts.headers.insert(MCP_NAME, coded(&name).ok_or_else(|| nonsense("a name that no header can carry"))?);
     }
     let facts = inspect(&parts.headers, &view.body, &chain.options.peek)
-        .map_err(|(refusal, _)| failed("an unacceptable message").because(refusal.public().to_owned()))?;
+        .map_err(|(refusal, _)| nonsense("an unacceptable message").because(refusal.public().to_owned()))?;
     if facts.method != message.method || facts.id != message.id || facts.kind != message.kind {
-        return Err(failed("another method or id"));
+        return Err(nonsense("another method or id"));
     }
     authorize(chain, cx, &facts).await?;
     cx.note_request_mutated();
@@ -56,9 +59,8 @@ pub(super) async fn filter(
     Ok(Request::from_parts(parts, Body::from(view.body)))
 }
 
-/// A filter that answers nonsense refuses the message: it may have meant to.
-fn failed(what: &'static str) -> Refusal {
-    Refusal::new(StatusCode::BAD_GATEWAY, "A filter failed.").because(format!("a filter replaced a message by {what}"))
+fn nonsense(what: &'static str) -> Refusal {
+    failed(&format!("a filter replaced a message by {what}"))
 }
 
 async fn authorize(chain: &Chain, cx: &McpContext, facts: &MessageFacts) -> Result<(), Refusal> {
@@ -72,7 +74,7 @@ async fn authorize(chain: &Chain, cx: &McpContext, facts: &MessageFacts) -> Resu
         cx,
         arguments: facts.arguments(),
     });
-    if decision.await.allow { Ok(()) } else { Err(failed("one that the caller may not send")) }
+    if decision.await.allow { Ok(()) } else { Err(nonsense("one that the caller may not send")) }
 }
 
 fn target_of(body: &Bytes, chain: &Chain) -> Option<String> {

@@ -163,7 +163,8 @@ async fn answers_and_events_are_seen_and_untouched_plain_ones_keep_their_bytes()
         ": note\r\n\r\n",
         "id: 1\rdata: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/a\"}\r\r",
         "data:{\"jsonrpc\":\"2.0\",\"method\":\"notifications/b\"}\nother: x\nid:9\n\n",
-        "event: message\nid: 2\n: why\nretry: 5\ndata: {\"jsonrpc\":\"2.0\",\"method\":\"secret\"}\n\n",
+        "event: message\nid: 2\n: why\nretry: 5\n",
+        "data: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/c\",\"params\":\"secret\"}\n\n",
         "id: 3\ndata: {\"jsonrpc\":\"2.0\",\"id\":7,\ndata: \"result\":\"secret\"}\n\n",
         ": rest"
     );
@@ -199,7 +200,8 @@ async fn a_response_is_known_by_what_its_id_means() {
         }
 
         fn response(&self, _: &McpContext, view: &View) -> MaybeReady<Verdict> {
-            Verdict::Replace(format!("{:?}", view.method.as_deref()).into()).into()
+            let body = std::str::from_utf8(&view.body).unwrap();
+            Verdict::Replace(body.replace("{}", &format!("\"{:?}\"", view.method.as_ref().map(|_| ()))).into()).into()
         }
     }
 
@@ -207,15 +209,15 @@ async fn a_response_is_known_by_what_its_id_means() {
     let foreign = "data: {\"jsonrpc\":\"2.0\",\"id\":8,\"result\":{}}\n\n";
     let responses = Needs { response: true, ..Needs::NONE };
     let events = Needs { events: true, ..Needs::NONE };
-    for (needs, answer, method) in [
-        (responses, own, "data: Some(\"tools/call\")\n\n"),
-        (responses, foreign, "data: None\n\n"),
+    for (needs, answer, known) in [
+        (responses, own, "Some(())"),
+        (responses, foreign, "None"),
         // Which filters would have asked for what a foreign one answers, nobody knows.
-        (events, own, own),
-        (events, foreign, "data: None\n\n"),
+        (events, own, "{}"),
+        (events, foreign, "None"),
     ] {
         let (_, seen) = exchange(vec![Methods(needs)], "alpha", Some(("text/event-stream", answer.into()))).await;
-        assert_eq!(seen, method);
+        assert!(seen.contains(known), "{seen}");
     }
 }
 
@@ -250,6 +252,7 @@ async fn an_answer_that_is_not_one_message_is_no_way_around_a_filter() {
         r#"{"jsonrpc":"2.0","id":7,"result":"plain","method":"ping"}"#,
         r#"{"jsonrpc":"2.0","id":7,"res"#,
         r#"{"detail":"plain"}"#,
+        r#"{"jsonrpc":"2.0","id":7,"result":"plain"}{"jsonrpc":"2.0","id":7,"result":"plain"}"#,
     ] {
         let (status, text) = exchange(answer).await;
         assert_eq!((status, text.contains("not one message")), (502, true), "{answer} {text}");
@@ -263,4 +266,68 @@ fn an_error_that_is_no_message_keeps_its_status_and_headers_without_its_text() {
     assert_eq!((response.status().as_u16(), &response.headers()["retry-after"]), (429, &"3".parse().unwrap()));
     let body = response.into_body().bytes().unwrap();
     assert_eq!(body, r#"{"jsonrpc":"2.0","id":null,"error":{"code":42900,"message":"Too Many Requests"}}"#);
+}
+
+/// Says one thing of answers, at once or after a while.
+struct Says {
+    verdict: Verdict,
+    after: Option<Duration>,
+    open: bool,
+}
+
+impl Filter for Says {
+    fn name(&self) -> &'static str {
+        "says"
+    }
+
+    fn needs(&self, _: &Head<'_>) -> Needs {
+        Needs { response: true, ..Needs::NONE }
+    }
+
+    fn fail_open(&self) -> bool {
+        self.open
+    }
+
+    fn response(&self, _: &McpContext, _: &View) -> MaybeReady<Verdict> {
+        let verdict = self.verdict.clone();
+        match self.after {
+            None => verdict.into(),
+            Some(after) => MaybeReady::wait(async move {
+                tokio::time::sleep(after).await;
+                verdict
+            }),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_filter_that_fails_refuses_unless_it_fails_open() {
+    const ANSWER: &str = r#"{"jsonrpc":"2.0","id":7,"result":"x"}"#;
+    let limit = FilterOptions::default().filter_time;
+    let replaced = |id| Verdict::Replace(format!(r#"{{"jsonrpc":"2.0","id":{id},"result":"y"}}"#).into());
+    let cases = [
+        (Verdict::failed("away"), None, false),
+        (Verdict::Replace("{}".into()), None, false),
+        (replaced("8"), None, false),
+        (replaced("7.0"), None, true),
+        (Verdict::Pass, Some(limit + Duration::from_millis(1)), false),
+        (Verdict::Pass, Some(limit - Duration::from_millis(1)), true),
+    ];
+    for (verdict, after, good) in cases {
+        for open in [false, true] {
+            let says = || vec![Says { verdict: verdict.clone(), after, open }];
+            let case = format!("{verdict:?} after {after:?}, open: {open}");
+            let (status, text, cx) = exchange_with(says(), "alpha", Some(("application/json", ANSWER.into()))).await;
+            assert_eq!(status, if good || open { 200 } else { 502 }, "{case} {text}");
+            assert_eq!(
+                text == ANSWER,
+                !matches!(verdict, Verdict::Replace(_)) && good || open && !good,
+                "{case} {text}"
+            );
+            assert_eq!(cx.refusal().map(|refusal| refusal.code), (!good && !open).then_some(40301), "{case}");
+            let events = format!("data: {ANSWER}\n\n");
+            let (_, text) = exchange(says(), "alpha", Some(("text/event-stream", events.into()))).await;
+            assert_eq!(text.contains("A filter failed."), !good && !open, "{case} {text}");
+        }
+    }
 }
