@@ -40,9 +40,9 @@ pub(super) fn prepare(headers: &mut HeaderMap, method: &Method, cx: &McpContext,
     headers.remove(&PROXY_CONNECTION);
     // A credential that got here, because somebody built a stack without the authenticate layer, gets no further.
     authenticate::strip(headers);
-    if *method == Method::POST {
-        mirror::strip(headers, claimed_era(headers).unwrap_or(Claim::Unknown));
-    }
+    // Without a body there is nothing that anybody could have compared the mirrors with.
+    let posts = *method == Method::POST;
+    mirror::strip(headers, if posts { claimed_era(headers).unwrap_or(Claim::Unknown) } else { Claim::Absent });
     // An encoded answer could not be read on its way back.
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     if let Some(trace) = cx.trace() {
@@ -181,5 +181,26 @@ mod tests {
             left,
             ["accept-encoding: identity", "accept: application/json", "mcp-session-id: s", "x-custom: kept"]
         );
+    }
+
+    #[test]
+    fn mirrors_travel_only_with_a_body_that_they_were_compared_with() {
+        let left = |method: Method, version: Option<&'static str>| {
+            let mut headers = HeaderMap::new();
+            for name in ["mcp-method", "mcp-name", "mcp-param-region"] {
+                headers.insert(HeaderName::from_static(name), HeaderValue::from_static("x"));
+            }
+            if let Some(version) = version {
+                headers.insert("mcp-protocol-version", HeaderValue::from_static(version));
+            }
+            prepare(&mut headers, &method, &McpContext::new(&crate::contract::SystemClock), &route(&[], &[]));
+            headers.keys().filter(|name| mirror::is_mirror(name)).count()
+        };
+        for (version, forwarded) in
+            [(None, 0), (Some("2025-11-25"), 0), (Some("2026-07-28"), 3), (Some("2027-01-01"), 3)]
+        {
+            assert_eq!(left(Method::POST, version), forwarded, "{version:?}");
+            assert_eq!((left(Method::GET, version), left(Method::DELETE, version)), (0, 0), "{version:?}");
+        }
     }
 }

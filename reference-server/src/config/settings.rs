@@ -272,7 +272,7 @@ section! {
 section! {
     /// `policy`.
     pub struct Policy {
-        /// Whether methods that no known revision of MCP has are forwarded: `allow` or `deny`.
+        /// Whether methods that no revision of MCP of the message's era has are forwarded: `allow` or `deny`.
         unknown_methods: UnknownMethods = UnknownMethods::Allow,
     }
 }

@@ -18,7 +18,7 @@ use crate::wire::version::Era;
 
 /// Asks an [`Authorizer`] about each message that has a method.
 ///
-/// Required facts: `principal`, `route`, `message`. A hidden tool or prompt is answered as an unknown one, with HTTP
+/// Required facts: `principal`, `route`, `message`. What is hidden is answered as if it were unknown, with HTTP
 /// 200: a 400 or 404 would make clients think of another era, a 403 of another token. A visible tool that is refused
 /// is a tool result with `isError`.
 #[derive(Clone)]
@@ -91,14 +91,24 @@ fn refuse(decision: &Decision, message: &MessageFacts) -> Refusal {
         (Some("prompts/get"), true) => {
             Refusal::new(StatusCode::OK, format!("Unknown prompt: {target}")).with_code(code::INVALID_PARAMS)
         }
-        (Some("resources/read"), true) => {
+        (Some("resources/read" | "resources/subscribe" | "resources/unsubscribe"), true) => {
             let code = match message.era {
                 Era::Legacy => code::RESOURCE_NOT_FOUND,
                 Era::Modern => code::INVALID_PARAMS,
             };
             Refusal::new(StatusCode::OK, format!("Resource not found: {target}")).with_code(code)
         }
+        // A prompt or a resource: both are unknown alike.
+        (Some("completion/complete"), true) => {
+            Refusal::new(StatusCode::OK, format!("Unknown reference: {target}")).with_code(code::INVALID_PARAMS)
+        }
+        (Some("tasks/get" | "tasks/result" | "tasks/update" | "tasks/cancel"), true) => {
+            Refusal::new(StatusCode::OK, format!("Task not found: {target}")).with_code(code::INVALID_PARAMS)
+        }
         (Some("tools/call"), false) => Refusal::tool_result("This call is not allowed."),
         _ => Refusal::new(StatusCode::OK, "This is not allowed.").with_code(code::REFUSED_BY_POLICY),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,7 @@ use http::{HeaderMap, StatusCode};
 use super::{PeekOptions, UnknownMethods};
 use crate::context::{MessageFacts, MessageKind};
 use crate::refusal::Refusal;
-use crate::wire::method::Method;
+use crate::wire::method::{Method, is_known};
 use crate::wire::mirror::{self, MirrorError};
 use crate::wire::outcome::Scanner;
 use crate::wire::rpc::code;
@@ -41,8 +41,8 @@ pub fn inspect(
     if let Err(error) = mirror::check(headers, &message) {
         return Err((contradicted(&error), Some(Box::new(facts))));
     }
-    let unknown = message.method.is_some() && matches!(facts.method, Some(Cow::Owned(_)));
-    if unknown && options.unknown_methods == UnknownMethods::Deny {
+    let unknown = |method: &str| !is_known(facts.era, method);
+    if message.method.as_deref().is_some_and(unknown) && options.unknown_methods == UnknownMethods::Deny {
         return Err((method_not_found(facts.era), Some(Box::new(facts))));
     }
     Ok(facts)

@@ -41,11 +41,11 @@ pub struct PeekOptions {
     /// `limits.body_total`: how long the whole body may take, from when it is first asked for. A server that has to be
     /// started first takes nothing of it.
     pub total: Duration,
-    /// `policy.unknown_methods`: whether methods that no known revision has are forwarded.
+    /// `policy.unknown_methods`: whether methods that no revision of the message's era has are forwarded.
     pub unknown_methods: UnknownMethods,
 }
 
-/// What happens to methods that no known revision has.
+/// What happens to methods that no revision of the message's era has.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum UnknownMethods {

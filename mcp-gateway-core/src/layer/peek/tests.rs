@@ -105,3 +105,38 @@ async fn a_refusal_carries_the_id_once_it_is_known() {
     assert_eq!(status, 400);
     assert!(body.starts_with(br#"{"jsonrpc":"2.0","id":null,"error":{"code":-32600"#), "{body:?}");
 }
+
+#[test]
+fn what_is_unknown_is_a_matter_of_the_era() {
+    let denied = |method: &str, version: Option<&'static str>| {
+        let mut headers = http::HeaderMap::new();
+        let mut meta = String::new();
+        if let Some(version) = version {
+            headers.insert("mcp-protocol-version", http::HeaderValue::from_static(version));
+            headers.insert("mcp-method", method.parse().unwrap());
+            meta = format!(r#","_meta":{{"io.modelcontextprotocol/protocolVersion":"{version}"}}"#);
+        }
+        let body = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{{"uri":"a:b"{meta}}}}}"#);
+        let read = |unknown_methods| {
+            let options = PeekOptions { unknown_methods, ..PeekOptions::default() };
+            inspect(&headers, &body.clone().into(), &options)
+                .err()
+                .map(|(refusal, _)| (refusal.status().as_u16(), refusal.code()))
+        };
+        assert_eq!(read(UnknownMethods::Allow), None, "{method} {version:?}");
+        read(UnknownMethods::Deny)
+    };
+    let modern = Some("2026-07-28");
+    for (method, version, refusal) in [
+        ("tools/list", None, None),
+        ("tools/list", modern, None),
+        ("server/discover", modern, None),
+        ("server/discover", None, Some((200, -32601))),
+        ("resources/unsubscribe", None, None),
+        ("resources/unsubscribe", modern, Some((404, -32601))),
+        ("x/invoke", None, Some((200, -32601))),
+        ("x/invoke", modern, Some((404, -32601))),
+    ] {
+        assert_eq!(denied(method, version), refusal, "{method} {version:?}");
+    }
+}
