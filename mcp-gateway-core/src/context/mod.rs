@@ -18,7 +18,7 @@ pub use self::facts::{MessageFacts, MessageKind, Requested, SessionFacts, Timing
 pub use self::peer::PeerAddr;
 pub use self::trace::TraceContext;
 use crate::contract::Endpoint;
-use crate::record::{Principal, Route};
+use crate::record::{Principal, Route, TenantId};
 use crate::refusal::Refusal;
 
 /// What is known of one request, shared by every layer that handles it.
@@ -46,6 +46,7 @@ struct Facts {
     began_at: Timestamp,
     began: Instant,
     address: OnceLock<IpAddr>,
+    tenant: OnceLock<Option<TenantId>>,
     trace: OnceLock<TraceContext>,
     principal: OnceLock<Arc<Principal>>,
     requested: OnceLock<Requested>,
@@ -116,6 +117,9 @@ impl McpContext {
         if let Some(address) = self.address() {
             let _ = child.set_address(*address);
         }
+        if let Some(tenant) = self.tenant() {
+            let _ = child.set_tenant(tenant.clone());
+        }
         if let Some(trace) = self.trace() {
             let _ = child.set_trace(trace.clone());
         }
@@ -132,6 +136,7 @@ impl McpContext {
             began_at,
             began,
             address: OnceLock::new(),
+            tenant: OnceLock::new(),
             trace: OnceLock::new(),
             principal: OnceLock::new(),
             requested: OnceLock::new(),
@@ -161,6 +166,8 @@ impl McpContext {
     facts! {
         /// The caller's address, after trusted proxies.
         address / set_address: IpAddr;
+        /// The tenant that the request is for, `None` when it is nobody's; set by the context layer where there are several.
+        tenant / set_tenant: Option<TenantId>;
         /// The W3C trace context.
         trace / set_trace: TraceContext;
         /// Who calls; set by the authenticate layer.
@@ -180,6 +187,15 @@ impl McpContext {
         forwarded_target / set_forwarded_target: Box<str>;
         /// Which rule decided; set by the authorize layer.
         rule / set_rule: Arc<str>;
+    }
+
+    /// Whether the request is for this tenant. Where nobody tells tenants apart, all requests are for `default`.
+    #[must_use]
+    pub fn is_for(&self, tenant: &TenantId) -> bool {
+        match self.tenant() {
+            Some(own) => own.as_ref() == Some(tenant),
+            None => *tenant == TenantId::default(),
+        }
     }
 
     /// The request's id, in logs, audit trail and error answers.

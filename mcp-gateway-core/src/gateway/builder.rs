@@ -12,7 +12,7 @@ use crate::contract::{
 use crate::layer::admit::{AdmitLayer, AdmitLimits, Load};
 use crate::layer::authenticate::{AuthenticateLayer, KnownResource};
 use crate::layer::authorize::KeyServers;
-use crate::layer::context::ContextLayer;
+use crate::layer::context::{ContextLayer, Tenants};
 use crate::layer::cors::{CorsLayer, KNOWN_WEB_CLIENTS};
 use crate::layer::deploy::DeployLayer;
 use crate::layer::host::HostLayer;
@@ -127,6 +127,7 @@ pub struct GatewayBuilder {
     options: GatewayOptions,
     known: KnownResource,
     revoke: Option<RevokeLayer>,
+    tenants: Option<Tenants>,
     nested: bool,
 }
 
@@ -151,7 +152,14 @@ impl std::fmt::Debug for GatewayBuilder {
 
 impl GatewayBuilder {
     pub(super) fn new(parts: Parts) -> Self {
-        Self { parts, options: GatewayOptions::default(), known: Arc::new(|_| None), revoke: None, nested: false }
+        Self {
+            parts,
+            options: GatewayOptions::default(),
+            known: Arc::new(|_| None),
+            revoke: None,
+            tenants: None,
+            nested: false,
+        }
     }
 
     /// What the operator sets.
@@ -175,6 +183,13 @@ impl GatewayBuilder {
         self
     }
 
+    /// Tells tenants apart; without this there is one, `default`.
+    #[must_use]
+    pub fn tenants(mut self, tenants: Tenants) -> Self {
+        self.tenants = Some(tenants);
+        self
+    }
+
     /// For `axum::Router::nest_service`, which strips the mount's path from requests.
     #[must_use]
     pub fn nested(mut self) -> Self {
@@ -185,7 +200,7 @@ impl GatewayBuilder {
     /// The gateway at this mount.
     #[must_use]
     pub fn build(self, mount: &Mount) -> Built {
-        let Self { parts, options, known, revoke, nested } = self;
+        let Self { parts, options, known, revoke, tenants, nested } = self;
         let limits = options.limits;
         let admit = if nested { AdmitLayer::nested(limits) } else { AdmitLayer::new(mount, limits) };
         let (calls, streams) = (admit.calls(), admit.streams());
@@ -225,7 +240,11 @@ impl GatewayBuilder {
         let stack = HostLayer::new(mount, options.allowed_hosts, options.loopback).layer(stack);
         // What ends before a shim took it.
         let stack = RefusalsLayer::new(parts.audit, Arc::clone(&parts.clock), Arc::clone(&strangers)).layer(stack);
-        let stack = ContextLayer::with(parts.clock, options.trusted_proxies).layer(stack);
+        let mut context = ContextLayer::with(parts.clock, options.trusted_proxies);
+        if let Some(tenants) = tenants {
+            context = context.tenants(tenants);
+        }
+        let stack = context.layer(stack);
         Built { gateway: Gateway(stack), calls, streams, strangers }
     }
 }

@@ -23,7 +23,7 @@ pub const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 /// Authenticates requests and sets the fact `principal`.
 ///
 /// The authenticators are asked in order; the first that knows the credential decides. Nobody knows it: 401 with a
-/// challenge (RFC 6750 §3, RFC 9728 §5.1). Afterwards no credential is left in the request: nothing behind this layer
+/// challenge (RFC 6750 §3, RFC 9728 §5.1), as for a caller of [another tenant](super::context::Tenants). Afterwards no credential is left in the request: nothing behind this layer
 /// ever sees one.
 ///
 /// Works alone in any tower stack; without a [`ContextLayer`](super::context::ContextLayer) it begins the context
@@ -279,6 +279,10 @@ impl Inner {
             Ok(None) => return Err(self.unauthorized(presented, resource, cx)),
             Err(error) => return Err(self.refuse(&error, presented, resource, cx)),
         };
+        if !cx.is_for(&principal.subject.tenant) {
+            tracing::debug!(request_id = %cx.request_id(), "a credential belongs to another tenant");
+            return Err(self.unauthorized(presented, resource, cx));
+        }
         let scope = self.scope.filter(|scope| !principal.has(*scope));
         cx.set_principal(principal).map_err(Refusal::fact_set)?;
         match scope {

@@ -118,3 +118,39 @@ proptest! {
         prop_assert_eq!(status, 401);
     }
 }
+
+#[tokio::test]
+async fn a_caller_of_another_tenant_is_a_stranger() {
+    use crate::layer::context::{ContextLayer, Tenants};
+    use crate::record::TenantId;
+
+    let in_tenant = |parts: &Parts, _: &Resource| {
+        let tenant = parts.headers.get(AUTHORIZATION).map(|value| value.to_str().unwrap().replace("Bearer ", ""));
+        Ok(tenant.map(|tenant| Arc::new(Principal::new("local", "ada").with_tenant(TenantId::new(tenant)))))
+    };
+    let by_host: Tenants = Arc::new(|parts| {
+        let host = parts.headers.get("host")?.to_str().ok()?.strip_suffix(".gw.example")?;
+        (host != "nobody").then(|| TenantId::new(host))
+    });
+    let status = async |context: ContextLayer, host: &str, tenant: &str| {
+        let inner = tower::service_fn(|_: Request<()>| async { Ok::<_, Infallible>(Response::new(Bytes::new())) });
+        let stack = context.layer(AuthenticateLayer::from_fn(resource(), in_tenant).layer(inner));
+        let request = Request::builder().header("host", host).header("authorization", format!("Bearer {tenant}"));
+        stack.oneshot(request.body(()).unwrap()).await.unwrap().status().as_u16()
+    };
+    for (host, tenant, expected) in [
+        ("acme.gw.example", "acme", 200),
+        ("acme.gw.example", "umbrella", 401),
+        ("acme.gw.example", "default", 401),
+        ("nobody.gw.example", "default", 401),
+        ("elsewhere.example", "acme", 401),
+    ] {
+        assert_eq!(
+            status(ContextLayer::new().tenants(by_host.clone()), host, tenant).await,
+            expected,
+            "{host} {tenant}"
+        );
+    }
+    assert_eq!(status(ContextLayer::new(), "acme.gw.example", "default").await, 200);
+    assert_eq!(status(ContextLayer::new(), "acme.gw.example", "acme").await, 401);
+}

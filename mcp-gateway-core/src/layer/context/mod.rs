@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use http::request::Parts;
 use http::{HeaderMap, HeaderName, Request};
 use ipnet::IpNet;
 use tower_layer::Layer;
@@ -13,6 +14,7 @@ use tower_service::Service;
 
 use crate::context::{McpContext, PeerAddr, TraceContext};
 use crate::contract::{Clock, SystemClock};
+use crate::record::TenantId;
 use crate::wire::method::Method;
 use crate::wire::mirror::MCP_METHOD;
 
@@ -24,10 +26,16 @@ use crate::wire::mirror::MCP_METHOD;
 #[derive(Clone)]
 pub struct ContextLayer(Arc<Options>);
 
+#[derive(Clone)]
 struct Options {
     clock: Arc<dyn Clock>,
     trusted_proxies: Vec<IpNet>,
+    tenants: Option<Tenants>,
 }
+
+/// Which tenant a request is for, by its host as a rule; `None` when it is nobody's. Asked before the caller is known:
+/// a caller of another tenant is a stranger (401).
+pub type Tenants = Arc<dyn Fn(&Parts) -> Option<TenantId> + Send + Sync>;
 
 impl ContextLayer {
     /// Uses the machine's clock and trusts no proxy.
@@ -39,11 +47,17 @@ impl ContextLayer {
     /// Uses this clock and believes what these proxies say about the caller's address.
     #[must_use]
     pub fn with(clock: Arc<dyn Clock>, trusted_proxies: Vec<IpNet>) -> Self {
-        Self(Arc::new(Options { clock, trusted_proxies }))
+        Self(Arc::new(Options { clock, trusted_proxies, tenants: None }))
     }
 
-    fn begin<B>(&self, request: &mut Request<B>) {
-        let peer = peer(request);
+    /// Tells tenants apart. Without this, every request is for the tenant `default`.
+    #[must_use]
+    pub fn tenants(self, tenants: Tenants) -> Self {
+        Self(Arc::new(Options { tenants: Some(tenants), ..Options::clone(&self.0) }))
+    }
+
+    fn begin<B>(&self, mut request: Request<B>) -> Request<B> {
+        let peer = peer(&request);
         if McpContext::of(request.extensions()).is_none() {
             let cx = McpContext::new(&*self.0.clock);
             // Facts of a context made in this line cannot be set already.
@@ -54,9 +68,15 @@ impl ContextLayer {
             if request.headers().get(MCP_METHOD).is_some_and(|method| method == Method::Discover.as_str()) {
                 cx.note_probe();
             }
-            request.extensions_mut().insert(cx);
+            request.extensions_mut().insert(cx.clone());
             strip(request.headers_mut());
+            if let Some(tenants) = &self.0.tenants {
+                let (parts, body) = request.into_parts();
+                let _ = cx.set_tenant(tenants(&parts));
+                request = Request::from_parts(parts, body);
+            }
         }
+        request
     }
 }
 
@@ -99,9 +119,8 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, mut request: Request<B>) -> S::Future {
-        self.layer.begin(&mut request);
-        self.inner.call(request)
+    fn call(&mut self, request: Request<B>) -> S::Future {
+        self.inner.call(self.layer.begin(request))
     }
 }
 
