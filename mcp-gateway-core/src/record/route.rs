@@ -111,3 +111,30 @@ impl Route {
         }
     }
 }
+
+#[cfg(test)]
+impl Route {
+    /// A remote server of this id, for the tests of layers.
+    pub(crate) fn remote(id: &str) -> Self {
+        Self {
+            id: id.into(),
+            name: id.into(),
+            resource: super::Mount::new("https://gw.example", "/mcp-connect").expect("an origin").resource(id),
+            target: RouteTarget::Remote {
+                url: Uri::from_static("https://up.example/mcp"),
+                headers: [].into(),
+                incarnation: Incarnation(format!("{id}~remote").into()),
+            },
+            sub_paths: [].into(),
+            query_parameters: [].into(),
+            response_headers: [].into(),
+        }
+    }
+
+    /// The same server, run by a runtime and shared.
+    pub(crate) fn hosted(id: &str) -> Self {
+        let program = Program::Command { command: "true".into(), args: Vec::new() };
+        let template = Arc::new(Self::template(id, program, Vec::new()));
+        Self { target: RouteTarget::Hosted { placement: Placement::Shared, template }, ..Self::remote(id) }
+    }
+}

@@ -116,21 +116,12 @@ fn is_listed(pair: &str, route: &Route) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::Mount;
 
     fn route(sub_paths: &[&str], query: &[&str]) -> Route {
         Route {
-            id: "a".into(),
-            name: "A".into(),
-            resource: Mount::new("https://gw.example", "/mcp-connect").unwrap().resource("a"),
-            target: RouteTarget::Remote {
-                url: Uri::from_static("https://up.example/mcp"),
-                headers: [].into(),
-                incarnation: crate::contract::Incarnation("a~remote".into()),
-            },
             sub_paths: sub_paths.iter().map(|&path| path.into()).collect(),
             query_parameters: query.iter().map(|&name| name.into()).collect(),
-            response_headers: [].into(),
+            ..Route::remote("a")
         }
     }
 
@@ -202,5 +193,27 @@ mod tests {
             assert_eq!(left(Method::POST, version), forwarded, "{version:?}");
             assert_eq!((left(Method::GET, version), left(Method::DELETE, version)), (0, 0), "{version:?}");
         }
+    }
+
+    #[test]
+    fn a_server_that_we_run_is_told_where_it_is_and_a_remote_one_gets_its_own_headers() {
+        let cx = McpContext::new(&crate::contract::SystemClock);
+        cx.set_address("2001:db8::1".parse().unwrap()).unwrap();
+        let mut headers = HeaderMap::new();
+        forwarded(&mut headers, &cx, &route(&[], &[]));
+        assert_eq!(headers["x-forwarded-for"], "2001:db8::1");
+        assert_eq!(
+            (&headers["x-forwarded-proto"], &headers["x-forwarded-host"]),
+            (&"https".parse().unwrap(), &"gw.example".parse().unwrap())
+        );
+
+        let RouteTarget::Remote { url, incarnation, .. } = route(&[], &[]).target else { unreachable!() };
+        let own = [(HeaderName::from_static("x-api-key"), HeaderValue::from_static("ours"))].into();
+        let remote = Route { target: RouteTarget::Remote { url, headers: own, incarnation }, ..route(&[], &[]) };
+        let mut headers = HeaderMap::new();
+        headers.insert("x-api-key", HeaderValue::from_static("the caller's"));
+        prepare(&mut headers, &Method::GET, &cx, &remote);
+        assert_eq!(headers["x-api-key"], "ours");
+        assert!(!headers.contains_key("x-forwarded-for"), "nothing about the caller");
     }
 }

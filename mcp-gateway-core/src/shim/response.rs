@@ -185,8 +185,8 @@ pub(super) fn same_origin_redirect<B>(response: &Response<B>, from: &http::Uri) 
     let location = response.headers().get(http::header::LOCATION)?.to_str().ok()?;
     let location: http::Uri = location.parse().ok()?;
     match location.authority() {
-        // A path alone; `//host` has an authority.
-        None if location.path().starts_with('/') => {
+        // A path alone. What begins with `//` names another host, which the parser takes for a path.
+        None if location.path().starts_with('/') && !location.path().starts_with("//") => {
             let mut parts = from.clone().into_parts();
             parts.path_and_query = location.path_and_query().cloned();
             http::Uri::from_parts(parts).ok()
@@ -198,3 +198,6 @@ pub(super) fn same_origin_redirect<B>(response: &Response<B>, from: &http::Uri) 
         None => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,9 +13,9 @@ use proptest::prelude::*;
 use tower::ServiceExt;
 
 use super::*;
-use crate::contract::{Action, Ask, AuditFull, Decision, Incarnation, Seq};
+use crate::contract::{Action, Ask, AuditFull, Decision, Seq};
 use crate::layer::peek::PeekLayer;
-use crate::record::{AuditEvent, EventKind, Mount, Outcome, Principal, Route, RouteTarget};
+use crate::record::{AuditEvent, EventKind, Outcome, Principal, Route};
 use crate::{BoxError, MaybeReady};
 
 /// Records into a vector, after a pause, or not at all.
@@ -121,20 +121,7 @@ impl Exchange {
 fn context() -> McpContext {
     let cx = McpContext::new(&SystemClock);
     cx.set_principal(Arc::new(Principal::new("local", "ada"))).unwrap();
-    cx.set_route(Arc::new(Route {
-        id: "a".into(),
-        name: "A".into(),
-        resource: Mount::new("https://gw.example", "/m").unwrap().resource("a"),
-        target: RouteTarget::Remote {
-            url: http::Uri::from_static("http://up.example"),
-            headers: [].into(),
-            incarnation: Incarnation("a~1".into()),
-        },
-        sub_paths: [].into(),
-        query_parameters: [].into(),
-        response_headers: [].into(),
-    }))
-    .unwrap();
+    cx.set_route(Arc::new(Route::remote("a"))).unwrap();
     cx
 }
 

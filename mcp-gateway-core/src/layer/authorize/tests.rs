@@ -3,27 +3,14 @@ use http::{HeaderMap, Request};
 use proptest::prelude::*;
 
 use super::*;
-use crate::contract::{Incarnation, SystemClock};
+use crate::contract::SystemClock;
 use crate::layer::peek::{PeekOptions, inspect};
-use crate::record::{Mount, Principal, Route, RouteTarget};
+use crate::record::{Principal, Route};
 
 fn context(message: Option<&str>) -> McpContext {
     let cx = McpContext::new(&SystemClock);
     cx.set_principal(Arc::new(Principal::new("local", "ada"))).unwrap();
-    cx.set_route(Arc::new(Route {
-        id: "a".into(),
-        name: "A".into(),
-        resource: Mount::new("https://gw.example", "/m").unwrap().resource("a"),
-        target: RouteTarget::Remote {
-            url: http::Uri::from_static("http://up.example"),
-            headers: [].into(),
-            incarnation: Incarnation("a~1".into()),
-        },
-        sub_paths: [].into(),
-        query_parameters: [].into(),
-        response_headers: [].into(),
-    }))
-    .unwrap();
+    cx.set_route(Arc::new(Route::remote("a"))).unwrap();
     let facts = match message {
         Some(message) => {
             let mut headers = HeaderMap::new();

@@ -130,3 +130,6 @@ fn refuse(error: &RuntimeError, workload: &Workload, principal: &Principal) -> R
         _ => refusal,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,7 @@ use crate::MaybeReady;
 use crate::contract::{Ask, Decision, SystemClock};
 use crate::layer::audit::event_of;
 use crate::layer::peek::PeekLayer;
-use crate::record::{EventKind, Mount, Principal, Route, RouteTarget};
+use crate::record::{EventKind, Principal, Route};
 
 /// Replaces one text by another wherever it stands, or refuses it.
 struct Swap {
@@ -87,20 +87,7 @@ async fn exchange_with<F: Filter>(
         PeekLayer::default().layer(FilterLayer::new(filters, authorizer, FilterOptions::default()).layer(server));
     let cx = McpContext::new(&SystemClock);
     cx.set_principal(Arc::new(Principal::new("local", "ada"))).unwrap();
-    cx.set_route(Arc::new(Route {
-        id: "a".into(),
-        name: "A".into(),
-        resource: Mount::new("https://gw.example", "/m").unwrap().resource("a"),
-        target: RouteTarget::Remote {
-            url: http::Uri::from_static("http://up.example"),
-            headers: [].into(),
-            incarnation: crate::contract::Incarnation("a~1".into()),
-        },
-        sub_paths: [].into(),
-        query_parameters: [].into(),
-        response_headers: [].into(),
-    }))
-    .unwrap();
+    cx.set_route(Arc::new(Route::remote("a"))).unwrap();
     let body = format!(
         r#"{{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{{"name":"{tool}","_meta":{{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}}}}}}"#
     );

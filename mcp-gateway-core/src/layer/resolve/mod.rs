@@ -119,3 +119,6 @@ pub(crate) fn no_such_path() -> Refusal {
 fn no_such_server() -> Refusal {
     Refusal::new(StatusCode::NOT_FOUND, "There is no such server.")
 }
+
+#[cfg(test)]
+mod tests;

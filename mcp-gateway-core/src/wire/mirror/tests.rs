@@ -180,3 +180,42 @@ fn mirrors_are_forwarded_only_where_they_were_compared_or_are_not_ours_to_judge(
     assert_eq!(left(Claim::Known(ProtocolVersion::V20260728)), 5);
     assert_eq!(left(Claim::Unknown), 5);
 }
+
+mod agreement {
+    use proptest::option;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
+    use crate::wire::check;
+
+    const VERSIONS: &[&str] = &["2026-07-28", "2025-11-25", "2027-01-01", " 2026-07-28"];
+    const METHODS: &[&str] =
+        &["tools/call", "resources/read", "tasks/get", "tools/list", "initialize", "x/y", "Tools/call"];
+    const NAMES: &[&str] = &["echo", "test://x", "=?base64?ZWNobw==?=", "=?base64?w6l0w6k=?=", "=?base64?ZWNobw?="];
+    const TARGETS: &[&str] = &["echo", "test://x", "\u{e9}t\u{e9}", "=?base64?ZWNobw==?=", "ech\\u006f"];
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2048) })]
+
+        #[test]
+        fn what_passes_is_what_another_reader_finds(
+            version in prop_oneof![Just(""), select(VERSIONS)],
+            header in select(METHODS),
+            name in option::of(select(NAMES)),
+            (method, same) in (select(METHODS), any::<bool>()),
+            target in select(TARGETS),
+            stated in option::of(select(VERSIONS)),
+            notification: bool,
+        ) {
+            let method = if same { header } else { method };
+            let id = if notification { "" } else { r#""id":1,"# };
+            let meta = stated.map_or_else(String::new, |version| {
+                format!(r#","_meta":{{"io.modelcontextprotocol/protocolVersion":"{version}"}}"#)
+            });
+            let body = format!(
+                r#"{{"jsonrpc":"2.0",{id}"method":"{method}","params":{{"name":"{target}","uri":"{target}","taskId":"{target}"{meta}}}}}"#
+            );
+            check::mirror(format!("{version}\n{header}\n{}\n{body}", name.unwrap_or_default()).as_bytes());
+        }
+    }
+}
