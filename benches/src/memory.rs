@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use futures_util::stream;
 use http::{HeaderValue, Response};
 use mcp_gateway_auth::api_key::{ApiKeyAuthenticator, KeyDirectory, NewKeyText};
-use mcp_gateway_core::context::SessionFacts;
+use mcp_gateway_core::context::{Agreed, SessionFacts};
 use mcp_gateway_core::contract::{
     Address, AuditFull, AuditSink, Clock as _, Deployment, Endpoint, Incarnation, LogStream, Observation, Program,
     Resolve, ResolveError, Runtime, RuntimeError, RuntimeErrorKind, RuntimeEventStream, Seq, SystemClock, Upstream,
@@ -164,7 +164,7 @@ impl AuditSink for Counted {
 struct NoSessions;
 
 impl SessionCodec for NoSessions {
-    fn seal(&self, _: &str, _: &Incarnation, _: &str, _: &Principal) -> Result<HeaderValue, SessionError> {
+    fn seal(&self, _: &str, _: &Incarnation, _: Agreed, _: &str, _: &Principal) -> Result<HeaderValue, SessionError> {
         Err(SessionError::NoKey)
     }
 

@@ -44,6 +44,8 @@ pub struct MessageFacts {
     pub client_name: Option<Box<str>>,
     /// The version that the client gave itself.
     pub client_version: Option<Box<str>>,
+    /// Of `initialize`: how the client can ask its user.
+    pub elicitation: Elicitation,
     /// The body, byte for byte.
     pub body: Bytes,
 }
@@ -62,6 +64,7 @@ impl MessageFacts {
             arguments: None,
             client_name: None,
             client_version: None,
+            elicitation: Elicitation::default(),
             body: Bytes::new(),
         }
     }
@@ -71,6 +74,24 @@ impl MessageFacts {
     pub fn arguments(&self) -> Option<&[u8]> {
         self.body.get(self.arguments.clone()?)
     }
+}
+
+/// How a client can ask its user for something, as it declared at `initialize`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Elicitation {
+    /// By a form that the client shows.
+    pub form: bool,
+    /// By an address that the user visits.
+    pub url: bool,
+}
+
+/// What client and server agreed on when a legacy session began.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Agreed {
+    /// The version that the server answered; `None` when it is not a known one.
+    pub version: Option<ProtocolVersion>,
+    /// How the client can ask its user.
+    pub elicitation: Elicitation,
 }
 
 /// Which server and path a URL names.
@@ -89,6 +110,8 @@ pub struct SessionFacts {
     pub upstream_id: Arc<str>,
     /// Which life of which workload it belongs to.
     pub incarnation: Incarnation,
+    /// What was agreed on when it began.
+    pub agreed: Agreed,
     /// The bytes that the client sent, echoed in the response.
     pub sealed: http::HeaderValue,
     /// A keyed hash for logs and the audit trail.

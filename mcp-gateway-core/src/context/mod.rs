@@ -14,12 +14,13 @@ use http::Extensions;
 use jiff::Timestamp;
 use ulid::Ulid;
 
-pub use self::facts::{MessageFacts, MessageKind, Requested, SessionFacts, Timings};
+pub use self::facts::{Agreed, Elicitation, MessageFacts, MessageKind, Requested, SessionFacts, Timings};
 pub use self::peer::PeerAddr;
 pub use self::trace::TraceContext;
 use crate::contract::Endpoint;
 use crate::record::{Principal, Route, TenantId};
 use crate::refusal::Refusal;
+use crate::wire::version::ProtocolVersion;
 
 /// What is known of one request, shared by every layer that handles it.
 ///
@@ -55,6 +56,7 @@ struct Facts {
     endpoint: OnceLock<Endpoint>,
     message: OnceLock<MessageFacts>,
     forwarded_target: OnceLock<Box<str>>,
+    negotiated: OnceLock<ProtocolVersion>,
     rule: OnceLock<Arc<str>>,
     refusal: OnceLock<RefusalFacts>,
     timings: Timings,
@@ -145,6 +147,7 @@ impl McpContext {
             endpoint: OnceLock::new(),
             message: OnceLock::new(),
             forwarded_target: OnceLock::new(),
+            negotiated: OnceLock::new(),
             rule: OnceLock::new(),
             refusal: OnceLock::new(),
             timings: Timings::default(),
@@ -185,6 +188,8 @@ impl McpContext {
         /// The tool, prompt or resource that the server is asked for, when a filter has put it in the place of the one in
         /// `message`; set by the filter layer.
         forwarded_target / set_forwarded_target: Box<str>;
+        /// The version that the server answered to `initialize`; set by the shim before the answer's head leaves.
+        negotiated / set_negotiated: ProtocolVersion;
         /// Which rule decided; set by the authorize layer.
         rule / set_rule: Arc<str>;
     }

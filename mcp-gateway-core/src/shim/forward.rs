@@ -14,6 +14,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tower_service::Service;
 
+use super::initialize::negotiated;
 use super::response::{UpstreamBody, admit};
 use super::{headers, response};
 use crate::context::McpContext;
@@ -176,12 +177,19 @@ impl Inner {
         };
         cx.timings().upstream_answered(micros(cx, &*self.options.clock).saturating_sub(called));
         let idle = self.options.stream_idle;
-        self.in_time(admit(answer, cx, route), cx).await?.map(|response| {
-            response.map(|body| {
-                let over = http_body::Body::is_end_stream(&body);
-                if over { body } else { Body::new(UpstreamBody::new(body, idle, cx.clone())) }
-            })
-        })
+        let mut response = self.in_time(admit(answer, cx, route), cx).await??;
+        if cx.message().is_some_and(|message| message.method.as_deref() == Some("initialize")) {
+            // A session is sealed with its version when its head leaves.
+            let (whole, version) = self.in_time(negotiated(response), cx).await?;
+            response = whole;
+            if let Some(version) = version {
+                cx.set_negotiated(version).map_err(Refusal::fact_set)?;
+            }
+        }
+        Ok(response.map(|body| {
+            let over = http_body::Body::is_end_stream(&body);
+            if over { body } else { Body::new(UpstreamBody::new(body, idle, cx.clone())) }
+        }))
     }
 
     async fn in_time<T>(&self, answer: impl Future<Output = T>, cx: &McpContext) -> Result<T, Refusal> {

@@ -2,6 +2,7 @@
 
 mod forward;
 mod headers;
+mod initialize;
 mod response;
 
 use std::convert::Infallible;

@@ -116,6 +116,8 @@ pub struct Params<'a> {
     pub meta: Option<Meta<'a>>,
     /// `protocolVersion` of `initialize`.
     pub protocol_version: Option<Cow<'a, str>>,
+    /// `capabilities` of `initialize` as written, of any JSON type.
+    pub capabilities: Option<&'a [u8]>,
     /// `clientInfo.name` of `initialize`. Self-declared: record it, never decide on it.
     pub client_name: Option<Cow<'a, str>>,
     /// `clientInfo.version` of `initialize`. Self-declared.

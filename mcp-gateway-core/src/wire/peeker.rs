@@ -38,6 +38,7 @@ enum ParamsMember {
     RequestId,
     Meta,
     ProtocolVersion,
+    Capabilities,
     ClientInfo,
 }
 
@@ -51,6 +52,7 @@ const PARAMS: &[(&str, ParamsMember)] = &[
     ("requestState", ParamsMember::RequestState),
     ("requestId", ParamsMember::RequestId),
     ("protocolVersion", ParamsMember::ProtocolVersion),
+    ("capabilities", ParamsMember::Capabilities),
     ("clientInfo", ParamsMember::ClientInfo),
 ];
 
@@ -242,6 +244,7 @@ fn params<'a>(json: &mut Json<'a>) -> Result<Params<'a>, PeekError> {
             ParamsMember::TaskId => params.task_id = text_or_skip(json, 2)?,
             ParamsMember::ProtocolVersion => params.protocol_version = text_or_skip(json, 2)?,
             ParamsMember::Arguments => params.arguments = Some(json.raw(2)?),
+            ParamsMember::Capabilities => params.capabilities = Some(json.raw(2)?),
             ParamsMember::RequestState => params.request_state = Some(json.raw(2)?),
             ParamsMember::RequestId => params.request_id = id_or_skip(json, 2)?,
             ParamsMember::Meta if json.peek() == Some(b'{') => params.meta = Some(meta(json)?),

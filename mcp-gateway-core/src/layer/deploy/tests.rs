@@ -6,7 +6,7 @@ use http::Request;
 use tokio::sync::watch;
 
 use super::*;
-use crate::context::SessionFacts;
+use crate::context::{Agreed, SessionFacts};
 use crate::contract::{Deployment, Incarnation, LogStream, Observation, RuntimeEventStream, SystemClock, WorkloadId};
 
 /// Starts a workload with these endpoints, or fails; counts the starts.
@@ -84,6 +84,7 @@ impl Ask {
             cx.set_session(SessionFacts {
                 upstream_id: "s".into(),
                 incarnation: Incarnation(incarnation.into()),
+                agreed: Agreed::default(),
                 sealed: HeaderValue::from_static("sealed"),
                 hash: "h".into(),
             })

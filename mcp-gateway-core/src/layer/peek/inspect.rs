@@ -4,9 +4,11 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use super::{PeekOptions, UnknownMethods};
-use crate::context::{MessageFacts, MessageKind};
+use crate::context::{Elicitation, MessageFacts, MessageKind};
 use crate::refusal::Refusal;
 use crate::wire::method::{Method, is_known};
 use crate::wire::mirror::{self, MirrorError};
@@ -93,8 +95,28 @@ fn facts(message: &Message<'_>, claim: Claim, body: &Bytes) -> MessageFacts {
             |params| params.client_version.as_deref().map(|version| cut(version, 256)),
             meta.and_then(|meta| meta.client_version.as_ref()),
         ),
+        elicitation: params.and_then(|params| params.capabilities).map(elicitation).unwrap_or_default(),
         body: body.clone(),
     }
+}
+
+/// How a client can ask its user, by its capabilities. Without a mode, as in revisions that know one only, by a form.
+fn elicitation(capabilities: &[u8]) -> Elicitation {
+    #[derive(Deserialize)]
+    struct Capabilities {
+        elicitation: Option<Modes>,
+    }
+    #[derive(Deserialize)]
+    struct Modes {
+        form: Option<IgnoredAny>,
+        url: Option<IgnoredAny>,
+    }
+    let modes =
+        serde_json::from_slice(capabilities).ok().and_then(|capabilities: Capabilities| capabilities.elicitation);
+    modes.map_or_else(Elicitation::default, |Modes { form, url }| Elicitation {
+        form: form.is_some() || url.is_none(),
+        url: url.is_some(),
+    })
 }
 
 /// A method that the revision has removed is not found, even without the target that earlier revisions demand.

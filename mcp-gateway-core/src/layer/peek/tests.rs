@@ -140,3 +140,23 @@ fn what_is_unknown_is_a_matter_of_the_era() {
         assert_eq!(denied(method, version), refusal, "{method} {version:?}");
     }
 }
+
+#[test]
+fn a_client_says_how_it_can_ask_its_user() {
+    for (capabilities, form, url) in [
+        ("{}", false, false),
+        ("null", false, false),
+        (r#"{"elicitation":null}"#, false, false),
+        (r#"{"elicitation":true}"#, false, false),
+        (r#"{"elicitation":{}}"#, true, false),
+        (r#"{"sampling":{},"elicitation":{"form":{}}}"#, true, false),
+        (r#"{"elicitation":{"url":{}}}"#, false, true),
+        (r#"{"elicitation":{"form":{},"url":{}}}"#, true, true),
+    ] {
+        let body = format!(
+            r#"{{"jsonrpc":"2.0","id":0,"method":"initialize","params":{{"protocolVersion":"2025-11-25","capabilities":{capabilities}}}}}"#
+        );
+        let facts = inspect(&http::HeaderMap::new(), &body.into(), &PeekOptions::default()).unwrap();
+        assert_eq!((facts.elicitation.form, facts.elicitation.url), (form, url), "{capabilities}");
+    }
+}

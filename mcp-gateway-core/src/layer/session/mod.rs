@@ -18,7 +18,7 @@ use self::events::TaggedBody;
 pub use self::events::check;
 pub use self::future::SessionFuture;
 use crate::Body;
-use crate::context::{McpContext, SessionFacts};
+use crate::context::{Agreed, McpContext, SessionFacts};
 use crate::contract::Incarnation;
 use crate::record::Principal;
 use crate::refusal::Refusal;
@@ -36,7 +36,7 @@ pub const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// The sealed id is bound to tenant, server and principal (subject and actor); the same session always reads the same.
 /// [`SessionSealer`](crate::seal::SessionSealer) is the codec that needs no table.
 pub trait SessionCodec: Send + Sync + 'static {
-    /// Seals an upstream's session id.
+    /// Seals an upstream's session id, with what client and server agreed on.
     ///
     /// # Errors
     /// [`SessionError`] when the upstream's id is not one, or there is no key.
@@ -44,6 +44,7 @@ pub trait SessionCodec: Send + Sync + 'static {
         &self,
         upstream_id: &str,
         incarnation: &Incarnation,
+        agreed: Agreed,
         server: &str,
         principal: &Principal,
     ) -> Result<HeaderValue, SessionError>;
@@ -161,7 +162,11 @@ impl SessionLayer {
             ));
         };
         let upstream = upstream.to_str().map_err(|_| SessionError::BadUpstreamId);
-        let sealed = upstream.and_then(|id| self.0.seal(id, &endpoint.incarnation, &route.id, principal));
+        let agreed = Agreed {
+            version: cx.negotiated().copied(),
+            elicitation: cx.message().map(|message| message.elicitation).unwrap_or_default(),
+        };
+        let sealed = upstream.and_then(|id| self.0.seal(id, &endpoint.incarnation, agreed, &route.id, principal));
         match sealed {
             Ok(sealed) => {
                 headers.insert(MCP_SESSION_ID, sealed);

@@ -37,6 +37,7 @@ const TOP: &[&str] = &["jsonrpc", "id", "method", "params", "result", "error"];
 const PARAMS: &[&str] = &[
     "_meta",
     "arguments",
+    "capabilities",
     "clientInfo",
     "name",
     "protocolVersion",
@@ -150,6 +151,7 @@ fn agrees(message: &Message<'_>, top: &Raw) {
     assert_eq!(params.task_id.as_deref(), text(&of, "taskId").as_deref());
     assert_eq!(params.protocol_version.as_deref(), text(&of, "protocolVersion").as_deref());
     assert_eq!(bytes(params.arguments), raw(&of, "arguments"));
+    assert_eq!(bytes(params.capabilities), raw(&of, "capabilities"));
     assert_eq!(bytes(params.request_state), raw(&of, "requestState"));
     assert_eq!(bytes(params.request_id.map(wire::Id::raw)), scalar(&of, "requestId"));
     let info = object(of.get("clientInfo").map(AsRef::as_ref)).unwrap_or_default();
