@@ -76,7 +76,7 @@ pub struct AuditEvent {
     pub rule: Option<Arc<str>>,
     /// Bytes of the request's body.
     pub bytes_in: u64,
-    /// Bytes of the answer's body.
+    /// Bytes of the answer's body, without the tags that event ids get on their way out.
     pub bytes_out: u64,
     /// Messages of the stream that have no row of their own.
     pub messages: u32,
