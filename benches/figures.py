@@ -5,19 +5,17 @@ import datetime
 import json
 import os
 import pathlib
-import re
-import secrets
 import shutil
 import signal
-import socket
 import sqlite3
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 
+import harness
+from harness import Process, answers, free_port, remote, until
 from rival import McpProxy
 
 QUICK = "--quick" in sys.argv[1:]
@@ -28,8 +26,6 @@ IDLE = (0, 1_000) if QUICK else (0, 1_000, 9_000)
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 GATEWAY = pathlib.Path(os.environ["GATEWAY_BIN"]).resolve()
 BENCHES = pathlib.Path(os.environ["BENCHES_BIN"]).resolve()
-TICKS = os.sysconf("SC_CLK_TCK")
-
 RIVAL = os.environ.get("MCP_PROXY_BIN")
 
 raw = []  # everything the tools said, in order
@@ -38,78 +34,6 @@ raw = []  # everything the tools said, in order
 def note(text):
     print(text, flush=True)
     raw.append(text)
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-# ---- processes -------------------------------------------------------------------------------------------------------
-
-
-class Process:
-    """A program on one core, with its children."""
-
-    def __init__(self, name, core, command, env=None, log=None):
-        self.name = name
-        out = open(log, "ab") if log else subprocess.DEVNULL
-        self.popen = subprocess.Popen(
-            ["taskset", "-c", str(core), *map(str, command)],
-            stdout=out, stderr=out, stdin=subprocess.DEVNULL, env={**os.environ, **(env or {})},
-        )
-
-    def pids(self):
-        found = [self.popen.pid]
-        for pid in found:
-            try:
-                children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text()
-            except FileNotFoundError:
-                continue
-            found += map(int, children.split())
-        return found
-
-    def cpu(self):
-        """Seconds of user and system time so far."""
-        ticks = 0
-        for pid in self.pids():
-            fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-            ticks += int(fields[11]) + int(fields[12])
-        return ticks / TICKS
-
-    def rss(self):
-        """KiB that are resident, those shared among its processes counted once."""
-        total = 0
-        for pid in self.pids():
-            text = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text()
-            total += int(re.search(r"^Pss:\s+(\d+)", text, re.M)[1])
-        return total
-
-    def stop(self):
-        if self.popen.poll() is None:
-            self.popen.send_signal(signal.SIGTERM)
-            try:
-                self.popen.wait(15)
-            except subprocess.TimeoutExpired:
-                self.popen.kill()
-                self.popen.wait()
-
-
-def until(what, question, seconds=30):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        with contextlib.suppress(OSError):
-            if question():
-                return
-        time.sleep(0.002)
-    raise SystemExit(f"{what} did not happen within {seconds} s")
-
-
-def answers(url, headers=None, body=None):
-    request = urllib.request.Request(url, data=body, headers=headers or {})
-    with urllib.request.urlopen(request, timeout=5) as response:
-        return response.status == 200, response.read()
 
 
 # ---- what is called --------------------------------------------------------------------------------------------------
@@ -208,53 +132,17 @@ ENTRIES = {"/mcp": "small", "/mcp/65536": "json64k", "/mcp/1048576": "json1m",
 BIG = [path for path in ENTRIES if path[-1].isdigit()]
 
 
-class Gateway:
+class Gateway(harness.Gateway):
     name = "gateway"
 
     def __init__(self, upstream, folder):
-        self.port, self.folder = free_port(), folder
-        (folder / "catalog").mkdir(parents=True)
-        for path, entry in ENTRIES.items():
-            (folder / "catalog" / f"{entry}.yaml").write_text(
-                f"entryKey: {entry}\nname: {entry}\nruntime: remote\nserverUserType: multiUser\n"
-                f"remoteConfig:\n  fixedURL: {upstream.base}{path}\n")
-        self.token = "figures-" + secrets.token_hex(24)
-        self.environment = {
-            "MCP_GATEWAY__LISTEN": f"127.0.0.1:{self.port}",
-            "MCP_GATEWAY__PUBLIC_URL": f"http://127.0.0.1:{self.port}",
-            "MCP_GATEWAY__DATA_DIR": str(folder / "data"),
-            "MCP_GATEWAY__CATALOG__PATHS": str(folder / "catalog"),
-            "MCP_GATEWAY__EGRESS__ALLOW": "127.0.0.0/8",
-            "MCP_GATEWAY__LIMITS__STREAMS_PER_PRINCIPAL": "20000",
-            "MCP_GATEWAY__LIMITS__CALLS_PER_PRINCIPAL": "1000",
-            "MCP_GATEWAY__LOG__FILTER": "warn",
-            "MCP_GATEWAY_BOOTSTRAP_TOKEN": self.token,
-        }
-        self.first_start = self.start()
-        request = urllib.request.Request(
-            self.url_of("/api/v1/api-keys"), data=json.dumps({"name": "figures", "servers": list(ENTRIES.values())}).encode(),
-            headers={"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=10) as response:
-            self.authorization = "Bearer " + json.load(response)["key"]
+        entries = {entry: remote(entry, upstream.base + path) for path, entry in ENTRIES.items()}
+        super().__init__(GATEWAY, folder, entries, {"LIMITS__STREAMS_PER_PRINCIPAL": 20_000, "LIMITS__CALLS_PER_PRINCIPAL": 1_000}, core=0)
         self.recorded = 0
         self.lost = 0
 
-    def start(self):
-        """Starts it; returns the seconds to the first answer."""
-        began = time.monotonic()
-        self.process = Process("gateway", 0, [GATEWAY, "serve"], self.environment, self.folder / "log")
-        until("the gateway's start", lambda: answers(self.url_of("/readyz"))[0])
-        return time.monotonic() - began
-
-    def url_of(self, path):
-        return f"http://127.0.0.1:{self.port}{path}"
-
     def url(self, path):
         return self.url_of("/mcp-connect/" + ENTRIES[path])
-
-    def trail(self):
-        (path,) = (self.folder / "data").glob("*-audit.db")
-        return path
 
     def rows(self):
         database = sqlite3.connect(f"file:{self.trail()}?mode=ro", uri=True)

@@ -138,6 +138,11 @@ impl Exposition {
         let gauges = &self.gauges;
         page.gauge("calls_in_flight", "Calls under way.", gauges.calls as u64)?;
         page.gauge("streams_open", "Streams under way.", gauges.streams as u64)?;
+        page.gauge(
+            "tasks",
+            "Tasks of the server: connections, calls, children and its own upkeep.",
+            gauges.tasks as u64,
+        )?;
         page.gauge("snapshot_revision", "Revision of the snapshot in use.", gauges.snapshot_revision)?;
         page.gauge(
             "applied_revision",

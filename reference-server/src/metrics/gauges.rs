@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use mcp_gateway_core::contract::{Observation, WorkloadState};
 use mcp_gateway_store::spool::SpoolStats;
+use tokio::runtime::Handle;
 
 use crate::app::App;
 
@@ -16,6 +17,7 @@ const RUNTIME_TIMEOUT: Duration = Duration::from_secs(1);
 pub(super) struct Gauges {
     pub(super) calls: usize,
     pub(super) streams: usize,
+    pub(super) tasks: usize,
     pub(super) spool: Option<SpoolStats>,
     pub(super) snapshot_revision: u64,
     pub(super) applied_revision: u64,
@@ -45,6 +47,7 @@ impl Gauges {
         Self {
             calls: app.load.calls.current(),
             streams: app.load.streams.current(),
+            tasks: Handle::current().metrics().num_alive_tasks(),
             spool: app.spool_stats.as_ref().map(|read| read()),
             snapshot_revision: snapshot.revision.0,
             applied_revision: app.snapshots.applied().borrow().0,

@@ -226,6 +226,9 @@ async fn the_state_of_the_parts_is_shown() {
         assert_eq!(value(&samples, name, labels), Some(wanted), "{name}");
     }
     assert!(value(&samples, "mcp_gateway_snapshot_revision", &[]).unwrap() > 0.0);
+    let tasks = value(&samples, "mcp_gateway_tasks", &[]).unwrap();
+    let _left = tokio::spawn(std::future::pending::<()>());
+    assert_eq!(value(&parse(&render(&world.app).await), "mcp_gateway_tasks", &[]), Some(tasks + 1.0));
 
     // A runtime that is away takes nothing else with it.
     world.runtime.away.store(true, Ordering::SeqCst);
