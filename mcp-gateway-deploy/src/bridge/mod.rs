@@ -25,6 +25,7 @@ mod tests;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE};
 use http::{HeaderValue, Method as HttpMethod, Request, Response, StatusCode};
 use mcp_gateway_core::context::McpContext;
@@ -64,9 +65,9 @@ struct Inner {
 pub struct BridgeUsage {
     /// Legacy sessions, each with its child.
     pub sessions: usize,
-    /// Requests in flight.
+    /// Requests in flight whose clients wait for the answer.
     pub calls: usize,
-    /// When a message last passed in either direction; `None` when none has.
+    /// When a message last passed in either direction, or a client left; `None` when neither has happened.
     pub last_use: Option<Instant>,
     /// Messages of children that belonged to nobody.
     pub dropped: u64,
@@ -237,6 +238,13 @@ fn broken(why: Option<Arc<str>>) -> UpstreamError {
         Some(why) => error.with_detail(&*why),
         None => error,
     }
+}
+
+/// Tells a child that nobody waits for its answer to a request any more.
+fn cancellation(id: &[u8]) -> Bytes {
+    let (head, tail) =
+        (r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":"#, r#","reason":"The client disconnected"}}"#);
+    [head.as_bytes(), id, tail.as_bytes()].concat().into()
 }
 
 /// A server with handshake, asked without one, answers like this over HTTP; clients of both eras then fall back.

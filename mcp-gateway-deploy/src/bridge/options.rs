@@ -12,7 +12,8 @@ pub struct BridgeOptions {
     pub max_line: usize,
     /// Most legacy sessions, so most children beside the shared one.
     pub max_sessions: usize,
-    /// Most requests in flight of one session, or of the shared child.
+    /// Most requests in flight of one session, or of the shared child. In a session those whose clients are gone make
+    /// room, the one that was left first at first.
     pub max_calls: usize,
     /// Lines that may wait for a child to read them. When it is full, callers wait.
     pub write_queue: usize,
@@ -20,7 +21,8 @@ pub struct BridgeOptions {
     pub buffer_events: usize,
     /// Most bytes of such events. The newest event is kept whatever its size, up to `max_line`.
     pub buffer_bytes: usize,
-    /// A session without a message in either direction ends after this time. An open GET stream is not use.
+    /// A session ends when for this time no message has passed in either direction and no client waits for an answer. An
+    /// open GET stream is not use.
     pub session_idle: Duration,
     /// How long a child may take to answer the probe or `initialize`.
     pub start_timeout: Duration,

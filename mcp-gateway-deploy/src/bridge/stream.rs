@@ -23,7 +23,6 @@ pub(super) struct Stream {
     inner: Mutex<Inner>,
 }
 
-#[derive(Default)]
 struct Inner {
     events: VecDeque<Bytes>,
     bytes: usize,
@@ -36,6 +35,8 @@ struct Inner {
     /// The reader that is attached; each has its own number, 0 is none.
     reader: u64,
     readers: u64,
+    /// When the last reader went away, or the stream began.
+    left: Instant,
     waker: Option<Waker>,
 }
 
@@ -63,12 +64,12 @@ pub(super) struct Size {
 impl Stream {
     /// A stream that can be resumed.
     pub(super) fn resumable(number: u64) -> Arc<Self> {
-        Arc::new(Self { number, keeps: true, inner: Mutex::default() })
+        Arc::new(Self { number, keeps: true, inner: Mutex::new(Inner::new()) })
     }
 
     /// A stream that is read once.
     pub(super) fn once() -> Arc<Self> {
-        Arc::new(Self { number: 0, keeps: false, inner: Mutex::default() })
+        Arc::new(Self { number: 0, keeps: false, inner: Mutex::new(Inner::new()) })
     }
 
     /// Its number within the session.
@@ -150,6 +151,12 @@ impl Stream {
         self.lock().reader != 0
     }
 
+    /// When its last reader went away; `None` while there is one.
+    pub(super) fn left(&self) -> Option<Instant> {
+        let inner = self.lock();
+        (inner.reader == 0).then_some(inner.left)
+    }
+
     /// Whether everything has been read, and nothing will come.
     pub(super) fn is_spent(&self) -> bool {
         let inner = self.lock();
@@ -213,6 +220,21 @@ impl Stream {
 }
 
 impl Inner {
+    fn new() -> Self {
+        Self {
+            events: VecDeque::new(),
+            bytes: 0,
+            first: 0,
+            read: 0,
+            ended: false,
+            end: End::Done,
+            reader: 0,
+            readers: 0,
+            left: Instant::now(),
+            waker: None,
+        }
+    }
+
     fn next(&self) -> u64 {
         self.first + self.events.len() as u64
     }
@@ -311,6 +333,7 @@ impl Drop for StreamBody {
         let mut inner = self.stream.lock();
         if inner.reader == self.reader {
             inner.reader = 0;
+            inner.left = Instant::now();
         }
     }
 }

@@ -259,7 +259,12 @@ impl Core {
             Arc::clone(&self.journal),
             history,
         )?;
-        let options = BridgeOptions { start_timeout: workload.startup_timeout, ..self.options.bridge.clone() };
+        let bridge = &self.options.bridge;
+        let options = BridgeOptions {
+            start_timeout: workload.startup_timeout,
+            session_idle: workload.idle_timeout.unwrap_or(bridge.session_idle),
+            ..bridge.clone()
+        };
         let bridge = Bridge::new(Arc::new(spawner), options);
         match tokio::time::timeout(workload.startup_timeout, bridge.start()).await {
             Ok(Ok(_)) => Ok(bridge),

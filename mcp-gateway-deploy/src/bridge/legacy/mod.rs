@@ -179,6 +179,8 @@ impl Sessions {
                 Ok(stream) => stream,
                 Err(reason) => return refuse(reason, id),
             };
+            // Its client waits from here on, until it hangs up.
+            let events = stream.attach(None, self.pace());
             let known = usize::from(prime);
             if session.send(body).await.is_err() {
                 // It no longer reads, whether or not it has ended.
@@ -190,7 +192,7 @@ impl Sessions {
             if let End::Failed(why) = stream.end() {
                 return Err(broken(why));
             }
-            return Ok(respond::events(stream.attach(None, self.pace())));
+            return Ok(respond::events(events));
         }
         if !accepts.json {
             return Ok(not_acceptable());

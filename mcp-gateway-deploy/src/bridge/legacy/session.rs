@@ -4,7 +4,6 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
 use mcp_gateway_core::wire::method::Method;
@@ -15,6 +14,7 @@ use serde_json::value::RawValue;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
+use crate::bridge::cancellation;
 use crate::bridge::child::{Child, Closed, Life, Reader, Writer};
 use crate::bridge::options::BridgeOptions;
 use crate::bridge::probe::asked;
@@ -142,10 +142,11 @@ impl Session {
         self.lock().ended
     }
 
-    /// Requests in flight, and when a message last passed.
+    /// Requests whose clients wait, and when a message last passed or a client left.
     pub(super) fn usage(&self) -> (usize, Instant) {
         let state = self.lock();
-        (state.calls.len(), state.last_use)
+        let waiting = state.calls.values().filter(|call| call.reply.left(&state).is_none()).count();
+        (waiting, state.unused_since().unwrap_or(state.last_use))
     }
 
     /// Sends a message of the client to the child.
@@ -157,7 +158,7 @@ impl Session {
     /// Takes a request whose answer goes to a stream of its own.
     pub(super) fn open(&self, message: &Message<'_>, prime: bool) -> Result<Arc<Stream>, NotTaken> {
         let mut state = self.lock();
-        let id = state.admit(message, &self.options)?;
+        let id = self.admit(&mut state, message)?;
         let stream = Stream::resumable(state.next_stream);
         state.next_stream += 1;
         if prime && stream.push(Bytes::new()) {
@@ -171,20 +172,33 @@ impl Session {
     /// Takes a request whose answer is one JSON object.
     pub(super) fn ask(&self, message: &Message<'_>) -> Result<oneshot::Receiver<Result<Answer, Broken>>, NotTaken> {
         let mut state = self.lock();
-        let id = state.admit(message, &self.options)?;
+        let id = self.admit(&mut state, message)?;
         let (sender, receiver) = oneshot::channel();
         state.calls.insert(id, Call { token: token(message), reply: Reply::Json(sender) });
         Ok(receiver)
     }
 
+    /// Makes room for a request, at worst by giving up one whose client is gone: its child is told.
+    fn admit(&self, state: &mut State, message: &Message<'_>) -> Result<Box<[u8]>, NotTaken> {
+        if state.ended {
+            return Err(NotTaken::Ended);
+        }
+        let id: Box<[u8]> = message.id.map(|id| Box::from(id.raw())).unwrap_or_default();
+        if state.calls.contains_key(&id) {
+            return Err(NotTaken::IdInUse);
+        }
+        if state.calls.len() >= self.options.max_calls {
+            let abandoned = state.abandoned().ok_or(NotTaken::Full)?;
+            state.cancel(&abandoned, &self.options);
+            self.writer.send_later(cancellation(&abandoned));
+        }
+        Ok(id)
+    }
+
     /// Ends what waits for a request that the client has cancelled: its server need not answer any more, and a stream
     /// without an answer would be resumed for ever.
     pub(super) fn cancelled(&self, id: &[u8]) {
-        let mut state = self.lock();
-        if let Some(call) = state.calls.remove(id) {
-            let message = rpc::error_body(Some(id), CANCELLED, "The request was cancelled", None);
-            state.answer(call.reply, message, Some(CANCELLED), &self.options);
-        }
+        self.lock().cancel(id, &self.options);
     }
 
     /// The stream that the GET without a cursor reads.
@@ -215,20 +229,22 @@ impl Session {
                 () = tokio::time::sleep_until(idle_at) => if self.is_idle() { break false },
             }
         };
+        // Who calls from here on begins a new session.
+        self.lock().ended = true;
         let why = if broken { life.epitaph().await.map(Arc::from) } else { None };
         // Standard input closes before the callers hear of it.
         drop(life);
         self.close(&Broken(why));
     }
 
+    /// When to look whether it is idle; while a client waits, as long again.
     fn idle_at(&self) -> Instant {
-        let state = self.lock();
-        if state.calls.is_empty() { state.last_use + self.options.session_idle } else { far(self.options.session_idle) }
+        self.lock().unused_since().unwrap_or_else(Instant::now) + self.options.session_idle
     }
 
     fn is_idle(&self) -> bool {
         let mut state = self.lock();
-        let idle = state.calls.is_empty() && state.last_use + self.options.session_idle <= Instant::now();
+        let idle = state.unused_since().is_some_and(|since| since + self.options.session_idle <= Instant::now());
         state.ended |= idle;
         idle
     }
@@ -305,18 +321,26 @@ impl Session {
 }
 
 impl State {
-    fn admit(&mut self, message: &Message<'_>, options: &BridgeOptions) -> Result<Box<[u8]>, NotTaken> {
-        if self.ended {
-            return Err(NotTaken::Ended);
+    /// When a message last passed or a client left; `None` while one waits for an answer.
+    ///
+    /// A call whose client is gone holds nothing: its answer is kept for a client that resumes in time, but it may
+    /// never come.
+    fn unused_since(&self) -> Option<Instant> {
+        self.calls.values().try_fold(self.last_use, |since, call| Some(since.max(call.reply.left(self)?)))
+    }
+
+    /// The call whose client has been gone for the longest.
+    fn abandoned(&self) -> Option<Box<[u8]>> {
+        let gone = self.calls.iter().filter_map(|(id, call)| Some((call.reply.left(self)?, id)));
+        gone.min_by_key(|&(left, _)| left).map(|(_, id)| id.clone())
+    }
+
+    /// Answers a request in its child's place.
+    fn cancel(&mut self, id: &[u8], options: &BridgeOptions) {
+        if let Some(call) = self.calls.remove(id) {
+            let message = rpc::error_body(Some(id), CANCELLED, "The request was cancelled", None);
+            self.answer(call.reply, message, Some(CANCELLED), options);
         }
-        let id: Box<[u8]> = message.id.map(|id| Box::from(id.raw())).unwrap_or_default();
-        if self.calls.contains_key(&id) {
-            return Err(NotTaken::IdInUse);
-        }
-        if self.calls.len() >= options.max_calls {
-            return Err(NotTaken::Full);
-        }
-        Ok(id)
     }
 
     /// Where a message goes that names no request: what belongs to the session as a whole to the GET stream while
@@ -401,6 +425,14 @@ fn shrink(stream: &Stream, unread: bool) -> Option<Size> {
 }
 
 impl Reply {
+    /// When its client left; `None` while it waits.
+    fn left(&self, state: &State) -> Option<Instant> {
+        match self {
+            Self::Stream(stream) => stream.left(),
+            Self::Json(sender) => sender.is_closed().then_some(state.last_use),
+        }
+    }
+
     fn fail(self, id: &[u8], broken: &Broken) {
         match self {
             Self::Stream(stream) => {
@@ -437,10 +469,6 @@ fn token(message: &Message<'_>) -> Option<Box<[u8]>> {
 /// How a child's messages are read: they may be larger than a caller's.
 pub(crate) fn child_limits(max_line: usize) -> Limits {
     Limits { max_bytes: max_line, max_depth: Limits::DEEPEST, ..Limits::default() }
-}
-
-fn far(at_least: Duration) -> Instant {
-    Instant::now() + at_least.max(Duration::from_secs(3600))
 }
 
 impl std::fmt::Debug for Session {

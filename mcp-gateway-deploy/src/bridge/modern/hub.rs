@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::params::Mirrors;
+use crate::bridge::cancellation;
 use crate::bridge::child::{Child, Closed, Life, Reader, Writer};
 use crate::bridge::legacy::child_limits;
 use crate::bridge::options::BridgeOptions;
@@ -183,6 +184,8 @@ impl Hub {
                 () = self.ending.notified() => break false,
             }
         };
+        // Who calls from here on gets a new child.
+        self.lock().ended = Some(None);
         let why: Option<Arc<str>> = if broken { life.epitaph().await.map(Arc::from) } else { None };
         drop(life);
         let calls = {
@@ -266,10 +269,7 @@ impl Hub {
     }
 
     fn cancel(&self, number: u64) {
-        let message = format!(
-            r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{{"requestId":{number},"reason":"The client disconnected"}}}}"#
-        );
-        self.writer.send_later(message.into());
+        self.writer.send_later(cancellation(number.to_string().as_bytes()));
     }
 
     fn drop_one(&self) {

@@ -14,6 +14,8 @@ pub(super) struct Client {
     pub(super) bridge: Bridge,
     pub(super) session: Option<String>,
     pub(super) principal: Option<Principal>,
+    /// It reads one JSON object and no events.
+    pub(super) json: bool,
 }
 
 pub(super) struct Answer {
@@ -52,7 +54,7 @@ pub(super) async fn next(body: &mut Body) -> Option<(String, Value)> {
 
 impl Client {
     pub(super) fn modern(bridge: &Bridge) -> Self {
-        Self { bridge: bridge.clone(), session: None, principal: None }
+        Self { bridge: bridge.clone(), session: None, principal: None, json: false }
     }
 
     pub(super) async fn legacy(bridge: &Bridge) -> Self {
@@ -72,8 +74,8 @@ impl Client {
         headers: &[(&str, &str)],
         message: Option<&Value>,
     ) -> Result<Answer, UpstreamError> {
-        let mut request =
-            Request::builder().method(method).uri("/").header("accept", "application/json, text/event-stream");
+        let accept = if self.json { "application/json" } else { "application/json, text/event-stream" };
+        let mut request = Request::builder().method(method).uri("/").header("accept", accept);
         if let Some(session) = &self.session {
             request = request.header("mcp-session-id", session).header("mcp-protocol-version", "2025-11-25");
         }

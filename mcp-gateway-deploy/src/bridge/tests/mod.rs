@@ -331,6 +331,56 @@ async fn an_idle_session_ends_and_an_open_get_is_not_use() {
     assert_eq!(client.call(json!(1), "echo", json!({})).await.unwrap().status, 404);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_call_holds_the_child_while_its_client_waits_and_no_longer() {
+    let script = Script::new(Speaks::Legacy);
+    let bridge = script.bridge();
+    let client = Client::legacy(&bridge).await;
+    let hanging = client.call(json!(1), "hang", json!({})).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(3_000)).await;
+    assert_eq!((bridge.usage().sessions, bridge.usage().calls), (1, 1));
+    // From here on it has as long to come back as any other session.
+    drop(hanging);
+    assert_eq!(bridge.usage().calls, 0);
+    tokio::time::sleep(Duration::from_secs(590)).await;
+    assert_eq!(bridge.usage().sessions, 1);
+    tokio::time::sleep(Duration::from_secs(620)).await;
+    assert_eq!((bridge.usage().sessions, script.stopped.load(Ordering::SeqCst)), (0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_of_one_object_that_left_holds_no_child() {
+    let script = Script::new(Speaks::Legacy);
+    let bridge = script.bridge();
+    let client = Client { json: true, ..Client::legacy(&bridge).await };
+    let asked = client.call(json!(1), "hang", json!({}));
+    assert!(tokio::time::timeout(Duration::from_secs(3_000), asked).await.is_err());
+    assert_eq!(bridge.usage().calls, 0);
+    tokio::time::sleep(Duration::from_secs(1_210)).await;
+    assert_eq!(bridge.usage().sessions, 0);
+}
+
+#[tokio::test]
+async fn calls_whose_clients_left_make_room() {
+    let script = Script::new(Speaks::Legacy);
+    let bridge = script.bridge_with(|options| options.max_calls = 2);
+    let client = Client::legacy(&bridge).await;
+    let mut first = client.call(json!("a"), "hang", json!({})).await.unwrap();
+    let (cursor, _) = next(&mut first.body).await.unwrap();
+    let second = client.call(json!("b"), "hang", json!({})).await.unwrap();
+    drop(first);
+    drop(second);
+    let third = client.call(json!("c"), "hang", json!({})).await.unwrap();
+    assert_eq!(script.hears("notifications/cancelled").await["params"]["requestId"], "a");
+    // Whoever comes back for its answer learns of it.
+    let resumed = client.send("GET", &[("last-event-id", &cursor)], None).await.unwrap().all().await;
+    assert_eq!(resumed.last().unwrap().1["error"]["code"], 49900);
+    let _fourth = client.call(json!("d"), "hang", json!({})).await.unwrap();
+    let full = client.call(json!("e"), "hang", json!({})).await.err().unwrap();
+    assert_eq!(full.kind, UpstreamErrorKind::Exhausted);
+    drop(third);
+}
+
 #[tokio::test]
 async fn limits_have_edges() {
     let script = Script::new(Speaks::Both);
