@@ -9,4 +9,6 @@ pub mod cli;
 pub mod config;
 pub mod listen;
 pub mod metrics;
+#[cfg(feature = "otel")]
+pub mod traces;
 pub mod wiring;

@@ -121,11 +121,17 @@ pub struct SessionFacts {
 /// Times that are known only while the answer is on its way. Microseconds plus one; 0 = unset.
 #[derive(Debug, Default)]
 pub struct Timings {
+    called: AtomicU64,
     upstream: AtomicU64,
     first_byte: AtomicU64,
 }
 
 impl Timings {
+    /// The upstream is called, so long after the request began.
+    pub fn upstream_called(&self, micros: u64) {
+        let _ = self.called.compare_exchange(0, micros.saturating_add(1), Ordering::Relaxed, Ordering::Relaxed);
+    }
+
     /// The upstream's head has arrived, so long after it was called.
     pub fn upstream_answered(&self, micros: u64) {
         let _ = self.upstream.compare_exchange(0, micros.saturating_add(1), Ordering::Relaxed, Ordering::Relaxed);
@@ -134,6 +140,12 @@ impl Timings {
     /// The first byte of the body has left, so long after the request began.
     pub fn first_byte(&self, micros: u64) {
         let _ = self.first_byte.compare_exchange(0, micros.saturating_add(1), Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Microseconds to the call of the upstream.
+    #[must_use]
+    pub fn called_us(&self) -> Option<u64> {
+        self.called.load(Ordering::Relaxed).checked_sub(1)
     }
 
     /// Microseconds from the call of the upstream to its head.

@@ -16,7 +16,7 @@ use ulid::Ulid;
 
 pub use self::facts::{Agreed, Elicitation, MessageFacts, MessageKind, Requested, SessionFacts, Timings};
 pub use self::peer::PeerAddr;
-pub use self::trace::TraceContext;
+pub use self::trace::{Sampling, TraceContext};
 use crate::contract::Endpoint;
 use crate::record::{Principal, Route, TenantId};
 use crate::refusal::Refusal;

@@ -2,36 +2,61 @@
 
 use http::{HeaderMap, HeaderValue};
 
-/// The trace that a request belongs to, and our span in it.
+/// The trace that a request belongs to, and our spans in it: the exchange, and within it the call of the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TraceContext {
     trace_id: [u8; 16],
+    parent: Option<[u8; 8]>,
     span_id: [u8; 8],
+    call_id: [u8; 8],
     flags: u8,
     state: Option<HeaderValue>,
 }
 
+/// The part of the traces that begin here which is recorded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sampling(u64);
+
+impl Sampling {
+    /// From 0, none, to 1, all.
+    #[must_use]
+    pub fn ratio(ratio: f64) -> Self {
+        // Of 63 bits of the trace id, as OpenTelemetry's samplers do it. `as` saturates.
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 2^63")]
+        Self((ratio.clamp(0.0, 1.0) * (1_u64 << 63) as f64) as u64)
+    }
+
+    fn takes(self, trace_id: &[u8; 16]) -> bool {
+        let low = trace_id[8..].iter().fold(0, |low, &byte| low << 8 | u64::from(byte));
+        low >> 1 < self.0
+    }
+}
+
 impl TraceContext {
-    /// Continues the trace of a `traceparent` header, or begins one that is not sampled.
+    /// Continues the trace of a `traceparent` header, or begins one; one that begins is recorded as `sampling` says, one
+    /// that is continued as its caller does.
     ///
     /// A malformed header is ignored, as the recommendation says (§3.2.2); `tracestate` counts only with a valid
     /// `traceparent`, and only up to 512 bytes.
     #[must_use]
-    pub fn of(headers: &HeaderMap) -> Self {
-        let mut span_id = [0; 8];
-        rand::fill(&mut span_id);
+    pub fn of(headers: &HeaderMap, sampling: Sampling) -> Self {
+        let mut random = [0; 32];
+        rand::fill(&mut random);
+        let (mut trace_id, mut span_id, mut call_id) = ([0; 16], [0; 8], [0; 8]);
+        trace_id.copy_from_slice(&random[..16]);
+        span_id.copy_from_slice(&random[16..24]);
+        call_id.copy_from_slice(&random[24..]);
         let mut parents = headers.get_all("traceparent").iter();
         let parent = match (parents.next(), parents.next()) {
             (Some(one), None) => parse(one.as_bytes()),
             _ => None,
         };
-        if let Some((trace_id, flags)) = parent {
+        if let Some((trace_id, parent, flags)) = parent {
             let state = headers.get("tracestate").filter(|state| state.len() <= 512).cloned();
-            return Self { trace_id, span_id, flags, state };
+            return Self { trace_id, parent: Some(parent), span_id, call_id, flags, state };
         }
-        let mut trace_id = [0; 16];
-        rand::fill(&mut trace_id);
-        Self { trace_id, span_id, flags: 0, state: None }
+        let flags = u8::from(sampling.takes(&trace_id));
+        Self { trace_id, parent: None, span_id, call_id, flags, state: None }
     }
 
     /// The trace id, 32 hexadecimal digits.
@@ -48,23 +73,35 @@ impl TraceContext {
         self.trace_id
     }
 
-    /// Our span's id.
+    /// The caller's span, when the request belongs to a trace of its own.
+    #[must_use]
+    pub fn parent_id_bytes(&self) -> Option<[u8; 8]> {
+        self.parent
+    }
+
+    /// The id of the exchange's span.
     #[must_use]
     pub fn span_id_bytes(&self) -> [u8; 8] {
         self.span_id
     }
 
-    /// Whether the caller records the trace.
+    /// The id of the span of the server's call, which is the server's parent.
+    #[must_use]
+    pub fn call_id_bytes(&self) -> [u8; 8] {
+        self.call_id
+    }
+
+    /// Whether the trace is recorded.
     #[must_use]
     pub fn is_sampled(&self) -> bool {
         self.flags & 1 == 1
     }
 
-    /// The headers for the next hop: our span is the parent.
+    /// The headers for the next hop: our call is the parent.
     pub fn propagate(&self, headers: &mut HeaderMap) {
         let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
         hex(&self.trace_id, &mut text[3..35]);
-        hex(&self.span_id, &mut text[36..52]);
+        hex(&self.call_id, &mut text[36..52]);
         hex(&[self.flags], &mut text[53..55]);
         if let Ok(value) = HeaderValue::from_bytes(&text) {
             headers.insert("traceparent", value);
@@ -97,7 +134,7 @@ fn unhex(text: &[u8], bytes: &mut [u8]) -> Option<()> {
 }
 
 /// `version-traceid-parentid-flags`; a later version may have more after the flags.
-fn parse(text: &[u8]) -> Option<([u8; 16], u8)> {
+fn parse(text: &[u8]) -> Option<([u8; 16], [u8; 8], u8)> {
     if text.len() < 55 || text[2] != b'-' || text[35] != b'-' || text[52] != b'-' {
         return None;
     }
@@ -111,7 +148,7 @@ fn parse(text: &[u8]) -> Option<([u8; 16], u8)> {
         0 => text.len() == 55,
         _ => text.len() == 55 || text[55] == b'-',
     };
-    (length_fits && trace_id != [0; 16] && parent != [0; 8]).then_some((trace_id, flags[0]))
+    (length_fits && trace_id != [0; 16] && parent != [0; 8]).then_some((trace_id, parent, flags[0]))
 }
 
 #[cfg(test)]
@@ -119,7 +156,8 @@ mod tests {
     use super::*;
 
     fn parent(text: &str) -> TraceContext {
-        TraceContext::of(&HeaderMap::from_iter([(http::HeaderName::from_static("traceparent"), text.parse().unwrap())]))
+        let header = (http::HeaderName::from_static("traceparent"), text.parse().unwrap());
+        TraceContext::of(&HeaderMap::from_iter([header]), Sampling::default())
     }
 
     #[test]
@@ -127,6 +165,7 @@ mod tests {
         let trace = parent("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
         assert_eq!(&*trace.trace_id(), "0af7651916cd43dd8448eb211c80319c");
         assert!(trace.is_sampled());
+        assert_eq!(trace.parent_id_bytes(), Some(*b"\xb7\xad\x6b\x71\x69\x20\x33\x31"));
         let mut headers = HeaderMap::new();
         trace.propagate(&mut headers);
         let sent = headers["traceparent"].to_str().unwrap();
@@ -147,5 +186,17 @@ mod tests {
             assert_ne!(&*parent(bad).trace_id(), "0af7651916cd43dd8448eb211c80319c", "{bad}");
             assert!(!parent(bad).is_sampled(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_trace_that_begins_here_is_recorded_in_so_many_cases() {
+        let sampled = |ratio: f64| {
+            let one = |_| TraceContext::of(&HeaderMap::new(), Sampling::ratio(ratio)).is_sampled();
+            (0..4_000).map(one).filter(|&sampled| sampled).count()
+        };
+        assert_eq!((sampled(0.0), sampled(1.0)), (0, 4_000));
+        // Ten standard deviations to either side.
+        assert!((1_680..2_320).contains(&sampled(0.5)));
+        assert!(!Sampling::ratio(0.5).takes(&[0x80; 16]) && Sampling::ratio(0.5).takes(&[0x7f; 16]));
     }
 }

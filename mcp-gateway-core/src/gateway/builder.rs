@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use tower_layer::Layer;
 
 use super::{Admitted, Gateway, Known, Proxy};
+use crate::context::Sampling;
 use crate::contract::{
     AuditSink, Authenticator, Authorizer, Clock, RateLimiter, Resolve, Runtime, SystemClock, Upstream,
 };
@@ -100,10 +101,13 @@ pub struct GatewayOptions {
     pub auth_failures_per_minute: u32,
     /// `limits.refusal_addresses`.
     pub refusal_addresses: usize,
+    /// `telemetry.traces.sample_ratio`, while traces are exported.
+    pub trace_sampling: Sampling,
 }
 
 impl Default for GatewayOptions {
-    /// No proxy, the known web clients, loopback pages, 250 calls and 50 streams a principal, 100 failures a minute.
+    /// No proxy, the known web clients, loopback pages, 250 calls and 50 streams a principal, 100 failures a minute, no
+    /// traces.
     fn default() -> Self {
         Self {
             trusted_proxies: Vec::new(),
@@ -117,6 +121,7 @@ impl Default for GatewayOptions {
             at_once: AtOnce::default(),
             auth_failures_per_minute: 100,
             refusal_addresses: 10_000,
+            trace_sampling: Sampling::default(),
         }
     }
 }
@@ -240,7 +245,8 @@ impl GatewayBuilder {
         let stack = HostLayer::new(mount, options.allowed_hosts, options.loopback).layer(stack);
         // What ends before a shim took it.
         let stack = RefusalsLayer::new(parts.audit, Arc::clone(&parts.clock), Arc::clone(&strangers)).layer(stack);
-        let mut context = ContextLayer::with(parts.clock, options.trusted_proxies);
+        let mut context =
+            ContextLayer::with(parts.clock, options.trusted_proxies).sampling(options.trace_sampling);
         if let Some(tenants) = tenants {
             context = context.tenants(tenants);
         }

@@ -88,6 +88,10 @@ pub struct AuditEvent {
     pub total_us: u64,
     /// The W3C trace id, 32 hexadecimal digits.
     pub trace_id: Option<Box<str>>,
+    /// Where the exchange stands in its trace, on the event that ends it and if the trace is recorded. For those who see
+    /// events on their way; no store keeps it.
+    #[serde(skip)]
+    pub span: Option<SpanFacts>,
     /// Bodies and headers, when they are captured.
     pub bodies: Option<Box<AuditBodies>>,
 }
@@ -129,9 +133,25 @@ impl AuditEvent {
             first_byte_us: None,
             total_us: 0,
             trace_id: None,
+            span: None,
             bodies: None,
         }
     }
+}
+
+/// An exchange as a span of a W3C trace, with the call of its server as a second one within it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpanFacts {
+    /// The trace.
+    pub trace_id: [u8; 16],
+    /// The caller's span; `None` where the trace begins here.
+    pub parent: Option<[u8; 8]>,
+    /// The exchange.
+    pub span_id: [u8; 8],
+    /// The call of the server.
+    pub call_id: [u8; 8],
+    /// Microseconds from arrival to that call; `None` when there was none.
+    pub called_us: Option<u64>,
 }
 
 /// Who did it, with which credential.

@@ -11,7 +11,7 @@ mod route;
 mod secret;
 
 pub use api_key::ApiKey;
-pub use audit::{ActorFacts, AuditBodies, AuditEvent, Category, EventKind, Label, Outcome};
+pub use audit::{ActorFacts, AuditBodies, AuditEvent, Category, EventKind, Label, Outcome, SpanFacts};
 pub use entry::{
     Entry, EntryLimits, EntryOrigin, EnvVar, HeaderSpec, NpxConfig, RemoteConfig, RuntimeKind, ServerUserType,
     UvxConfig,

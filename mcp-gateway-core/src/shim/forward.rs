@@ -165,6 +165,7 @@ impl Inner {
         }
         cx.forward();
         let called = micros(cx, &*self.options.clock);
+        cx.timings().upstream_called(called);
         let answer = match &endpoint.address {
             Address::Local(upstream) => {
                 let answer = upstream.call(Request::from_parts(parts, body));

@@ -199,6 +199,7 @@ impl Event<'_> {
             first_byte_us: self.first_byte_us,
             total_us: self.total_us,
             trace_id: self.trace_id.map(Into::into),
+            span: None,
             bodies: self.bodies.map(|bodies| {
                 Box::new(AuditBodies {
                     request: Bytes::copy_from_slice(bodies.request.0),

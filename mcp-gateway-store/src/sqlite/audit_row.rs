@@ -215,6 +215,7 @@ pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<AuditRow> {
         first_byte_us: detail.first_byte_us,
         total_us: row.get::<_, i64>(15)?.cast_unsigned(),
         trace_id: row.get(16)?,
+        span: None,
         bodies: None,
     };
     Ok(AuditRow { stream: StreamId(Ulid::from_bytes(row.get(1)?)), seq: row.get::<_, i64>(2)?.cast_unsigned(), event })

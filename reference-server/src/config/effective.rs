@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use http::HeaderName;
+use http::{HeaderName, Uri};
 use mcp_gateway_core::egress::{AllowRule, EgressPolicy};
 use mcp_gateway_core::record::Mount;
 use serde_json::Value;
@@ -73,6 +73,7 @@ impl Config {
                 return Err(ConfigError::value(name, "must be at least 1"));
             }
         }
+        self.check_traces()?;
         // hyper keeps an index of header fields in 16 bits.
         if self.limits.header_count > 1_000 {
             return Err(ConfigError::value("limits.header_count", "must be at most 1000"));
@@ -87,6 +88,25 @@ impl Config {
             return Err(ConfigError::value("runtime.process", "needs both uid and gid, or neither"));
         }
         Ok(())
+    }
+
+    fn check_traces(&self) -> Result<(), ConfigError> {
+        let traces = &self.telemetry.traces;
+        if !(0.0..=1.0).contains(&traces.sample_ratio) {
+            return Err(ConfigError::value("telemetry.traces.sample_ratio", "must be a number from 0 to 1"));
+        }
+        if traces.queue_spans == 0 {
+            return Err(ConfigError::value("telemetry.traces.queue_spans", "must be at least 1"));
+        }
+        let Some(endpoint) = &traces.endpoint else { return Ok(()) };
+        let wrong = |problem: &str| Err(ConfigError::value("telemetry.traces.endpoint", problem));
+        if cfg!(not(feature = "otel")) {
+            return wrong("needs a build with the feature otel");
+        }
+        match endpoint.parse::<Uri>() {
+            Ok(url) if matches!(url.scheme_str(), Some("http" | "https")) && url.path().len() > 1 => Ok(()),
+            _ => wrong("must be a whole http or https URL: http://127.0.0.1:4318/v1/traces"),
+        }
     }
 
     /// Whether only this machine reaches the public listener.

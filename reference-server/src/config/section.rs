@@ -39,6 +39,8 @@ pub enum Shape {
     Text,
     /// A whole number, not negative.
     Number,
+    /// A number from 0 to 1.
+    Part,
     /// `true` or `false`.
     Flag,
     /// Texts, separated by commas in the environment.
@@ -78,6 +80,7 @@ macro_rules! leaf {
 leaf! {
     Text: String, PathBuf, SocketAddr, AuditDurability, OnFull, UnknownMethods, LogFormat;
     Number: u16, u32, u64, usize;
+    Part: f64;
     Flag: bool;
     List: Vec<String>, Vec<PathBuf>, Vec<IpNet>;
 }

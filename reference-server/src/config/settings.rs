@@ -57,6 +57,8 @@ section! {
         auth: Auth = Auth::default(),
         /// The log, on standard error.
         log: Log = Log::default(),
+        /// What is told to whom beside log and metrics.
+        telemetry: Telemetry = Telemetry::default(),
         /// How long calls may go on after SIGTERM. A second signal ends them at once.
         drain_seconds: u64 = 30,
     }
@@ -301,6 +303,29 @@ section! {
         format: LogFormat = LogFormat::Auto,
         /// What is logged: a level, or levels by target (`info,mcp_gateway_core=debug`).
         filter: String = "info".to_owned(),
+    }
+}
+
+section! {
+    /// `telemetry`.
+    pub struct Telemetry {
+        /// Traces for an OpenTelemetry collector.
+        traces: Traces = Traces::default(),
+    }
+}
+
+section! {
+    /// `telemetry.traces`.
+    pub struct Traces {
+        /// The whole URL that traces are sent to, OTLP over HTTP: `http://127.0.0.1:4318/v1/traces`. Not set: no traces.
+        endpoint: Option<String> = None,
+        /// The part of the traces that begin here which is recorded, from 0 to 1. Traces that a caller began are recorded
+        /// as its `traceparent` says.
+        sample_ratio: f64 = 1.0,
+        /// The name of this server in traces.
+        service_name: String = "mcp-gateway".to_owned(),
+        /// Spans that wait for the collector; those beyond are dropped.
+        queue_spans: usize = 2_048,
     }
 }
 

@@ -176,6 +176,9 @@ fn value_of(name: &str, shape: Shape, text: &str) -> Result<Value, ConfigError> 
         Shape::Number => Value::from(
             text.trim().parse::<u64>().map_err(|_| ConfigError::value(name, "must be a whole number such as 100"))?,
         ),
+        Shape::Part => Value::from(
+            text.trim().parse::<f64>().map_err(|_| ConfigError::value(name, "must be a number from 0 to 1"))?,
+        ),
         Shape::Flag => match text.trim().to_ascii_lowercase().as_str() {
             "true" | "1" | "yes" | "on" => Value::Bool(true),
             "false" | "0" | "no" | "off" => Value::Bool(false),

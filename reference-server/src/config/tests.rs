@@ -55,6 +55,11 @@ fn a_wrong_value_names_its_path() {
         ("public_url: https://gateway.example/path", "public_url"),
         ("database: mysql://x", "database"),
         ("runtime: {process: {uid: 1}}", "runtime.process"),
+        ("telemetry: {traces: {sample_ratio: 1.1}}", "telemetry.traces.sample_ratio"),
+        ("telemetry: {traces: {sample_ratio: -0.1}}", "telemetry.traces.sample_ratio"),
+        ("telemetry: {traces: {queue_spans: 0}}", "telemetry.traces.queue_spans"),
+        ("telemetry: {traces: {endpoint: 'localhost:4318'}}", "telemetry.traces.endpoint"),
+        ("telemetry: {traces: {endpoint: 'http://127.0.0.1:4318'}}", "telemetry.traces.endpoint"),
     ] {
         let error = read(yaml, &[]).unwrap_err();
         assert!(error.contains(place), "{yaml}: {error}");

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mcp_gateway_auth::api_key::{ApiKeyAuthenticator, LastUsed};
-use mcp_gateway_core::context::McpContext;
+use mcp_gateway_core::context::{McpContext, Sampling};
 use mcp_gateway_core::contract::{AuditSink, Clock, RateLimiter, Runtime};
 use mcp_gateway_core::gateway::{Built, Gateway, GatewayOptions, Parts};
 use mcp_gateway_core::layer::admit::AdmitLimits;
@@ -113,6 +113,10 @@ pub(super) fn build(config: &Config, with: Ingredients) -> Result<Built, ConfigE
         at_once: AtOnce { calls: config.calls_per_principal(), streams: limits.streams_per_principal },
         auth_failures_per_minute: limits.auth_failures_per_minute,
         refusal_addresses: limits.refusal_addresses,
+        trace_sampling: match &config.telemetry.traces {
+            traces if traces.endpoint.is_some() => Sampling::ratio(traces.sample_ratio),
+            _ => Sampling::default(),
+        },
     };
     Ok(Gateway::builder(parts)
         .options(options)

@@ -25,6 +25,8 @@ use crate::app::{App, DataPlaneLoad};
 use crate::config::{Capacity, Config};
 use crate::listen::{Dispatch, Drain, Listener, ListenerOptions, TlsFiles, TlsReloader};
 use crate::metrics::{self, MeteredSink, Metrics};
+#[cfg(feature = "otel")]
+use crate::traces::{TracedSink, Traces};
 
 /// Budgets that are kept at once, over all callers, servers and tools.
 const BUDGETS: usize = 100_000;
@@ -32,6 +34,9 @@ const BUDGETS: usize = 100_000;
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// How long the audit trail may take for what is left in the spool; the rest waits there for the next start.
 const FLUSH: Duration = Duration::from_secs(10);
+/// How long a collector may take for the last traces; those that it does not take are lost.
+#[cfg(feature = "otel")]
+const TRACES: Duration = Duration::from_secs(5);
 
 /// A server cannot start. The message names the setting or file and what to do.
 pub type StartError = anyhow::Error;
@@ -63,6 +68,8 @@ pub struct Server {
     tasks: Background,
     upkeep: Upkeep,
     spool: SpoolDriver,
+    #[cfg(feature = "otel")]
+    traces: Option<Arc<Traces>>,
     #[cfg(feature = "process")]
     process: Option<mcp_gateway_deploy::process::ProcessRuntime>,
 }
@@ -100,6 +107,13 @@ impl Server {
 
         let counts = Arc::new(Metrics::new());
         let sink: Arc<dyn AuditSink> = Arc::new(MeteredSink::new(storage.sink(), Arc::clone(&counts)));
+        #[cfg(feature = "otel")]
+        let traces = Traces::start(&config.telemetry.traces)?;
+        #[cfg(feature = "otel")]
+        let sink = match &traces {
+            Some(traces) => Arc::new(TracedSink::new(sink, Arc::clone(traces))) as Arc<dyn AuditSink>,
+            None => sink,
+        };
         #[cfg(feature = "process")]
         let process = super::process::runtime(&config, &options, &snapshots)?;
         #[cfg(feature = "process")]
@@ -189,6 +203,8 @@ impl Server {
             tasks,
             upkeep,
             spool: storage.spool_driver,
+            #[cfg(feature = "otel")]
+            traces,
             #[cfg(feature = "process")]
             process,
         })
@@ -250,6 +266,10 @@ impl Server {
             process.shutdown().await;
         }
         drop(self.tasks);
+        #[cfg(feature = "otel")]
+        if let Some(traces) = self.traces {
+            traces.finish(TRACES).await;
+        }
         if tokio::time::timeout(FLUSH, self.upkeep.finish()).await.is_err() {
             tracing::warn!("the audit store does not take events; they stay in the spool for the next start");
         }

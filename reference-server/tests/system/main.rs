@@ -18,3 +18,5 @@ mod sessions;
 mod streaming;
 mod strict;
 mod support;
+#[cfg(feature = "otel")]
+mod traces;

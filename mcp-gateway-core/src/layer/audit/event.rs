@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use crate::context::{McpContext, MessageKind};
 use crate::contract::Clock;
 use crate::layer::peek::inspect_cut as cut;
-use crate::record::{ActorFacts, AuditEvent, Category, EventKind};
+use crate::record::{ActorFacts, AuditEvent, Category, EventKind, SpanFacts};
 use crate::wire::version::Era;
 
 /// Everything that is known of a request now.
@@ -24,6 +24,13 @@ pub(crate) fn event_of(cx: &McpContext, kind: EventKind, clock: &dyn Clock) -> A
     event.session = cx.session().map(|session| session.hash.clone());
     event.rule = cx.rule().cloned();
     event.trace_id = cx.trace().map(crate::context::TraceContext::trace_id);
+    event.span = cx.trace().filter(|trace| trace.is_sampled() && kind != EventKind::Intent).map(|trace| SpanFacts {
+        trace_id: trace.trace_id_bytes(),
+        parent: trace.parent_id_bytes(),
+        span_id: trace.span_id_bytes(),
+        call_id: trace.call_id_bytes(),
+        called_us: cx.timings().called_us(),
+    });
     event.upstream_us = cx.timings().upstream_us();
     event.first_byte_us = cx.timings().first_byte_us();
     event.total_us = micros(cx, clock);

@@ -118,6 +118,7 @@ impl Recorder {
         self.stream = true;
         let mut event = self.event(EventKind::Opened, Outcome::Ok);
         event.bodies = None;
+        event.span = None;
         self.auditor.sink.record(event)
     }
 
@@ -130,6 +131,7 @@ impl Recorder {
     ) -> Recorded {
         let mut event = self.event(kind, outcome);
         event.bodies = None;
+        event.span = None;
         event.bytes_in = 0;
         edit(&mut event);
         self.auditor.sink.record(event)

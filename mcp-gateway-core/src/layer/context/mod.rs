@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::context::{McpContext, PeerAddr, TraceContext};
+use crate::context::{McpContext, PeerAddr, Sampling, TraceContext};
 use crate::contract::{Clock, SystemClock};
 use crate::record::TenantId;
 use crate::wire::method::Method;
@@ -31,6 +31,7 @@ struct Options {
     clock: Arc<dyn Clock>,
     trusted_proxies: Vec<IpNet>,
     tenants: Option<Tenants>,
+    sampling: Sampling,
 }
 
 /// Which tenant a request is for, by its host as a rule; `None` when it is nobody's. Asked before the caller is known:
@@ -47,7 +48,14 @@ impl ContextLayer {
     /// Uses this clock and believes what these proxies say about the caller's address.
     #[must_use]
     pub fn with(clock: Arc<dyn Clock>, trusted_proxies: Vec<IpNet>) -> Self {
-        Self(Arc::new(Options { clock, trusted_proxies, tenants: None }))
+        Self(Arc::new(Options { clock, trusted_proxies, tenants: None, sampling: Sampling::default() }))
+    }
+
+    /// How many of the traces that begin here are recorded; without this, none.
+    #[must_use]
+    pub fn sampling(mut self, sampling: Sampling) -> Self {
+        Arc::make_mut(&mut self.0).sampling = sampling;
+        self
     }
 
     /// Tells tenants apart. Without this, every request is for the tenant `default`.
@@ -64,7 +72,7 @@ impl ContextLayer {
             if let Some(peer) = peer {
                 let _ = cx.set_address(forwarded::caller(peer, request.headers(), &self.0.trusted_proxies));
             }
-            let _ = cx.set_trace(TraceContext::of(request.headers()));
+            let _ = cx.set_trace(TraceContext::of(request.headers(), self.0.sampling));
             if request.headers().get(MCP_METHOD).is_some_and(|method| method == Method::Discover.as_str()) {
                 cx.note_probe();
             }
