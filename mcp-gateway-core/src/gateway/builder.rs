@@ -245,8 +245,7 @@ impl GatewayBuilder {
         let stack = HostLayer::new(mount, options.allowed_hosts, options.loopback).layer(stack);
         // What ends before a shim took it.
         let stack = RefusalsLayer::new(parts.audit, Arc::clone(&parts.clock), Arc::clone(&strangers)).layer(stack);
-        let mut context =
-            ContextLayer::with(parts.clock, options.trusted_proxies).sampling(options.trace_sampling);
+        let mut context = ContextLayer::with(parts.clock, options.trusted_proxies).sampling(options.trace_sampling);
         if let Some(tenants) = tenants {
             context = context.tenants(tenants);
         }

@@ -8,6 +8,7 @@
 //! What a child says reaches exactly one stream of one client, or nobody: messages that cannot be attributed are
 //! dropped and counted.
 
+mod calls;
 mod child;
 mod legacy;
 mod modern;
@@ -242,8 +243,10 @@ fn broken(why: Option<Arc<str>>) -> UpstreamError {
 
 /// Tells a child that nobody waits for its answer to a request any more.
 fn cancellation(id: &[u8]) -> Bytes {
-    let (head, tail) =
-        (r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":"#, r#","reason":"The client disconnected"}}"#);
+    let (head, tail) = (
+        r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":"#,
+        r#","reason":"The client disconnected"}}"#,
+    );
     [head.as_bytes(), id, tail.as_bytes()].concat().into()
 }
 

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use mcp_gateway_core::wire::{Kind, peek, rpc};
 use tokio::time::Instant;
 
+use super::calls::child_limits;
 use super::child::Child;
-use super::legacy::child_limits;
 use super::options::BridgeOptions;
 
 /// What a child turned out to speak.

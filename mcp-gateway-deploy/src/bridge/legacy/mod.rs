@@ -16,13 +16,13 @@ use mcp_gateway_core::wire::{Kind, Message, rpc};
 use rand::RngExt as _;
 use tokio::time::Instant;
 
-pub(super) use self::session::child_limits;
-use self::session::{Broken, NotTaken, Session, parts};
+use self::session::{Session, parts};
+use super::broken;
+use super::calls::NotTaken;
 use super::child::Child;
 use super::options::BridgeOptions;
 use super::respond::{self, Accepts};
-use super::stream::{End, Pace, cursor};
-use super::{ENDED, broken};
+use super::stream::{End, Pace, Stream, cursor};
 
 /// `Mcp-Session-Id`.
 pub(super) const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
@@ -109,35 +109,33 @@ impl Sessions {
         let session = Session::new(Arc::clone(&id), writer, Arc::clone(&self.0.options), Arc::clone(&self.0.dropped));
         // From here on the session's task owns the child, and this guard the session.
         let mut guard = Guard(Some(Arc::clone(&session)));
-        let answer = session.ask(message).map_err(|_| broken(None))?;
+        let stream = session.ask(message).map_err(|_| broken(None))?;
+        let _waiting = stream.attach(None, self.pace());
         tokio::spawn(self.clone().serve(Arc::clone(&session), reader, life));
         if session.send(body).await.is_err() {
             session.end();
-            return Err(broken(answer.await.ok().and_then(Result::err).and_then(|Broken(why)| why)));
         }
-        let answer = match tokio::time::timeout(self.0.options.start_timeout, answer).await {
-            Ok(Ok(Ok(answer))) => answer,
-            Ok(Ok(Err(Broken(why)))) => return Err(broken(why)),
-            Ok(Err(_)) => return Err(broken(None)),
-            Err(_) => return Err(UpstreamError::new(UpstreamErrorKind::Timeout, "The server did not start in time.")),
-        };
-        if let Some(code) = answer.error {
+        if tokio::time::timeout(self.0.options.start_timeout, stream.ready(0)).await.is_err() {
+            return Err(UpstreamError::new(UpstreamErrorKind::Timeout, "The server did not start in time."));
+        }
+        let (answer, end) = only(&stream)?;
+        if let End::Error(code) = end {
             // A server that knows no handshake says so in its own words, with the status of its revision.
             let status = match code {
                 rpc::code::METHOD_NOT_FOUND => StatusCode::NOT_FOUND,
                 rpc::code::UNSUPPORTED_PROTOCOL_VERSION => StatusCode::BAD_REQUEST,
                 _ => StatusCode::OK,
             };
-            return Ok(respond::json(status, answer.message));
+            return Ok(respond::json(status, answer));
         }
-        session.negotiated(&answer.message);
+        session.negotiated(&answer);
         guard.0 = None;
         opening.open(session);
         let mut response = if accepts.json {
-            respond::json(StatusCode::OK, answer.message)
+            respond::json(StatusCode::OK, answer)
         } else {
-            let stream = super::stream::Stream::once();
-            stream.finish(answer.message, End::Done);
+            let stream = Stream::once();
+            stream.finish(answer, End::Done);
             respond::events(stream.attach(None, self.pace()))
         };
         if let Ok(id) = HeaderValue::from_str(&id) {
@@ -177,7 +175,7 @@ impl Sessions {
         if accepts.events {
             let stream = match session.open(message, prime) {
                 Ok(stream) => stream,
-                Err(reason) => return refuse(reason, id),
+                Err(reason) => return refuse(&reason, id),
             };
             // Its client waits from here on, until it hangs up.
             let events = stream.attach(None, self.pace());
@@ -197,20 +195,16 @@ impl Sessions {
         if !accepts.json {
             return Ok(not_acceptable());
         }
-        let answer = match session.ask(message) {
-            Ok(answer) => answer,
-            Err(reason) => return refuse(reason, id),
+        let stream = match session.ask(message) {
+            Ok(stream) => stream,
+            Err(reason) => return refuse(&reason, id),
         };
-        let sent = session.send(body).await;
-        if sent.is_err() {
+        let _waiting = stream.attach(None, self.pace());
+        if session.send(body).await.is_err() {
             session.end();
         }
-        match answer.await {
-            Ok(Ok(answer)) => Ok(respond::json(StatusCode::OK, answer.message)),
-            Ok(Err(Broken(why))) => Err(broken(why)),
-            Err(_) if sent.is_err() => Err(broken(None)),
-            Err(_) => Err(UpstreamError::new(UpstreamErrorKind::Broken, ENDED)),
-        }
+        stream.ready(0).await;
+        Ok(respond::json(StatusCode::OK, only(&stream)?.0))
     }
 
     async fn notify(
@@ -268,6 +262,15 @@ impl Sessions {
 
     fn pace(&self) -> Pace {
         Pace { retry: self.0.options.retry, keep_alive: self.0.options.keep_alive }
+    }
+}
+
+/// The answer on the stream of a client that reads nothing else.
+fn only(stream: &Stream) -> Result<(Bytes, End), UpstreamError> {
+    match (stream.end(), stream.only()) {
+        (End::Failed(why), _) => Err(broken(why)),
+        (end, Some(message)) => Ok((message, end)),
+        (_, None) => Err(broken(None)),
     }
 }
 
@@ -333,7 +336,7 @@ fn not_acceptable() -> Response<Body> {
     respond::error(StatusCode::NOT_ACCEPTABLE, None, SESSION_FAULT, message, None)
 }
 
-fn refuse(reason: NotTaken, id: Option<&[u8]>) -> Result<Response<Body>, UpstreamError> {
+fn refuse(reason: &NotTaken, id: Option<&[u8]>) -> Result<Response<Body>, UpstreamError> {
     match reason {
         NotTaken::IdInUse => {
             let message = "Invalid Request: a request with this id is still in flight";
@@ -343,6 +346,6 @@ fn refuse(reason: NotTaken, id: Option<&[u8]>) -> Result<Response<Body>, Upstrea
             let public = "The session has as many requests in flight as it may have. Try again later.";
             Err(UpstreamError::new(UpstreamErrorKind::Exhausted, public))
         }
-        NotTaken::Ended => Ok(unknown_session()),
+        NotTaken::Ended(_) => Ok(unknown_session()),
     }
 }

@@ -1,19 +1,19 @@
 //! One legacy session: a child of its own, and the streams its messages go to.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use mcp_gateway_core::wire::method::Method;
 use mcp_gateway_core::wire::version::ProtocolVersion;
-use mcp_gateway_core::wire::{Fault, Kind, Limits, Message, peek, rpc};
+use mcp_gateway_core::wire::{Kind, Message, rpc};
 use serde::Deserialize;
-use serde_json::value::RawValue;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::bridge::calls::{self, Call, Calls, NotTaken, Why};
 use crate::bridge::cancellation;
 use crate::bridge::child::{Child, Closed, Life, Reader, Writer};
 use crate::bridge::options::BridgeOptions;
@@ -39,45 +39,9 @@ pub(super) struct Session {
 struct State {
     streams: BTreeMap<u64, Arc<Stream>>,
     next_stream: u64,
-    /// Requests of the client that have no answer yet, by their id as written.
-    calls: HashMap<Box<[u8]>, Call>,
+    calls: Calls<Arc<[u8]>, ()>,
     /// What all streams keep.
     total: Size,
-    last_use: Instant,
-    ended: bool,
-}
-
-struct Call {
-    token: Option<Box<[u8]>>,
-    reply: Reply,
-}
-
-/// Where the answer to a request goes.
-enum Reply {
-    Stream(Arc<Stream>),
-    Json(oneshot::Sender<Result<Answer, Broken>>),
-}
-
-/// An answer for a client that reads JSON only.
-pub(super) struct Answer {
-    pub(super) message: Bytes,
-    /// The code, if it is an error.
-    pub(super) error: Option<i64>,
-}
-
-/// The child ended before it answered; for an owner: why.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Broken(pub(super) Option<Arc<str>>);
-
-/// Why a request was not taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum NotTaken {
-    /// A request with this id waits for its answer.
-    IdInUse,
-    /// Too many requests wait.
-    Full,
-    /// The session has ended.
-    Ended,
 }
 
 impl Session {
@@ -93,10 +57,8 @@ impl Session {
             state: Mutex::new(State {
                 streams,
                 next_stream: STANDALONE + 1,
-                calls: HashMap::new(),
+                calls: Calls::new(),
                 total: Size::default(),
-                last_use: Instant::now(),
-                ended: false,
             }),
         })
     }
@@ -134,65 +96,60 @@ impl Session {
 
     /// Asks the session to end; its task stops the child.
     pub(super) fn end(&self) {
-        self.lock().ended = true;
+        self.lock().calls.end();
         self.ending.notify_one();
     }
 
     pub(super) fn is_ended(&self) -> bool {
-        self.lock().ended
+        self.lock().calls.is_ended()
     }
 
     /// Requests whose clients wait, and when a message last passed or a client left.
     pub(super) fn usage(&self) -> (usize, Instant) {
-        let state = self.lock();
-        let waiting = state.calls.values().filter(|call| call.reply.left(&state).is_none()).count();
-        (waiting, state.unused_since().unwrap_or(state.last_use))
+        self.lock().calls.usage()
     }
 
     /// Sends a message of the client to the child.
     pub(super) async fn send(&self, message: Bytes) -> Result<(), Closed> {
-        self.lock().last_use = Instant::now();
+        self.lock().calls.used();
         self.writer.send(message).await
     }
 
-    /// Takes a request whose answer goes to a stream of its own.
+    /// Takes a request whose answer goes to a stream of its own, which can be resumed.
     pub(super) fn open(&self, message: &Message<'_>, prime: bool) -> Result<Arc<Stream>, NotTaken> {
         let mut state = self.lock();
-        let id = self.admit(&mut state, message)?;
+        self.admit(&mut state, message)?;
         let stream = Stream::resumable(state.next_stream);
         state.next_stream += 1;
         if prime && stream.push(Bytes::new()) {
             state.total.events += 1;
         }
         state.streams.insert(stream.number(), Arc::clone(&stream));
-        state.calls.insert(id, Call { token: token(message), reply: Reply::Stream(Arc::clone(&stream)) });
+        state.add(message, false, &stream);
         Ok(stream)
     }
 
-    /// Takes a request whose answer is one JSON object.
-    pub(super) fn ask(&self, message: &Message<'_>) -> Result<oneshot::Receiver<Result<Answer, Broken>>, NotTaken> {
+    /// Takes a request whose answer is one JSON object, the only event of the stream.
+    pub(super) fn ask(&self, message: &Message<'_>) -> Result<Arc<Stream>, NotTaken> {
         let mut state = self.lock();
-        let id = self.admit(&mut state, message)?;
-        let (sender, receiver) = oneshot::channel();
-        state.calls.insert(id, Call { token: token(message), reply: Reply::Json(sender) });
-        Ok(receiver)
+        self.admit(&mut state, message)?;
+        let stream = Stream::once();
+        state.add(message, true, &stream);
+        Ok(stream)
     }
 
     /// Makes room for a request, at worst by giving up one whose client is gone: its child is told.
-    fn admit(&self, state: &mut State, message: &Message<'_>) -> Result<Box<[u8]>, NotTaken> {
-        if state.ended {
-            return Err(NotTaken::Ended);
-        }
-        let id: Box<[u8]> = message.id.map(|id| Box::from(id.raw())).unwrap_or_default();
-        if state.calls.contains_key(&id) {
+    fn admit(&self, state: &mut State, message: &Message<'_>) -> Result<(), NotTaken> {
+        if message.id.is_some_and(|id| state.calls.get(id.raw()).is_some()) {
             return Err(NotTaken::IdInUse);
         }
-        if state.calls.len() >= self.options.max_calls {
-            let abandoned = state.abandoned().ok_or(NotTaken::Full)?;
-            state.cancel(&abandoned, &self.options);
-            self.writer.send_later(cancellation(&abandoned));
+        let admitted = state.calls.admit(self.options.max_calls);
+        if let (Err(NotTaken::Full), Some(id)) = (&admitted, state.calls.abandoned().cloned()) {
+            state.cancel(&id, &self.options);
+            self.writer.send_later(cancellation(&id));
+            return Ok(());
         }
-        Ok(id)
+        admitted
     }
 
     /// Ends what waits for a request that the client has cancelled: its server need not answer any more, and a stream
@@ -218,7 +175,9 @@ impl Session {
             let idle_at = self.idle_at();
             tokio::select! {
                 line = reader.next() => match line {
-                    Ok(Some(line)) => self.receive(&line, &reader),
+                    Ok(Some(line)) => calls::receive(&line, self.options.max_line, &reader, |line, message| {
+                        self.route(line, message);
+                    }),
                     Ok(None) => break true,
                     Err(error) => {
                         tracing::warn!(%error, "the child of a session is ended");
@@ -230,66 +189,46 @@ impl Session {
             }
         };
         // Who calls from here on begins a new session.
-        self.lock().ended = true;
+        self.lock().calls.end();
         let why = if broken { life.epitaph().await.map(Arc::from) } else { None };
         // Standard input closes before the callers hear of it.
         drop(life);
-        self.close(&Broken(why));
+        self.close(&why);
     }
 
     /// When to look whether it is idle; while a client waits, as long again.
     fn idle_at(&self) -> Instant {
-        self.lock().unused_since().unwrap_or_else(Instant::now) + self.options.session_idle
+        self.lock().calls.unused_since().unwrap_or_else(Instant::now) + self.options.session_idle
     }
 
     fn is_idle(&self) -> bool {
         let mut state = self.lock();
-        let idle = state.unused_since().is_some_and(|since| since + self.options.session_idle <= Instant::now());
-        state.ended |= idle;
+        let since = state.calls.unused_since();
+        let idle = since.is_some_and(|since| since + self.options.session_idle <= Instant::now());
+        if idle {
+            state.calls.end();
+        }
         idle
     }
 
-    fn close(&self, broken: &Broken) {
+    fn close(&self, why: &Why) {
         let mut state = self.lock();
-        state.ended = true;
-        for (id, call) in std::mem::take(&mut state.calls) {
-            call.reply.fail(&id, broken);
-        }
+        state.calls.fail(why);
         for stream in state.streams.values() {
             stream.close();
-        }
-    }
-
-    fn receive(&self, line: &Bytes, reader: &Reader) {
-        let limits = child_limits(self.options.max_line);
-        match peek(line, &limits) {
-            Ok(message) => self.route(line, &message),
-            Err(error) if error.fault() == Fault::Batch => match serde_json::from_slice::<Vec<&RawValue>>(line) {
-                Ok(items) => {
-                    for item in items {
-                        let item = line.slice_ref(item.get().as_bytes());
-                        match peek(&item, &limits) {
-                            Ok(message) => self.route(&item, &message),
-                            Err(_) => reader.stray(&item),
-                        }
-                    }
-                }
-                Err(_) => reader.stray(line),
-            },
-            Err(_) => reader.stray(line),
         }
     }
 
     /// Gives a message of the child to exactly one stream.
     fn route(&self, line: &Bytes, message: &Message<'_>) {
         let mut state = self.lock();
-        state.last_use = Instant::now();
+        state.calls.used();
         if message.kind == Kind::Response {
             let call = message.id.and_then(|id| state.calls.remove(id.raw()));
             match call {
                 Some(call) => {
                     let error = message.is_error.then(|| message.error_code.unwrap_or(0));
-                    state.answer(call.reply, line.clone(), error, &self.options);
+                    state.answer(&call, line.clone(), error, &self.options);
                 }
                 None if message.id.is_some_and(|id| asked(id.raw())) => {}
                 None => self.drop_one(),
@@ -302,11 +241,11 @@ impl Session {
             .map(|token| token.get().as_bytes());
         let stream = match token {
             Some(token) => {
-                let call = state.calls.values().find(|call| call.token.as_deref() == Some(token));
-                match call.map(|call| &call.reply) {
-                    Some(Reply::Stream(stream)) => Arc::clone(stream),
+                let mut calls = state.calls.iter().map(|(_, call)| call);
+                match calls.find(|call| call.token.as_deref() == Some(token)) {
+                    Some(call) if !call.plain => Arc::clone(&call.stream),
                     // Its client reads one JSON object, or its request has been answered.
-                    Some(Reply::Json(_)) | None => return self.drop_one(),
+                    _ => return self.drop_one(),
                 }
             }
             None => Arc::clone(state.fallback(message)),
@@ -321,25 +260,16 @@ impl Session {
 }
 
 impl State {
-    /// When a message last passed or a client left; `None` while one waits for an answer.
-    ///
-    /// A call whose client is gone holds nothing: its answer is kept for a client that resumes in time, but it may
-    /// never come.
-    fn unused_since(&self) -> Option<Instant> {
-        self.calls.values().try_fold(self.last_use, |since, call| Some(since.max(call.reply.left(self)?)))
-    }
-
-    /// The call whose client has been gone for the longest.
-    fn abandoned(&self) -> Option<Box<[u8]>> {
-        let gone = self.calls.iter().filter_map(|(id, call)| Some((call.reply.left(self)?, id)));
-        gone.min_by_key(|&(left, _)| left).map(|(_, id)| id.clone())
+    fn add(&mut self, message: &Message<'_>, plain: bool, stream: &Arc<Stream>) {
+        let call = Call::new(message, plain, Arc::clone(stream), ());
+        self.calls.insert(Arc::clone(&call.id), call);
     }
 
     /// Answers a request in its child's place.
     fn cancel(&mut self, id: &[u8], options: &BridgeOptions) {
         if let Some(call) = self.calls.remove(id) {
             let message = rpc::error_body(Some(id), CANCELLED, "The request was cancelled", None);
-            self.answer(call.reply, message, Some(CANCELLED), options);
+            self.answer(&call, message, Some(CANCELLED), options);
         }
     }
 
@@ -351,12 +281,10 @@ impl State {
             return standalone;
         }
         let mut newest = None;
-        for call in self.calls.values() {
-            if let Reply::Stream(stream) = &call.reply
-                && newest.is_none_or(|known: &Arc<Stream>| {
-                    (known.is_live(), known.number()) < (stream.is_live(), stream.number())
-                })
-            {
+        for (_, Call { stream, .. }) in self.calls.iter().filter(|(_, call)| !call.plain) {
+            if newest.is_none_or(|known: &Arc<Stream>| {
+                (known.is_live(), known.number()) < (stream.is_live(), stream.number())
+            }) {
                 newest = Some(stream);
             }
         }
@@ -366,15 +294,11 @@ impl State {
         }
     }
 
-    fn answer(&mut self, reply: Reply, message: Bytes, error: Option<i64>, options: &BridgeOptions) {
+    fn answer(&mut self, call: &Call<()>, message: Bytes, error: Option<i64>, options: &BridgeOptions) {
         let length = message.len();
-        match reply {
-            Reply::Stream(stream) => {
-                let taken = stream.finish(message, error.map_or(End::Done, End::Error));
-                self.account(taken, length, options);
-            }
-            Reply::Json(sender) => drop(sender.send(Ok(Answer { message, error }))),
-        }
+        let taken = call.stream.finish(message, error.map_or(End::Done, End::Error));
+        // A plain answer is not kept beyond its only reader.
+        self.account(taken && !call.plain, length, options);
     }
 
     /// Counts an event that was taken, and holds the buffers to their bounds: first goes what was read to its end, then
@@ -411,7 +335,7 @@ impl State {
         let stream = self.streams.remove(&number)?;
         let size = stream.size();
         stream.lose();
-        self.calls.retain(|_, call| !matches!(&call.reply, Reply::Stream(other) if other.number() == number));
+        self.calls.retain(|call| call.plain || call.stream.number() != number);
         Some(size)
     }
 }
@@ -422,26 +346,6 @@ fn shrink(stream: &Stream, unread: bool) -> Option<Size> {
         let after = stream.size();
         Size { events: before.events - after.events, bytes: before.bytes - after.bytes }
     })
-}
-
-impl Reply {
-    /// When its client left; `None` while it waits.
-    fn left(&self, state: &State) -> Option<Instant> {
-        match self {
-            Self::Stream(stream) => stream.left(),
-            Self::Json(sender) => sender.is_closed().then_some(state.last_use),
-        }
-    }
-
-    fn fail(self, id: &[u8], broken: &Broken) {
-        match self {
-            Self::Stream(stream) => {
-                let message = rpc::error_body(Some(id), rpc::code::INTERNAL_ERROR, crate::bridge::ENDED, None);
-                stream.finish(message, End::Failed(broken.0.clone()));
-            }
-            Self::Json(sender) => drop(sender.send(Err(broken.clone()))),
-        }
-    }
 }
 
 /// What a caller reads whose request was cancelled. Outside the range that JSON-RPC reserves.
@@ -460,15 +364,6 @@ fn concerns_session(message: &Message<'_>) -> bool {
                 | Method::ElicitationComplete
         )
     )
-}
-
-fn token(message: &Message<'_>) -> Option<Box<[u8]>> {
-    message.meta()?.progress_token.map(|token| Box::from(token.raw()))
-}
-
-/// How a child's messages are read: they may be larger than a caller's.
-pub(crate) fn child_limits(max_line: usize) -> Limits {
-    Limits { max_bytes: max_line, max_depth: Limits::DEEPEST, ..Limits::default() }
 }
 
 impl std::fmt::Debug for Session {

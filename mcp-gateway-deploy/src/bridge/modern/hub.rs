@@ -1,22 +1,20 @@
 //! The shared child: ids that cannot meet, and each message to the one call that it belongs to.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
 use mcp_gateway_core::record::Subject;
 use mcp_gateway_core::wire::method::Method;
-use mcp_gateway_core::wire::{Fault, Kind, Message, peek, rpc};
+use mcp_gateway_core::wire::{Kind, Message};
 use rand::RngExt as _;
-use serde_json::value::RawValue;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::params::Mirrors;
+use crate::bridge::calls::{self, Call, Calls, NotTaken, Why};
 use crate::bridge::cancellation;
 use crate::bridge::child::{Child, Closed, Life, Reader, Writer};
-use crate::bridge::legacy::child_limits;
 use crate::bridge::options::BridgeOptions;
 use crate::bridge::probe::asked;
 use crate::bridge::splice::{Ties, range, splice};
@@ -40,33 +38,18 @@ pub(crate) struct Hub {
 }
 
 struct State {
-    /// Calls by the id under which the child knows them. It is also their progress token there.
-    calls: HashMap<u64, Call>,
+    /// The key is also the call's progress token at the child.
+    calls: Calls<u64, Own>,
     next: u64,
-    last_use: Instant,
-    ended: Option<Option<Arc<str>>>,
 }
 
-struct Call {
+/// What is known of a call beside the usual.
+struct Own {
     caller: Caller,
-    id: Box<[u8]>,
-    token: Option<Box<[u8]>>,
-    /// The client reads one JSON object, so nothing else is kept for it.
-    plain: bool,
     /// A subscription, whose result names it once more.
     listens: bool,
     /// A list of tools, whose annotations are learnt.
     lists: bool,
-    stream: Arc<Stream>,
-}
-
-/// Why a request was not taken.
-#[derive(Debug, Clone)]
-pub(super) enum NotTaken {
-    /// Too many requests wait.
-    Full,
-    /// The child has ended; for an owner: why.
-    Ended(Option<Arc<str>>),
 }
 
 impl Hub {
@@ -79,11 +62,9 @@ impl Hub {
             ending: Notify::new(),
             mirrors: Mirrors::default(),
             state: Mutex::new(State {
-                calls: HashMap::new(),
+                calls: Calls::new(),
                 // Below 2^53, so that every JSON parser keeps it; random, so that nobody counts on it.
                 next: rand::rng().random_range(1 << 32..1 << 52),
-                last_use: Instant::now(),
-                ended: None,
             }),
         });
         tokio::spawn(Arc::clone(&hub).run(child.reader, child.life));
@@ -95,7 +76,7 @@ impl Hub {
     }
 
     pub(crate) fn is_alive(&self) -> bool {
-        self.lock().ended.is_none()
+        !self.lock().calls.is_ended()
     }
 
     /// Ends the child.
@@ -103,10 +84,9 @@ impl Hub {
         self.ending.notify_one();
     }
 
-    /// Requests in flight, and when a message last passed.
+    /// Requests whose clients wait, and when a message last passed or a client left.
     pub(crate) fn usage(&self) -> (usize, Instant) {
-        let state = self.lock();
-        (state.calls.len(), state.last_use)
+        self.lock().calls.usage()
     }
 
     /// What is known of headers that mirror arguments.
@@ -126,29 +106,22 @@ impl Hub {
         message: &Message<'_>,
         plain: bool,
     ) -> Result<(Bytes, OpenCall), NotTaken> {
-        let id = message.id.map(mcp_gateway_core::wire::Id::raw).unwrap_or_default();
-        let token = message.meta().and_then(|meta| meta.progress_token).map(mcp_gateway_core::wire::Id::raw);
         let stream = Stream::once();
         let number = {
             let mut state = self.lock();
-            if let Some(why) = &state.ended {
-                return Err(NotTaken::Ended(why.clone()));
-            }
-            if state.calls.len() >= self.options.max_calls {
-                return Err(NotTaken::Full);
-            }
+            state.calls.admit(self.options.max_calls)?;
+            state.calls.used();
             let number = state.next;
             state.next += 1;
-            state.last_use = Instant::now();
             let listens = message.method() == Method::SubscriptionsListen.as_str();
             let lists = message.method() == Method::ToolsList.as_str();
-            let token = token.map(Box::from);
-            let call = Call { caller, id: id.into(), token, plain, listens, lists, stream: Arc::clone(&stream) };
+            let call = Call::new(message, plain, Arc::clone(&stream), Own { caller, listens, lists });
             state.calls.insert(number, call);
             number
         };
+        let token = message.meta().and_then(|meta| meta.progress_token);
         let text = number.to_string();
-        let places = [Some(id), token].into_iter().flatten().filter_map(|part| range(body, part));
+        let places = [message.id, token].into_iter().flatten().filter_map(|part| range(body, part.raw()));
         let line = splice(body, places.map(|place| (place, text.as_bytes())).collect());
         Ok((line, OpenCall { hub: Arc::downgrade(self), number, stream }))
     }
@@ -156,12 +129,12 @@ impl Hub {
     /// The line for the child of a notification, if there is one to send.
     pub(super) fn notification(&self, caller: &Caller, body: &Bytes, message: &Message<'_>) -> Option<Bytes> {
         let mut state = self.lock();
-        state.last_use = Instant::now();
+        state.calls.used();
         if message.method() != Method::Cancelled.as_str() {
             return Some(body.clone());
         }
         let id = message.params.as_ref().and_then(|params| params.request_id)?.raw();
-        let mut own = state.calls.iter().filter(|(_, call)| call.caller == *caller && *call.id == *id);
+        let mut own = state.calls.iter().filter(|(_, call)| call.own.caller == *caller && *call.id == *id);
         // Ids are unique only within one client, and one caller may run several clients.
         let (Some((&number, _)), None) = (own.next(), own.next()) else {
             self.drop_one();
@@ -174,7 +147,9 @@ impl Hub {
         let broken = loop {
             tokio::select! {
                 line = reader.next() => match line {
-                    Ok(Some(line)) => self.receive(&line, &reader),
+                    Ok(Some(line)) => calls::receive(&line, self.options.max_line, &reader, |line, message| {
+                        self.route(line, message);
+                    }),
                     Ok(None) => break true,
                     Err(error) => {
                         tracing::warn!(%error, "the shared child is ended");
@@ -185,43 +160,15 @@ impl Hub {
             }
         };
         // Who calls from here on gets a new child.
-        self.lock().ended = Some(None);
-        let why: Option<Arc<str>> = if broken { life.epitaph().await.map(Arc::from) } else { None };
+        self.lock().calls.end();
+        let why: Why = if broken { life.epitaph().await.map(Arc::from) } else { None };
         drop(life);
-        let calls = {
-            let mut state = self.lock();
-            state.ended = Some(why.clone());
-            std::mem::take(&mut state.calls)
-        };
-        for call in calls.into_values() {
-            let message = rpc::error_body(Some(&call.id), rpc::code::INTERNAL_ERROR, crate::bridge::ENDED, None);
-            call.stream.finish(message, End::Failed(why.clone()));
-        }
-    }
-
-    fn receive(&self, line: &Bytes, reader: &Reader) {
-        let limits = child_limits(self.options.max_line);
-        match peek(line, &limits) {
-            Ok(message) => self.route(line, &message),
-            Err(error) if error.fault() == Fault::Batch => match serde_json::from_slice::<Vec<&RawValue>>(line) {
-                Ok(items) => {
-                    for item in items {
-                        let item = line.slice_ref(item.get().as_bytes());
-                        match peek(&item, &limits) {
-                            Ok(message) => self.route(&item, &message),
-                            Err(_) => reader.stray(&item),
-                        }
-                    }
-                }
-                Err(_) => reader.stray(line),
-            },
-            Err(_) => reader.stray(line),
-        }
+        self.lock().calls.fail(&why);
     }
 
     fn route(&self, line: &Bytes, message: &Message<'_>) {
         let mut state = self.lock();
-        state.last_use = Instant::now();
+        state.calls.used();
         match message.kind {
             Kind::Response => {
                 let number = message.id.and_then(|id| number(id.raw()));
@@ -233,7 +180,7 @@ impl Hub {
                     return;
                 };
                 drop(state);
-                if call.lists {
+                if call.own.lists {
                     self.mirrors.learn(line);
                 }
                 let end = if message.is_error { End::Error(message.error_code.unwrap_or(0)) } else { End::Done };
@@ -246,8 +193,8 @@ impl Hub {
                     return self.drop_one();
                 }
                 let with = match edit {
-                    Tie::Request(place) => Some((place, &call.id)),
-                    Tie::Token(place) => call.token.as_ref().map(|token| (place, token)),
+                    Tie::Request(place) => Some((place, &*call.id)),
+                    Tie::Token(place) => call.token.as_deref().map(|token| (place, token)),
                 };
                 let Some((place, with)) = with.and_then(|(part, with)| Some((range(line, part)?, with))) else {
                     return self.drop_one();
@@ -327,12 +274,12 @@ fn tie<'a>(message: &Message<'a>) -> Option<(u64, Tie<'a>)> {
 }
 
 /// A response with the caller's own id, also where the result repeats it.
-fn restored(line: &Bytes, message: &Message<'_>, own: u64, call: &Call) -> Bytes {
+fn restored(line: &Bytes, message: &Message<'_>, own: u64, call: &Call<Own>) -> Bytes {
     let mut edits = Vec::with_capacity(2);
     if let Some(place) = message.id.and_then(|id| range(line, id.raw())) {
         edits.push((place, &*call.id));
     }
-    if call.listens
+    if call.own.listens
         && let Some(subscription) = Ties::of_result(line).subscription()
         && number(subscription.get().as_bytes()) == Some(own)
         && let Some(place) = range(line, subscription.get().as_bytes())

@@ -16,9 +16,9 @@ use mcp_gateway_core::wire::{Id, Kind, Message, mirror, rpc};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use self::hub::NotTaken;
 pub(super) use self::hub::{Caller, Hub};
 use super::broken;
+use super::calls::NotTaken;
 use super::options::BridgeOptions;
 use super::respond::{self, Accepts};
 use super::stream::{End, Pace};
@@ -94,13 +94,16 @@ pub(super) async fn post(
     let streams = accepts.events && (asked || !accepts.json);
 
     let (line, call) = hub.open(caller, &body, message, !accepts.events).map_err(|reason| match reason {
-        NotTaken::Full => {
+        // Their ids are ours, so none is in use.
+        NotTaken::Full | NotTaken::IdInUse => {
             let public = "The server has as many requests in flight as it may have. Try again later.";
             UpstreamError::new(UpstreamErrorKind::Exhausted, public)
         }
         NotTaken::Ended(why) => broken(why),
     })?;
     let stream = Arc::clone(call.stream());
+    // Its client waits from here on, until it hangs up.
+    let events = stream.attach(None, Pace { retry: options.retry, keep_alive: options.keep_alive });
     if hub.send(line).await.is_err() {
         // It no longer reads, whether or not it has ended; its end ends the stream.
         hub.end();
@@ -121,8 +124,7 @@ pub(super) async fn post(
         }
         _ => {}
     }
-    let pace = Pace { retry: options.retry, keep_alive: options.keep_alive };
-    Ok(respond::events(stream.attach(None, pace).guarded(call)))
+    Ok(respond::events(events.guarded(call)))
 }
 
 /// The HTTP status of a JSON-RPC error, as the specification of 2026-07-28 pairs them.
