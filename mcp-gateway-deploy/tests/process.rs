@@ -2,13 +2,15 @@
 
 mod support;
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
-use mcp_gateway_core::contract::Program;
-use mcp_gateway_core::contract::{Runtime as _, RuntimeErrorKind, UpstreamErrorKind, WorkloadId, WorkloadState};
-use mcp_gateway_deploy::process::{ProcessRuntime, launcher::is_enforced};
+use mcp_gateway_core::contract::{
+    Program, ResourceLimits, Runtime as _, RuntimeErrorKind, UpstreamErrorKind, WorkloadId, WorkloadState,
+};
+use mcp_gateway_deploy::process::{Cgroup, Launcher, ProcessRuntime, launcher::is_enforced};
 use serde_json::json;
 use support::{Session, ensure, env, is_alive, launcher, options, script, until, workload};
 
@@ -292,6 +294,139 @@ async fn the_sandbox_keeps_children_from_keys_environments_and_siblings() {
     assert_eq!(status["NoNewPrivs"], "1");
     runtime.shutdown().await;
     assert!(!is_alive(other));
+}
+
+/// Over a folder that only looks like a cgroup file system.
+#[tokio::test]
+async fn a_child_gets_a_group_with_the_limits_of_its_workload() {
+    let (dir, groups) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let children = groups.path().join("mcp-gateway-children");
+    std::fs::create_dir(&children).unwrap();
+    for group in [groups.path(), &children] {
+        std::fs::write(group.join("cgroup.controllers"), "cpu memory pids\n").unwrap();
+    }
+    let mut own = options(dir.path());
+    own.cgroup = Cgroup::At(groups.path().into());
+    own.pids = 99;
+    let runtime = ProcessRuntime::new(own).unwrap();
+    let mut spec = workload("grouped", script("legacy"));
+    spec.limits = ResourceLimits { memory: Some(1 << 30), cpu_millis: Some(500) };
+    let server = ensure(&runtime, &Arc::new(spec)).await.unwrap();
+    let session = Session::open(&server.upstream).await.unwrap();
+    let limits = session.call("limits", json!({})).await.unwrap();
+    assert_eq!(limits["data"], -1, "the group limits memory, for all its processes together");
+    let made = std::fs::read_dir(&children).unwrap().flatten().map(|entry| entry.path()).filter(|path| path.is_dir());
+    let made: Vec<_> = made.collect();
+    assert_eq!(made.len(), 1, "{made:?}");
+    let pid = limits["pid"].to_string();
+    for (file, value) in
+        [("cgroup.procs", pid.as_str()), ("memory.max", "1073741824"), ("cpu.max", "50000 100000"), ("pids.max", "99")]
+    {
+        assert_eq!(std::fs::read_to_string(made[0].join(file)).unwrap(), value, "{file}");
+    }
+    runtime.shutdown().await;
+    assert_eq!(std::fs::read_to_string(made[0].join("cgroup.kill")).unwrap(), "1");
+
+    let mut wrong = options(&dir.path().join("other"));
+    wrong.cgroup = Cgroup::At("/nonexistent".into());
+    assert!(ProcessRuntime::new(wrong).unwrap_err().to_string().contains("/nonexistent"));
+}
+
+#[tokio::test]
+async fn the_launcher_waits_for_its_group() {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mount = mounts.lines().find_map(|line| line.split_once(" - cgroup2 ")?.0.split(' ').nth(4));
+    let Some(mount) = mount else { return println!("SKIPPED: no cgroup2 file system is mounted") };
+    let program = launcher().program;
+    let mark = format!("mcp-gateway-launcher-{}", std::process::id());
+    let group = std::path::Path::new(mount).join(&mark);
+    if let Err(error) = std::fs::create_dir(&group) {
+        return println!("SKIPPED: no groups can be made here: {}: {error}", group.display());
+    }
+    let mut child = tokio::process::Command::new(program)
+        .args(["--in-cgroup", "--", "echo", "in"])
+        .env("MCP_GATEWAY_CHILD", &mark)
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(child.try_wait().unwrap().is_none(), "it did not wait");
+    let moved = std::fs::write(group.join("cgroup.procs"), child.id().unwrap().to_string());
+    if let Err(error) = moved {
+        child.kill().await.unwrap();
+        std::fs::remove_dir(&group).unwrap();
+        return println!("SKIPPED: processes cannot be moved here: {error}");
+    }
+    let ended = tokio::time::timeout(Duration::from_secs(10), child.wait()).await.unwrap().unwrap();
+    until("the removal of the group", || std::fs::remove_dir(&group).is_ok()).await;
+    assert!(ended.success(), "{ended}");
+}
+
+#[tokio::test]
+async fn children_of_another_user_have_its_rights_alone() {
+    const NOBODY: u32 = 65_534;
+    if !rustix::process::geteuid().is_root() {
+        println!("SKIPPED: only root can start children as another user");
+        return;
+    }
+    let python = std::path::Path::new("/usr/bin/python3");
+    if !python.exists() {
+        println!("SKIPPED: no python3 that every user can run");
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    let (own, all) = (std::fs::Permissions::from_mode(0o600), std::fs::Permissions::from_mode(0o755));
+    std::fs::set_permissions(root.path(), all.clone()).unwrap();
+    let server = root.path().join("server.py");
+    std::fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/server.py"), &server).unwrap();
+    let program = root.path().join("launcher");
+    std::fs::copy(launcher().program, &program).unwrap();
+    for file in [&server, &program] {
+        std::fs::set_permissions(file, all.clone()).unwrap();
+    }
+    // By its mode alone: the launcher is told of neither.
+    let secret = root.path().join("secret");
+    std::fs::write(&secret, "the key").unwrap();
+    std::fs::set_permissions(&secret, own).unwrap();
+
+    for sandboxed in [false, true] {
+        let data = root.path().join(format!("data-{sandboxed}"));
+        let mut options = options(&data);
+        options.user = Some((NOBODY, NOBODY));
+        options.launcher = sandboxed.then(|| Launcher { program: program.clone(), args: Vec::new() });
+        let runtime = ProcessRuntime::new(options).unwrap();
+        let line = Program::Command {
+            command: python.to_str().unwrap().into(),
+            args: vec![server.to_str().unwrap().into(), "legacy".into()],
+        };
+        let running = ensure(&runtime, &Arc::new(workload("other", line))).await.unwrap();
+        let session = Session::open(&running.upstream).await.unwrap();
+        let pid = session.call("pid", json!({})).await.unwrap()["pid"].as_i64().unwrap();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let ids = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            line.split_whitespace().map(|id| id.parse::<u32>().unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!((ids("Uid:"), ids("Gid:")), (vec![NOBODY; 4], vec![NOBODY; 4]));
+        assert!(ids("Groups:").is_empty(), "{status}");
+        assert!(status.contains("CapEff:\t0000000000000000"), "{status}");
+
+        let home = session.call("environ", json!({})).await.unwrap()["HOME"].as_str().unwrap().to_owned();
+        let mine = format!("{home}/mine");
+        assert_eq!(session.call("write", json!({"path": mine})).await.unwrap()["written"], true);
+        assert!(session.call("read", json!({"path": mine})).await.unwrap()["text"].is_string());
+        let gateway = std::process::id();
+        for path in
+            [secret.to_str().unwrap(), data.to_str().unwrap(), &format!("/proc/{gateway}/environ"), "/etc/shadow"]
+        {
+            let got = session.call("read", json!({"path": path})).await.unwrap();
+            assert!(got["refused"].is_string(), "{path}: {got}");
+        }
+        let got = session.call("kill", json!({"pid": gateway})).await.unwrap();
+        assert!(got["refused"].is_string(), "{got}");
+        runtime.shutdown().await;
+        assert!(!is_alive(pid));
+    }
 }
 
 #[tokio::test]

@@ -2,8 +2,8 @@
 //!
 //! Children run as the gateway's user unless another is configured, so file modes do not keep them from its keys. A
 //! small launcher stands between: the runtime starts it, it gives up rights that it can never get back, and then turns
-//! into the server (`execve`). The binary runs it as `mcp-gateway stdio --sandbox [--hide PATH]… [--write PATH]… --
-//! COMMAND [ARGUMENT]…`.
+//! into the server (`execve`). The binary runs it as `mcp-gateway stdio --sandbox [--in-cgroup] [--hide PATH]…
+//! [--write PATH]… -- COMMAND [ARGUMENT]…`.
 //!
 //! - **`no_new_privs`**: no set-uid program raises its rights.
 //! - **Landlock** (Linux 5.13): everything may be read and run except what is hidden, and only what is named may be
@@ -26,11 +26,14 @@ use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use landlock::{
     ABI, Access as _, AccessFs, CompatLevel, Compatible as _, Ruleset, RulesetAttr as _, RulesetCreatedAttr as _,
     RulesetError, RulesetStatus, Scope, path_beneath_rules,
 };
+
+use super::journal::MARK;
 
 /// The newest set of rights that is asked for; an older kernel enforces those that it knows.
 const RIGHTS: ABI = ABI::V6;
@@ -42,6 +45,8 @@ pub struct Sandbox {
     pub hidden: Vec<PathBuf>,
     /// Files and folders that can be written, with all beneath, even beneath a hidden one.
     pub writable: Vec<PathBuf>,
+    /// Whether it is put into a control group of its own, which is waited for: what it starts earlier would stay outside.
+    pub in_cgroup: bool,
     /// The program and its arguments.
     pub command: Vec<OsString>,
 }
@@ -58,9 +63,17 @@ impl Sandbox {
             let arg = args.next().ok_or(LauncherError::Usage("no command after --"))?;
             let list = match arg.to_str() {
                 Some("--") => break,
+                Some("--in-cgroup") => {
+                    sandbox.in_cgroup = true;
+                    continue;
+                }
                 Some("--hide") => &mut sandbox.hidden,
                 Some("--write") => &mut sandbox.writable,
-                _ => return Err(LauncherError::Usage("only --hide PATH and --write PATH may stand before --")),
+                _ => {
+                    return Err(LauncherError::Usage(
+                        "only --in-cgroup, --hide PATH and --write PATH may stand before --",
+                    ));
+                }
             };
             list.push(args.next().ok_or(LauncherError::Usage("a path is missing"))?.into());
         }
@@ -75,7 +88,8 @@ impl Sandbox {
     #[must_use]
     pub fn to_args(&self) -> Vec<OsString> {
         let option = |name: &'static str| move |path: &PathBuf| [OsString::from(name), path.clone().into_os_string()];
-        let mut args: Vec<OsString> = self.hidden.iter().flat_map(option("--hide")).collect();
+        let mut args: Vec<OsString> = self.in_cgroup.then(|| "--in-cgroup".into()).into_iter().collect();
+        args.extend(self.hidden.iter().flat_map(option("--hide")));
         args.extend(self.writable.iter().flat_map(option("--write")));
         args.push("--".into());
         args.extend(self.command.iter().cloned());
@@ -89,6 +103,9 @@ impl Sandbox {
         let Some((program, args)) = self.command.split_first() else {
             return LauncherError::Usage("no command after --");
         };
+        if self.in_cgroup && !is_in_group() {
+            return LauncherError::Sandbox("it was not put into its control group in time".to_owned());
+        }
         if let Err(error) = rustix::thread::set_no_new_privs(true) {
             return LauncherError::Sandbox(error.to_string());
         }
@@ -118,6 +135,25 @@ impl Sandbox {
         Ok(status.ruleset)
     }
 }
+
+/// Waits until the runtime has put this process into the group that has its mark for a name.
+fn is_in_group() -> bool {
+    let Some(mark) = std::env::var(MARK).ok().filter(|mark| !mark.is_empty()) else { return false };
+    let begun = Instant::now();
+    loop {
+        let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        if groups.lines().any(|line| line.starts_with("0::") && line.ends_with(&mark)) {
+            return true;
+        }
+        if begun.elapsed() > MOVE {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// How long that may take.
+const MOVE: Duration = Duration::from_secs(5);
 
 /// Whether this kernel enforces the file rules of a sandbox.
 #[must_use]
@@ -201,6 +237,7 @@ mod tests {
         let sandbox = Sandbox {
             hidden: vec!["/a".into(), "--".into()],
             writable: vec!["/b c".into()],
+            in_cgroup: true,
             command: vec!["cmd".into(), "--hide".into(), "--".into()],
         };
         assert_eq!(Sandbox::parse(sandbox.to_args()).unwrap(), sandbox);

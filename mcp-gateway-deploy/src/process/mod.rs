@@ -4,6 +4,7 @@
 //! user, with the gateway. What holds nonetheless: no shell, a cleared environment, a folder and a process group of its
 //! own for each, limits, and the sandbox of the [`launcher`].
 
+mod cgroup;
 mod child;
 mod command;
 mod journal;
@@ -14,6 +15,7 @@ mod options;
 mod runtime;
 mod workload;
 
+pub use self::cgroup::Cgroup;
 pub use self::child::{CommandSpawner, Grace};
 pub use self::log::{MAX_LINE, RingLog};
 pub use self::options::{Backoff, ChildLimits, Launcher, ProcessOptions};

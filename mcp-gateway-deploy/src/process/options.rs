@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::cgroup::Cgroup;
 use super::child::Grace;
 use crate::bridge::BridgeOptions;
 
@@ -21,7 +22,8 @@ pub struct ProcessOptions {
     /// Files and folders that children may write, beside their own folder and the package caches. Enforced by the
     /// launcher only.
     pub writable: Vec<PathBuf>,
-    /// User and group that children run as; needs a gateway that runs as root, and a `data_dir` that they may traverse.
+    /// User and group that children run as; needs a gateway that runs as root. The group may then traverse `data_dir`; what
+    /// is above must let it pass.
     pub user: Option<(u32, u32)>,
     /// Where programs are looked up, for the runtime and for its children. Default: this process's `PATH`.
     pub path: OsString,
@@ -37,6 +39,11 @@ pub struct ProcessOptions {
     pub grace: Grace,
     /// Lines of standard error that are kept a workload.
     pub log_lines: usize,
+    /// Whether children are limited by control groups, or else by what the kernel knows of single processes: memory, but
+    /// neither processor time nor the number of processes.
+    pub cgroup: Cgroup,
+    /// Most processes and threads of a child, with all that it starts; enforced by control groups only.
+    pub pids: u64,
     /// Memory of a child without a limit of its own, in bytes; `None` for no limit.
     pub default_memory: Option<u64>,
     /// Most open files of a child.
@@ -152,6 +159,8 @@ impl ProcessOptions {
             backoff: Backoff::default(),
             grace: Grace::default(),
             log_lines: 1000,
+            cgroup: Cgroup::default(),
+            pids: 512,
             default_memory: None,
             open_files: 4096,
             bridge: BridgeOptions::default(),

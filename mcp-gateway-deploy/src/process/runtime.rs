@@ -17,11 +17,12 @@ use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 use ulid::Ulid;
 
+use super::cgroup::{Cgroup, Cgroups};
 use super::journal::Journal;
 use super::limits::Children;
 use super::log::RingLog;
 use super::options::ProcessOptions;
-use super::workload::{Dirs, History, WorkloadSpawner, last_lines};
+use super::workload::{Dirs, History, WorkloadSpawner, last_lines, open_to};
 use crate::bridge::{Bridge, BridgeOptions};
 
 /// Runs workloads as child processes, each behind a [`Bridge`] in this process.
@@ -37,6 +38,7 @@ struct Core {
     options: ProcessOptions,
     children: Children,
     journal: Arc<Journal>,
+    cgroups: Option<Cgroups>,
     table: Mutex<HashMap<WorkloadId, Entry>>,
     events: broadcast::Sender<RuntimeEvent>,
 }
@@ -67,14 +69,19 @@ impl ProcessRuntime {
     /// A runtime in this folder. Ends what an earlier one in it has left behind.
     ///
     /// # Errors
-    /// When the folder cannot be used, or another process runs children in it.
+    /// When the folder cannot be used, or another process runs children in it, or [`Cgroup::At`] a folder is not possible.
     pub fn new(mut options: ProcessOptions) -> io::Result<Self> {
         // Children start in folders of their own, so every path must hold from anywhere.
         options.data_dir = std::path::absolute(&options.data_dir)?;
         let journal = Arc::new(Journal::open(&options.data_dir)?);
+        if let Some(user) = options.user {
+            open_to(&options.data_dir, user)?;
+        }
+        let cgroups = cgroups(&options.cgroup)?;
         let (events, _) = broadcast::channel(EVENTS);
         let children = Children::new(options.children);
-        Ok(Self(Arc::new(Handle(Arc::new(Core { options, children, journal, table: Mutex::default(), events })))))
+        let core = Core { options, children, journal, cgroups, table: Mutex::default(), events };
+        Ok(Self(Arc::new(Handle(Arc::new(core)))))
     }
 
     fn core(&self) -> &Arc<Core> {
@@ -94,6 +101,29 @@ impl ProcessRuntime {
         let deadline = Instant::now() + grace.close + grace.term + Duration::from_secs(1);
         while histories.iter().any(|history| history.alive.load(Ordering::Relaxed) > 0) && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+/// Finds out what limits children, and says it.
+fn cgroups(wanted: &Cgroup) -> io::Result<Option<Cgroups>> {
+    match Cgroups::open(wanted) {
+        Ok(Some(cgroups)) => {
+            tracing::info!(dir = %cgroups.dir().display(), "children are limited by cgroups: memory, processor, processes");
+            Ok(Some(cgroups))
+        }
+        Ok(None) => {
+            tracing::info!("children are limited by rlimits: memory of each process, not processor time or processes");
+            Ok(None)
+        }
+        Err(error) if matches!(wanted, Cgroup::At(_)) => Err(error),
+        Err(error) => {
+            tracing::warn!(
+                %error,
+                "children are limited by rlimits, because no cgroups can be made: memory of each process, not processor \
+                 time or processes"
+            );
+            Ok(None)
         }
     }
 }
@@ -257,6 +287,7 @@ impl Core {
             log.clone(),
             children,
             Arc::clone(&self.journal),
+            self.cgroups.clone(),
             history,
         )?;
         let bridge = &self.options.bridge;

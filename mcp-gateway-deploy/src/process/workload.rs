@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, chown};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,10 +13,12 @@ use mcp_gateway_core::BoxFuture;
 use mcp_gateway_core::contract::{
     RuntimeError, RuntimeErrorKind, UpstreamError, UpstreamErrorKind, Workload, WorkloadId,
 };
+use rustix::io::Errno;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use tokio::time::Instant;
 use ulid::Ulid;
 
+use super::cgroup::{Cgroups, Group, GroupLimits};
 use super::child::{Exit, Launch, Process, launch};
 use super::command::{add_env, command_line};
 use super::journal::{Journal, MARK};
@@ -24,7 +26,7 @@ use super::launcher::Sandbox;
 use super::limits::{Children, Counted};
 use super::log::RingLog;
 use super::options::{Backoff, ProcessOptions};
-use crate::bridge::{Purpose, Spawned, Spawner};
+use crate::bridge::{ChildControl as _, Purpose, Spawned, Spawner};
 
 /// Starts the children of one workload, within its limits and with back-off.
 #[derive(Clone)]
@@ -33,10 +35,11 @@ pub(super) struct WorkloadSpawner(Arc<Inner>);
 struct Inner {
     workload: Arc<Workload>,
     launch: Launch,
-    limits: Rlimits,
+    limits: Limits,
     log: RingLog,
     children: Children,
     journal: Arc<Journal>,
+    cgroups: Option<Cgroups>,
     history: Arc<History>,
 }
 
@@ -79,8 +82,8 @@ impl History {
     }
 }
 
-struct Rlimits {
-    memory: Option<u64>,
+struct Limits {
+    group: GroupLimits,
     open_files: u64,
     backoff: Backoff,
 }
@@ -93,6 +96,7 @@ impl WorkloadSpawner {
         log: RingLog,
         children: Children,
         journal: Arc<Journal>,
+        cgroups: Option<Cgroups>,
         history: Arc<History>,
     ) -> Result<Self, RuntimeError> {
         let line = command_line(&workload.program, &options.path)?;
@@ -112,19 +116,23 @@ impl WorkloadSpawner {
                 let mut writable = options.writable.clone();
                 writable.extend([dirs.own.clone(), dirs.cache.clone()]);
                 let command = std::iter::once(line.program.into_os_string()).chain(line.args).collect();
-                let sandbox = Sandbox { hidden, writable, command };
+                let sandbox = Sandbox { hidden, writable, in_cgroup: cgroups.is_some(), command };
                 let args = launcher.args.iter().cloned().chain(sandbox.to_args()).collect();
                 (launcher.program.clone().into_os_string(), args)
             }
         };
         let launch = Launch { program, args, env, dir: Some(dirs.home), grace: options.grace, user: options.user };
-        let limits = Rlimits {
-            memory: workload.limits.memory.or(options.default_memory),
+        let limits = Limits {
+            group: GroupLimits {
+                memory: workload.limits.memory.or(options.default_memory),
+                cpu_millis: workload.limits.cpu_millis,
+                pids: options.pids,
+            },
             open_files: options.open_files,
             backoff: options.backoff,
         };
         let workload = Arc::clone(workload);
-        Ok(Self(Arc::new(Inner { workload, launch, limits, log, children, journal, history })))
+        Ok(Self(Arc::new(Inner { workload, launch, limits, log, children, journal, cgroups, history })))
     }
 }
 
@@ -156,14 +164,28 @@ impl Inner {
         let mark = Ulid::generate();
         // Noted before it starts: a child whose start nobody lived to note is found by its mark.
         self.journal.starting(mark).map_err(failed)?;
-        let kept =
-            Kept { mark, journal: Arc::clone(&self.journal), history: Arc::clone(&self.history), _counted: counted };
+        let group = self.cgroups.as_ref().map(|cgroups| cgroups.make(&mark.to_string(), &self.limits.group));
+        let group = group.transpose().map_err(failed)?.map(Arc::new);
+        let kept = Kept {
+            mark,
+            journal: Arc::clone(&self.journal),
+            history: Arc::clone(&self.history),
+            _group: group.clone(),
+            _counted: counted,
+        };
         self.history.alive.fetch_add(1, Ordering::Relaxed);
         let mut own = self.launch.clone();
         own.env.insert(MARK.into(), mark.to_string().into());
         let (process, stdin, stdout) = launch(&own, &self.log, kept).map_err(failed)?;
         if let Err(error) = self.journal.started(mark, process.pid) {
             tracing::warn!(%error, "the journal of children cannot be written");
+        }
+        if let Some(group) = group
+            && let Err(error) = group.add(process.pid)
+            && error.raw_os_error() != Some(Errno::SRCH.raw_os_error())
+        {
+            process.stop();
+            return Err(failed(error));
         }
         self.restrict(process.pid);
         self.watch(process.clone());
@@ -174,7 +196,8 @@ impl Inner {
     fn restrict(&self, pid: Pid) {
         let both = |value| Rlimit { current: Some(value), maximum: Some(value) };
         let mut limits = vec![(Resource::Core, both(0)), (Resource::Nofile, both(self.limits.open_files))];
-        limits.extend(self.limits.memory.map(|bytes| (Resource::Data, both(bytes))));
+        let memory = self.limits.group.memory.filter(|_| self.cgroups.is_none());
+        limits.extend(memory.map(|bytes| (Resource::Data, both(bytes))));
         for (resource, limit) in limits {
             if let Err(error) = prlimit(Some(pid), resource, limit) {
                 // It may have ended already.
@@ -199,6 +222,7 @@ struct Kept {
     mark: Ulid,
     journal: Arc<Journal>,
     history: Arc<History>,
+    _group: Option<Arc<Group>>,
     _counted: Counted,
 }
 
@@ -217,6 +241,8 @@ pub(super) struct Dirs {
     cache: PathBuf,
 }
 
+/// The folder with the workloads' folders.
+const CHILDREN: &str = "children";
 /// Longest name of a workload's folder, in bytes.
 const MAX_NAME: usize = 200;
 
@@ -237,7 +263,7 @@ impl Dirs {
                 detail: Some(format!("the workload's id must have 1 to {MAX_NAME} characters")),
             });
         }
-        let own = data_dir.join("children").join(name);
+        let own = data_dir.join(CHILDREN).join(name);
         let cache = data_dir.join("cache");
         Ok(Self { home: own.join("home"), tmp: own.join("tmp"), own, cache })
     }
@@ -253,6 +279,17 @@ impl Dirs {
         }
         Ok(())
     }
+}
+
+/// Lets the children's group, and nobody else, pass through the runtime's folders to their own.
+pub(super) fn open_to(data_dir: &Path, (_, gid): (u32, u32)) -> io::Result<()> {
+    let children = data_dir.join(CHILDREN);
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(&children)?;
+    for dir in [data_dir, &children] {
+        chown(dir, None, Some(gid))?;
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o710))?;
+    }
+    Ok(())
 }
 
 fn environment(options: &ProcessOptions, dirs: &Dirs) -> BTreeMap<OsString, OsString> {

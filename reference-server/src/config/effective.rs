@@ -84,7 +84,14 @@ impl Config {
         if self.limits.id_bytes > mcp_gateway_core::wire::Limits::default().max_string {
             return Err(ConfigError::value("limits.id_bytes", "must be at most 8192"));
         }
-        if self.runtime.process.uid.is_some() != self.runtime.process.gid.is_some() {
+        let process = &self.runtime.process;
+        if !matches!(process.cgroup.as_str(), "auto" | "off") && !process.cgroup.starts_with('/') {
+            return Err(ConfigError::value("runtime.process.cgroup", "must be auto, off or an absolute path"));
+        }
+        if process.pids == 0 {
+            return Err(ConfigError::value("runtime.process.pids", "must be at least 1"));
+        }
+        if process.uid.is_some() != process.gid.is_some() {
             return Err(ConfigError::value("runtime.process", "needs both uid and gid, or neither"));
         }
         Ok(())

@@ -129,6 +129,12 @@ section! {
         pass_env: Vec<String> = Vec::new(),
         /// Whether npm packages may run scripts when they are installed.
         install_scripts: bool = false,
+        /// Where children get control groups: `auto` for below this process's own group if that is possible, `off`, or a
+        /// folder of a cgroup2 file system that is for nothing else. Without them memory is limited for each process,
+        /// processor time and the number of processes are not.
+        cgroup: String = "auto".to_owned(),
+        /// Processes and threads of a child, with all that it starts; needs control groups.
+        pids: u64 = 512,
         /// User id that children run as; needs root. With `gid`.
         uid: Option<u32> = None,
         /// Group id that children run as; needs root. With `uid`.

@@ -55,6 +55,8 @@ fn a_wrong_value_names_its_path() {
         ("public_url: https://gateway.example/path", "public_url"),
         ("database: mysql://x", "database"),
         ("runtime: {process: {uid: 1}}", "runtime.process"),
+        ("runtime: {process: {cgroup: group}}", "runtime.process.cgroup"),
+        ("runtime: {process: {pids: 0}}", "runtime.process.pids"),
         ("telemetry: {traces: {sample_ratio: 1.1}}", "telemetry.traces.sample_ratio"),
         ("telemetry: {traces: {sample_ratio: -0.1}}", "telemetry.traces.sample_ratio"),
         ("telemetry: {traces: {queue_spans: 0}}", "telemetry.traces.queue_spans"),

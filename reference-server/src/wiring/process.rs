@@ -1,6 +1,8 @@
 //! The runtime that runs servers as child processes.
 
 use std::collections::HashSet;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -11,7 +13,7 @@ use mcp_gateway_core::contract::{
     WorkloadId,
 };
 use mcp_gateway_core::snapshot::Snapshots;
-use mcp_gateway_deploy::process::{ChildLimits, Launcher, ProcessOptions, ProcessRuntime, launcher};
+use mcp_gateway_deploy::process::{Cgroup, ChildLimits, Launcher, ProcessOptions, ProcessRuntime, launcher};
 
 use super::{StartError, StartOptions};
 use crate::config::Config;
@@ -52,6 +54,19 @@ pub(super) fn runtime(
     process.pass_env.extend(settings.pass_env.iter().cloned());
     process.install_scripts = settings.install_scripts;
     process.user = settings.uid.zip(settings.gid);
+    if let Some((_, gid)) = process.user {
+        // Their folders are below it. They may pass, and see neither what is in it nor, by its mode, any file.
+        let dir = &config.data_dir;
+        std::os::unix::fs::chown(dir, None, Some(gid))
+            .and_then(|()| std::fs::set_permissions(dir, Permissions::from_mode(0o710)))
+            .with_context(|| format!("runtime.process.gid: {} cannot be opened to it", dir.display()))?;
+    }
+    process.cgroup = match settings.cgroup.as_str() {
+        "auto" => Cgroup::Auto,
+        "off" => Cgroup::Off,
+        dir => Cgroup::At(dir.into()),
+    };
+    process.pids = settings.pids;
     process.default_memory = settings.memory_bytes;
     process.open_files = settings.open_files;
     process.log_lines = settings.log_lines;
