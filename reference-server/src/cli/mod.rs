@@ -2,6 +2,7 @@
 
 mod audit;
 mod catalog;
+mod environment;
 mod logs;
 mod serve;
 mod stdio;

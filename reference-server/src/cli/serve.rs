@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use mcp_gateway_core::record::Secret;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::environment::{self, Variable};
 use super::{ServeArgs, logs, print};
 use crate::config::{self, Config};
 use crate::wiring::{Server, StartOptions, raise_open_files};
@@ -15,25 +16,29 @@ use crate::wiring::{Server, StartOptions, raise_open_files};
 const BOOTSTRAP_TOKEN: &str = "MCP_GATEWAY_BOOTSTRAP_TOKEN";
 
 pub(super) fn load(file: Option<&PathBuf>) -> anyhow::Result<Config> {
-    let environment =
-        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    Ok(config::load(file.map(PathBuf::as_path), environment)?)
+    load_with(file, &environment::read())
+}
+
+fn load_with(file: Option<&PathBuf>, variables: &[Variable]) -> anyhow::Result<Config> {
+    Ok(config::load(file.map(PathBuf::as_path), variables.iter().cloned())?)
 }
 
 pub(super) fn run(file: Option<PathBuf>, args: &ServeArgs) -> anyhow::Result<ExitCode> {
-    let config = load(file.as_ref())?;
+    let variables = if args.print_config { environment::read() } else { environment::take()? };
+    let config = load_with(file.as_ref(), &variables)?;
     let open_files = raise_open_files();
     if args.print_config {
         print(&config.printed(open_files))?;
         return Ok(ExitCode::SUCCESS);
     }
     logs::start(&config)?;
-    // The environment may hold the bootstrap token, the memory holds keys: children must not read either.
+    // The memory holds keys: children must not read it.
     #[cfg(feature = "process")]
     if let Err(error) = mcp_gateway_deploy::process::launcher::hide_process() {
         tracing::warn!(%error, "this process cannot be hidden from others of its user");
     }
-    let bootstrap_token = std::env::var(BOOTSTRAP_TOKEN).ok().filter(|token| !token.is_empty()).map(Secret::new);
+    let bootstrap_token = variables.into_iter().find(|(name, token)| name == BOOTSTRAP_TOKEN && !token.is_empty());
+    let bootstrap_token = bootstrap_token.map(|(_, token)| Secret::new(token));
     let launcher = std::env::current_exe().context("this program's own path")?;
     let options = StartOptions {
         config_file: file,

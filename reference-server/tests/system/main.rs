@@ -14,6 +14,7 @@ mod headers;
 mod keys;
 mod limits;
 mod resumption;
+mod secrets;
 mod sessions;
 mod streaming;
 mod strict;

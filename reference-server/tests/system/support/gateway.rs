@@ -11,7 +11,7 @@ use super::http::{Answer, Call};
 use super::process::{Fixture, Process};
 use super::until;
 
-const BOOTSTRAP: &str = "system-tests-bootstrap-token-0123456789";
+pub(crate) const BOOTSTRAP: &str = "system-tests-bootstrap-token-0123456789";
 
 /// A running gateway; stopped, its folder removed, when dropped.
 #[derive(Debug)]
@@ -70,6 +70,11 @@ impl Gateway {
             assert!(running && begun.elapsed() < super::PATIENCE, "the gateway did not start:\n{}", self.log());
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
+    }
+
+    /// Where its catalog and data are.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// What it logged.
