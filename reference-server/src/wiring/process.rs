@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -15,8 +15,9 @@ use mcp_gateway_core::contract::{
 use mcp_gateway_core::snapshot::Snapshots;
 use mcp_gateway_deploy::process::{Cgroup, ChildLimits, Launcher, ProcessOptions, ProcessRuntime, launcher};
 
+use super::storage::audit_file;
 use super::{StartError, StartOptions};
-use crate::config::Config;
+use crate::config::{Config, Database};
 
 /// The runtime, unless it is turned off.
 ///
@@ -39,15 +40,8 @@ pub(super) fn runtime(
              runtime.process.enabled: false"
         );
     }
-    let absolute = |path: &PathBuf| {
-        std::path::absolute(path).with_context(|| format!("{} cannot be made an absolute path", path.display()))
-    };
     let mut process = ProcessOptions::new(config.data_dir.join("process"));
-    process.hidden.push(absolute(&config.data_dir)?);
-    let files = [options.config_file.as_ref(), config.tls.key.as_ref()];
-    for path in files.into_iter().flatten() {
-        process.hidden.push(absolute(path)?);
-    }
+    process.hidden = hidden(config, options)?;
     for path in &settings.writable {
         process.writable.push(absolute(path)?);
     }
@@ -90,9 +84,42 @@ pub(super) fn runtime(
             "children are not kept from this server's files: the sandbox is off, or the kernel lacks Landlock"
         );
     }
+    if settings.uid.is_none() && rustix::process::geteuid().is_root() {
+        tracing::warn!(
+            "children run as root: whatever they escape to, they own this machine. Set runtime.process.uid and \
+             runtime.process.gid to a user without rights, or start the server as one"
+        );
+    }
     let data_dir = process.data_dir.clone();
     let runtime = ProcessRuntime::new(process).with_context(|| format!("runtime.process: {}", data_dir.display()))?;
     Ok(Some(runtime))
+}
+
+/// What no child may read: keys, records, the audit trail, and catalogs, whose entries hold secrets of other servers.
+fn hidden(config: &Config, options: &StartOptions) -> Result<Vec<PathBuf>, StartError> {
+    let mut hidden = vec![config.data_dir.clone()];
+    hidden.extend(options.config_file.clone());
+    hidden.extend(config.tls.key.clone());
+    hidden.extend(config.catalog_paths());
+    if let Database::Sqlite(path) = config.database()? {
+        hidden.extend(DATABASE_FILES.map(|suffix| with_suffix(&path, suffix)));
+        let trail = audit_file(&path);
+        hidden.extend(DATABASE_FILES.map(|suffix| with_suffix(&trail, suffix)));
+    }
+    hidden.iter().map(|path| absolute(path)).collect()
+}
+
+/// The files of an SQLite database, by what follows its name.
+const DATABASE_FILES: [&str; 4] = ["", "-wal", "-shm", "-journal"];
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut path = path.as_os_str().to_owned();
+    path.push(suffix);
+    path.into()
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, StartError> {
+    std::path::absolute(path).with_context(|| format!("{} cannot be made an absolute path", path.display()))
 }
 
 /// How many people API keys speak for.

@@ -2,7 +2,7 @@
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -98,7 +98,7 @@ fn make_data_dir(config: &Config) -> anyhow::Result<&Path> {
 fn open_resources(
     config: &Config,
     clock: &Arc<dyn Clock>,
-) -> anyhow::Result<(Arc<dyn ResourceStore>, Option<std::path::PathBuf>)> {
+) -> anyhow::Result<(Arc<dyn ResourceStore>, Option<PathBuf>)> {
     use mcp_gateway_store::sqlite::{SqliteOptions, SqliteStore};
 
     Ok(match config.database()? {
@@ -114,11 +114,18 @@ fn open_resources(
 fn open_resources(
     config: &Config,
     clock: &Arc<dyn Clock>,
-) -> anyhow::Result<(Arc<dyn ResourceStore>, Option<std::path::PathBuf>)> {
+) -> anyhow::Result<(Arc<dyn ResourceStore>, Option<PathBuf>)> {
     match config.database()? {
         Database::Memory => Ok((Arc::new(MemoryStore::new(Arc::clone(clock))), None)),
         Database::Sqlite(_) => anyhow::bail!("database: this build has no SQLite; set it to memory"),
     }
+}
+
+/// The trail's file, beside the records'.
+#[cfg(any(feature = "sqlite", feature = "process"))]
+pub(super) fn audit_file(database: &Path) -> PathBuf {
+    let stem = database.file_stem().map_or_else(|| "gateway".into(), std::ffi::OsStr::to_string_lossy);
+    database.with_file_name(format!("{stem}-audit.db"))
 }
 
 /// The trail is in a file of its own beside the records: its writes never make theirs wait.
@@ -139,8 +146,7 @@ fn open_audit(
     if config.audit.bodies {
         options = options.with_bodies(Arc::clone(sealer));
     }
-    let stem = database.file_stem().map_or_else(|| "gateway".into(), std::ffi::OsStr::to_string_lossy);
-    Ok(Arc::new(SqliteAuditStore::open(database.with_file_name(format!("{stem}-audit.db")), options)?))
+    Ok(Arc::new(SqliteAuditStore::open(audit_file(database), options)?))
 }
 
 #[cfg(not(feature = "sqlite"))]
