@@ -8,6 +8,7 @@ use mcp_gateway_auth::api_key::{ApiKeys, LastUsed};
 use mcp_gateway_core::contract::{AuditSink, AuditStore, Authenticator, Clock, RateLimiter, ResourceStore, Runtime};
 use mcp_gateway_core::layer::admit::Load;
 use mcp_gateway_core::record::{FieldSealer, Mount};
+use mcp_gateway_core::seal::SessionKeyRing;
 use mcp_gateway_core::snapshot::Snapshots;
 use mcp_gateway_store::spool::SpoolStats;
 use tokio_util::sync::CancellationToken;
@@ -39,6 +40,8 @@ pub struct App {
     pub keys: ApiKeys,
     /// When keys were used.
     pub last_used: Arc<LastUsed>,
+    /// The keys that seal legacy sessions.
+    pub session_keys: Arc<SessionKeyRing>,
     /// Who calls the admin API, asked in order: API keys, then the bootstrap token while there is one.
     pub admin_authenticators: Vec<Arc<dyn Authenticator>>,
     /// Budgets, shared with the data plane: failures of authentication count together.

@@ -18,6 +18,7 @@ use ulid::Ulid;
 use utoipa::{IntoParams, ToSchema};
 
 use super::answer::{Page, Problem, bad_cursor, plain};
+use super::bodies::Place;
 use super::extract::{Parameters, page_limit};
 use super::servers::SubjectView;
 use crate::app::App;
@@ -72,7 +73,7 @@ pub(super) struct EventParameters {
 /// A row of the audit trail.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(example = json!({
-    "id": "01JD4Z0000000000000000000A-17",
+    "id": "01JD4Z0000000000000000000A-17-1795176000000123",
     "ts": "2026-11-20T12:00:00.000123Z",
     "request_id": "01JD4Z0000000000000000000Z",
     "category": "mcp",
@@ -113,7 +114,7 @@ pub(super) struct EventParameters {
     "captured": false
 }))]
 pub(super) struct EventView {
-    /// Its place in the trail: the writer's life and the number in it.
+    /// Its place in the trail: the writer's life, the number in it, and the time in microseconds.
     id: String,
     /// When it began.
     #[schema(value_type = String, format = DateTime)]
@@ -181,7 +182,7 @@ pub(super) struct EventView {
     total_us: u64,
     /// The W3C trace id.
     trace_id: Option<String>,
-    /// Whether bodies and headers were captured.
+    /// Whether bodies and headers were captured: `GET …/{id}/bodies` reads them.
     captured: bool,
 }
 
@@ -201,9 +202,10 @@ pub(super) struct ActorView {
 
 impl From<AuditRow> for EventView {
     fn from(row: AuditRow) -> Self {
+        let id = Place::of(&row).to_string();
         let event = row.event;
         Self {
-            id: format!("{}-{}", row.stream.0, row.seq),
+            id,
             ts: event.ts,
             request_id: event.request_id.to_string(),
             category: event.category.as_str().to_owned(),

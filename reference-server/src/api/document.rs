@@ -14,7 +14,7 @@ use utoipa::{OpenApi, ToSchema};
 
 use super::answer::{Problem, ProblemDetails, plain, tagged};
 use super::operation::OPERATIONS;
-use super::{audit, entries, keys, logs, servers};
+use super::{audit, bodies, entries, keys, logs, servers, session_keys};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -36,7 +36,9 @@ use super::{audit, entries, keys, logs, servers};
         keys::create,
         keys::read,
         keys::revoke,
+        session_keys::replace,
         audit::list,
+        bodies::read,
         audit::usage,
     ),
     components(schemas(ProblemDetails))

@@ -11,6 +11,7 @@
 
 mod answer;
 mod audit;
+mod bodies;
 mod document;
 mod entries;
 mod extract;
@@ -19,6 +20,7 @@ mod keys;
 mod logs;
 mod operation;
 mod servers;
+mod session_keys;
 
 use std::sync::Arc;
 
@@ -37,6 +39,9 @@ use mcp_gateway_core::refusal::Refusal;
 use tokio::sync::Semaphore;
 
 pub use self::operation::{Access, OPERATIONS, Operation, Recorded};
+
+#[cfg(feature = "process")]
+pub(crate) use self::answer::escaped_line;
 
 use self::answer::Problem;
 use crate::app::App;

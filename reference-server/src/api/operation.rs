@@ -6,7 +6,7 @@ use http::{HeaderValue, Method, StatusCode};
 use mcp_gateway_core::record::{ActorKind, Principal, Roles, Scope};
 use mcp_gateway_core::refusal::Refusal;
 
-use super::{Shared, audit, document, entries, keys, logs, servers};
+use super::{Shared, audit, bodies, document, entries, keys, logs, servers, session_keys};
 
 /// An operation of the admin API.
 pub struct Operation {
@@ -40,7 +40,7 @@ pub struct Access {
     pub by_key: bool,
 }
 
-/// When an operation is in the audit trail. A refused one always is.
+/// When an operation is in the audit trail. A refused one always is, and so is every use of the bootstrap token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Recorded {
     /// It shows nothing that is worth a row.
@@ -53,6 +53,7 @@ pub enum Recorded {
 
 const OWNER: &[Roles] = &[Roles::OWNER];
 const ADMINS: &[Roles] = &[Roles::OWNER, Roles::ADMIN];
+const READERS: &[Roles] = &[Roles::OWNER, Roles::AUDITOR];
 const AUDITORS: &[Roles] = &[Roles::OWNER, Roles::ADMIN, Roles::AUDITOR];
 
 const fn read(roles: &'static [Roles]) -> Access {
@@ -92,8 +93,21 @@ operations! {
     POST post "/api/v1/api-keys", Access { by_key: false, ..write(OWNER) }, "api-key.create", Write => keys::create;
     GET get "/api/v1/api-keys/{id}", read(OWNER), "api-key.read", No => keys::read;
     DELETE delete "/api/v1/api-keys/{id}", write(OWNER), "api-key.revoke", Write => keys::revoke;
+    POST post "/api/v1/session-keys/replace", write(OWNER), "session-key.replace", Write => session_keys::replace;
     GET get "/api/v1/audit-events", read(AUDITORS), "audit-event.list", Look => audit::list;
+    // What people said to servers is not for whoever only keeps them running.
+    GET get "/api/v1/audit-events/{id}/bodies", read(READERS), "audit-event.bodies", Look => bodies::read;
     GET get "/api/v1/usage", read(AUDITORS), "usage.read", Look => audit::usage;
+}
+
+impl Operation {
+    /// When it is in the trail for this caller: the token that knows no person leaves none of its uses out.
+    pub(super) fn recorded_of(&self, principal: &Principal) -> Recorded {
+        match self.recorded {
+            Recorded::No if principal.actor.kind == ActorKind::Bootstrap => Recorded::Look,
+            recorded => recorded,
+        }
+    }
 }
 
 impl Access {

@@ -150,7 +150,7 @@ impl Server {
         let upkeep = Upkeep {
             strangers: built.strangers,
             last_used: Arc::clone(&last_used),
-            ring: storage.ring,
+            ring: Arc::clone(&storage.ring),
             audit_store: Arc::clone(&storage.audit_store),
             sink: Arc::clone(&sink),
             clock: Arc::clone(&clock),
@@ -168,6 +168,7 @@ impl Server {
             runtime,
             keys,
             last_used,
+            session_keys: storage.ring,
             admin_authenticators: admin_authenticators(&snapshots, &bootstrap, &clock),
             limiter,
             spool_stats: Some(Arc::new(move || spool.stats())),

@@ -67,7 +67,14 @@ pub(crate) fn headers_of(headers: &HeaderMap, redact: &[HeaderName]) -> Vec<(Box
     let secret = |name: &HeaderName| {
         matches!(
             name.as_str(),
-            "authorization" | "proxy-authorization" | "cookie" | "set-cookie" | "x-api-key" | "x-auth-token"
+            "authorization"
+                | "proxy-authorization"
+                | "cookie"
+                | "set-cookie"
+                | "x-api-key"
+                | "x-auth-token"
+                // The trail holds a keyed hash of the session.
+                | "mcp-session-id"
         ) || redact.contains(name)
     };
     let text = |name: &HeaderName, value: &HeaderValue| {

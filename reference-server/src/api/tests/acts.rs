@@ -2,11 +2,11 @@ use axum::body::Body;
 use http::{Request, StatusCode};
 use mcp_gateway_core::contract::{AuditFull, WorkloadState};
 use mcp_gateway_core::layer::audit::OnFull;
-use mcp_gateway_core::record::{EventKind, Outcome, Scope, Subject};
+use mcp_gateway_core::record::{ActorKind, EventKind, Outcome, Scope, Subject};
 use serde_json::json;
 
 use super::world::{World, owners};
-use crate::api::BODY_LIMIT;
+use crate::api::{BODY_LIMIT, OPERATIONS, Recorded};
 use crate::config::Config;
 
 #[tokio::test]
@@ -210,7 +210,12 @@ async fn nothing_is_done_that_cannot_be_recorded() {
     let answer = world.post("/api/v1/api-keys", &json!({ "name": "x", "servers": ["*"] })).await;
     assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(world.get("/api/v1/audit-events").await.status, StatusCode::SERVICE_UNAVAILABLE);
-    let keys = world.get("/api/v1/api-keys").await;
+    assert_eq!(
+        world.get("/api/v1/api-keys").await.status,
+        StatusCode::SERVICE_UNAVAILABLE,
+        "the bootstrap token's use"
+    );
+    let keys = world.with_key(&key, "GET", "/api/v1/api-keys").await;
     assert_eq!(keys.body["items"].as_array().unwrap().len(), 1, "nothing was made or revoked: {}", keys.body);
 
     world.sink.refuse(None);
@@ -226,6 +231,40 @@ async fn nothing_is_done_that_cannot_be_recorded() {
     world.sink.refuse(Some(AuditFull::Space));
     let answer = world.post("/api/v1/api-keys", &json!({ "name": "x", "servers": ["*"] })).await;
     assert_eq!(answer.status, StatusCode::CREATED);
+}
+
+#[tokio::test]
+async fn every_use_of_the_bootstrap_token_is_recorded() {
+    let world = World::with_servers().await;
+    let (_, key) = world.key(&[Scope::ApiRead], true).await;
+    let reads: Vec<_> = OPERATIONS.iter().filter(|operation| operation.recorded == Recorded::No).collect();
+    assert!(!reads.is_empty());
+    for operation in reads {
+        let path = operation.path.replace("{id}", "shared");
+        let _ = world.recorded();
+        world.with_key(&key, "GET", &path).await;
+        assert_eq!(world.recorded().len(), 0, "{operation:?}");
+        world.get(&path).await;
+        let recorded = world.recorded();
+        let actor = recorded.first().and_then(|event| event.actor.as_ref()).map(|actor| actor.kind);
+        assert_eq!((recorded.len(), actor), (1, Some(ActorKind::Bootstrap)), "{operation:?}");
+        assert_eq!(recorded[0].method.as_deref(), Some(operation.action));
+    }
+}
+
+#[tokio::test]
+async fn session_keys_are_replaced_by_an_owner() {
+    let world = World::new().await;
+    let before = world.app.session_keys.sealing_key().unwrap().id();
+    let (_, admin) = world.key(&[Scope::ApiRead, Scope::ApiWrite], false).await;
+    let path = "/api/v1/session-keys/replace";
+    assert_eq!(world.with_key(&admin, "POST", path).await.status, StatusCode::FORBIDDEN);
+    assert_eq!(world.app.session_keys.sealing_key().unwrap().id(), before);
+    assert_eq!(world.post(path, &json!({})).await.status, StatusCode::NO_CONTENT);
+    assert_ne!(world.app.session_keys.sealing_key().unwrap().id(), before);
+    assert!(world.app.session_keys.key(before).is_none(), "the old key opens nothing any more");
+    world.store.cut();
+    assert_eq!(world.post(path, &json!({})).await.status, StatusCode::SERVICE_UNAVAILABLE);
 }
 
 #[tokio::test]

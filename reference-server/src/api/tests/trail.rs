@@ -1,12 +1,15 @@
 use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 use mcp_gateway_core::contract::{AuditRow, AuditStore as _, StreamId};
-use mcp_gateway_core::record::{ActorFacts, ActorKind, AuditEvent, Category, EventKind, Outcome, Subject};
+use mcp_gateway_core::record::{
+    ActorFacts, ActorKind, AuditBodies, AuditEvent, Category, EventKind, Outcome, Principal, Roles, Scope, Subject,
+};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use ulid::Ulid;
 
 use super::world::World;
+use crate::api::OPERATIONS;
 
 fn event(ts: i64, n: u128) -> AuditEvent {
     AuditEvent::new(Timestamp::from_microsecond(ts).unwrap(), Ulid(n), Category::Mcp, EventKind::Exchange)
@@ -55,7 +58,7 @@ async fn every_filter_finds_its_row_alone() {
         "trace_id=4bf92f3577b34da6a3ce929d0e0e4736",
     ] {
         let page = world.get(&format!("/api/v1/audit-events?{filter}")).await;
-        assert_eq!(ids(&page.body), ["00000000000000000000000001-2"], "{filter}: {}", page.body);
+        assert_eq!(ids(&page.body), ["00000000000000000000000001-2-2000000"], "{filter}: {}", page.body);
         let found = &page.body["items"][0];
         assert_eq!(found["actor"]["subject"], json!({ "issuer": "local", "id": "ada" }));
         assert_eq!((&found["target"], &found["outcome"]), (&json!("echo \u{1b}"), &json!("tool_error")));
@@ -91,6 +94,46 @@ async fn a_look_at_the_trail_is_in_it_and_so_is_what_was_just_done() {
     let page = world.get("/api/v1/audit-events?category=admin").await.body;
     assert_eq!(actions(&page), ["audit-event.list", "server.stop"]);
     assert_eq!(page["items"][0]["target"], "category=admin");
+}
+
+#[tokio::test]
+async fn captured_bodies_are_read_by_owners_and_auditors_and_the_look_is_recorded() {
+    let world = World::new().await;
+    let mut captured = event(2_000_000, 7);
+    (captured.bytes_in, captured.bytes_out) = (900, 3);
+    captured.bodies = Some(Box::new(AuditBodies {
+        request: "{\"a\":\"ä\"}".into(),
+        response: vec![b'x', 0xff, 0].into(),
+        request_headers: vec![("accept".into(), "*/*".into())],
+        response_headers: Vec::new(),
+    }));
+    // Another row of the same microsecond, without bodies.
+    world.audit.append(vec![row(1, 1, event(2_000_000, 6)), row(1, 2, captured)]).await.unwrap();
+    let path = |seq| format!("/api/v1/audit-events/{}-{seq}-2000000/bodies", Ulid(1));
+    let bodies = world.get(&path(2)).await;
+    let wanted = json!({
+        "id": format!("{}-2-2000000", Ulid(1)),
+        "request": { "headers": [["accept", "*/*"]], "text": "{\"a\":\"ä\"}", "base64": null, "bytes": 900 },
+        "response": { "headers": [], "text": null, "base64": "eP8A", "bytes": 3 },
+    });
+    assert_eq!((bodies.status, bodies.body), (StatusCode::OK, wanted));
+    let recorded = world.recorded();
+    let look = recorded.last().unwrap();
+    assert_eq!(look.method.as_deref(), Some("audit-event.bodies"));
+    assert_eq!(look.target.as_deref(), Some(&*format!("{}-2-2000000", Ulid(1))));
+
+    let nothing = world.get(&path(1)).await;
+    assert_eq!(nothing.status, StatusCode::NOT_FOUND);
+    assert!(nothing.body["detail"].as_str().unwrap().contains("audit.bodies"), "{}", nothing.body);
+    for absent in ["x", "-", "1-2", &format!("{}-3-2000000", Ulid(1)), &format!("{}-2-{}", Ulid(1), i64::MAX)] {
+        let answer = world.get(&format!("/api/v1/audit-events/{absent}/bodies")).await;
+        assert_eq!(answer.status, StatusCode::NOT_FOUND, "{absent}");
+    }
+    let operation = OPERATIONS.iter().find(|operation| operation.action == "audit-event.bodies").unwrap();
+    let of = |roles| Principal::new("local", "x").with_scopes([Scope::ApiRead]).with_roles(roles);
+    for (roles, may) in [(Roles::OWNER, true), (Roles::AUDITOR, true), (Roles::ADMIN, false)] {
+        assert_eq!(operation.access.check(&of(roles)).is_ok(), may, "{roles:?}");
+    }
 }
 
 #[tokio::test]
@@ -166,7 +209,7 @@ proptest! {
                 .iter()
                 .rev()
                 .filter(|(_, _, seq)| !filtered || seq % 2 == 0)
-                .map(|&(_, stream, seq)| format!("{}-{seq}", Ulid(stream)))
+                .map(|&(ts, stream, seq)| format!("{}-{seq}-{ts}", Ulid(stream)))
                 .collect();
             assert_eq!(seen, wanted);
         });

@@ -18,7 +18,7 @@ use mcp_gateway_core::contract::{
 };
 use mcp_gateway_core::memory::{MemoryAuditSink, MemoryAuditStore, MemoryKeys, MemoryRateLimiter, MemoryStore};
 use mcp_gateway_core::record::{ApiKey, AuditEvent, Entry, Mount, Resources, Scope, Secret, Subject, TenantId};
-use mcp_gateway_core::seal::Sealer;
+use mcp_gateway_core::seal::{RingOptions, Sealer, SessionKeyRing};
 use mcp_gateway_core::snapshot::{SnapshotOptions, Snapshots};
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
@@ -62,7 +62,10 @@ impl World {
         let clock = Arc::new(ManualClock::default());
         let store = FlakyStore::new(Arc::new(MemoryStore::new(Arc::new(SystemClock))));
         let resources: Arc<dyn ResourceStore> = store.clone();
-        let sealer = Sealer::open(resources.clone(), Arc::new(MemoryKeys::new()), clock.clone()).await.unwrap();
+        let master = Arc::new(MemoryKeys::new());
+        let sealer = Sealer::open(resources.clone(), master.clone(), clock.clone()).await.unwrap();
+        let ring = SessionKeyRing::open(resources.clone(), master, clock.clone(), RingOptions::default());
+        let session_keys = ring.await.unwrap();
         let tenant = TenantId::default();
         let mount = Mount::new("https://gateway.example", "/mcp-connect").unwrap();
         let compiled = mount.clone();
@@ -100,6 +103,7 @@ impl World {
             runtime: Some(runtime.clone()),
             keys,
             last_used,
+            session_keys,
             admin_authenticators: authenticators,
             limiter: MemoryRateLimiter::new(SystemClock, 1_000),
             spool_stats: None,
