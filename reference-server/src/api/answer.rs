@@ -243,7 +243,7 @@ pub(super) fn escaped(text: &str) -> String {
 }
 
 /// One line of foreign text of any length, escaped.
-pub(super) fn escaped_line(line: &str) -> String {
+pub(crate) fn escaped_line(line: &str) -> String {
     let mut rest = line;
     let mut out = String::with_capacity(line.len());
     while !rest.is_empty() {

@@ -63,6 +63,9 @@ struct StdioArgs {
     /// The address to listen on.
     #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDRESS")]
     listen: std::net::SocketAddr,
+    /// Permits an address beyond loopback: whoever reaches it may call, in the clear and without a key.
+    #[arg(long)]
+    insecure_http: bool,
     /// The server's command and its arguments.
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<OsString>,

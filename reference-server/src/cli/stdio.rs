@@ -55,6 +55,7 @@ mod bridge {
     use mcp_gateway_deploy::bridge::{Bridge, BridgeOptions};
     use mcp_gateway_deploy::process::{CommandSpawner, RingLog};
 
+    use crate::api::escaped_line;
     use crate::cli::{StdioArgs, print, tell};
     use crate::listen::{Dispatch, Drain, Listener, ListenerOptions};
 
@@ -62,13 +63,20 @@ mod bridge {
     const LOG_LINES: usize = 1_000;
 
     pub(super) async fn serve(args: StdioArgs) -> anyhow::Result<ExitCode> {
+        if !args.listen.ip().to_canonical().is_loopback() && !args.insecure_http {
+            anyhow::bail!(
+                "--listen {}: other machines reach this address, and nobody is asked for a key. Listen on loopback, \
+                 put the server into a gateway's catalog, or permit it with --insecure-http",
+                args.listen
+            );
+        }
         let mut command = args.command.into_iter();
         let Some(program) = command.next() else { anyhow::bail!("no command after --") };
         let log = RingLog::new(LOG_LINES, Vec::new());
         let mut lines = Box::pin(log.follow(0));
         tokio::spawn(async move {
             while let Some(line) = lines.next().await {
-                tell(&format!("[{}] {}", line.child.unwrap_or_default(), line.text));
+                tell(&format!("[{}] {}", line.child.unwrap_or_default(), escaped_line(&line.text)));
             }
         });
         let spawner = CommandSpawner::new(program, command.collect::<Vec<_>>(), log);

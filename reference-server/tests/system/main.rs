@@ -17,6 +17,7 @@ mod limits;
 mod resumption;
 mod secrets;
 mod sessions;
+mod standalone;
 mod streaming;
 mod strict;
 mod support;
