@@ -90,8 +90,11 @@ impl<T: Leaf> Leaf for Option<T> {
 }
 
 /// Declares a section: the struct, its defaults, and its keys with their documentation are one text.
+///
+/// Where a section of one form stands in several places, `of each` puts what the place is for in front of the
+/// documentation of its keys.
 macro_rules! section {
-    ($(#[doc = $about:expr])+ pub struct $name:ident {
+    ($(#[doc = $about:expr])+ pub struct $name:ident $(of $each:ident)? {
         $($(#[doc = $doc:expr])+ $field:ident: $type:ty = $default:expr,)+
     }) => {
         $(#[doc = $about])+
@@ -108,12 +111,13 @@ macro_rules! section {
         }
 
         impl $crate::config::section::Describe for $name {
-            fn describe(&self, path: &str, _: &[&str], keys: &mut Vec<$crate::config::section::Key>) {
+            fn describe(&self, path: &str, outer: &[&str], keys: &mut Vec<$crate::config::section::Key>) {
+                let outer = if stringify!($($each)?).is_empty() { &[] } else { outer };
                 let prefix = if path.is_empty() { String::new() } else { format!("{path}.") };
                 $($crate::config::section::Describe::describe(
                     &self.$field,
                     &format!("{prefix}{}", stringify!($field)),
-                    &[$($doc),+],
+                    &[outer, &[$($doc),+]].concat(),
                     keys,
                 );)+
             }

@@ -99,7 +99,7 @@ section! {
 
 section! {
     /// `egress.{purpose}`.
-    pub struct EgressPurpose {
+    pub struct EgressPurpose of each {
         /// Private addresses and names that remote servers may be at.
         allow: Vec<String> = Vec::new(),
     }
@@ -234,21 +234,21 @@ section! {
 section! {
     /// `limits.rate`.
     pub struct Rates {
-        /// Of one caller.
+        /// Calls of one caller.
         principal: RateSetting = RateSetting::default(),
-        /// Of one address without a caller.
+        /// Requests of one address, before anybody knows who calls.
         address: RateSetting = RateSetting::default(),
-        /// Of one server, all callers together.
+        /// Calls of one server, all callers together.
         server: RateSetting = RateSetting::default(),
-        /// Of one tool, each caller alone.
+        /// Calls of one tool, each caller alone.
         tool: RateSetting = RateSetting::default(),
     }
 }
 
 section! {
     /// A rate.
-    pub struct RateSetting {
-        /// So many; 0 for no limit.
+    pub struct RateSetting of each {
+        /// At most so many; 0 for no limit.
         limit: u32 = 0,
         /// In so many seconds.
         seconds: u32 = 60,

@@ -11,6 +11,7 @@ mod audit;
 mod bodies;
 mod bytes;
 mod disconnect;
+mod edges;
 mod headers;
 mod keys;
 mod limits;
