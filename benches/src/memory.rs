@@ -5,18 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
-use futures_util::stream;
 use http::{HeaderValue, Response};
 use mcp_gateway_auth::api_key::{ApiKeyAuthenticator, KeyDirectory, NewKeyText};
 use mcp_gateway_core::context::{Agreed, SessionFacts};
 use mcp_gateway_core::contract::{
-    Address, AuditFull, AuditSink, Clock as _, Deployment, Endpoint, Incarnation, LogStream, Observation, Program,
-    Resolve, ResolveError, Runtime, RuntimeError, RuntimeErrorKind, RuntimeEventStream, Seq, SystemClock, Upstream,
-    UpstreamError, Workload, WorkloadId,
+    Address, AuditFull, AuditSink, Clock as _, Incarnation, Program, Runtime, Seq, SystemClock, Upstream, UpstreamError,
 };
 use mcp_gateway_core::egress::EgressPolicy;
 use mcp_gateway_core::gateway::{Gateway, GatewayOptions, Parts};
 use mcp_gateway_core::layer::session::{SessionCodec, SessionError};
+use mcp_gateway_core::memory::{MemoryRoutes, MemoryRuntime};
 use mcp_gateway_core::record::{
     ApiKey, AuditEvent, Mount, Placement, Principal, Route, RouteTarget, Scope, Subject, TenantId,
 };
@@ -24,7 +22,6 @@ use mcp_gateway_core::seal::EventIds;
 use mcp_gateway_core::shim::{ForwardOptions, Shim};
 use mcp_gateway_core::snapshot::KeyFacts;
 use mcp_gateway_core::{Body, BoxFuture, MaybeReady};
-use tokio::sync::watch;
 
 use crate::result;
 
@@ -52,11 +49,10 @@ impl MemoryGateway {
         let incarnation = Incarnation("bench~1".into());
         let (target, runtime) = match server {
             Address::Http(url) => (RouteTarget::Remote { url, headers: [].into(), incarnation }, None),
-            address @ Address::Local(_) => {
+            Address::Local(upstream) => {
                 let program = Program::Command { command: SERVER.to_owned(), args: Vec::new() };
                 let template = Arc::new(Route::template(SERVER, program, Vec::new()));
-                let endpoint = Endpoint { incarnation, address, ready: true, load: 0 };
-                let runtime: Arc<dyn Runtime> = Arc::new(Running(watch::Sender::new([endpoint].into())));
+                let runtime: Arc<dyn Runtime> = Arc::new(MemoryRuntime::new(upstream));
                 (RouteTarget::Hosted { placement: Placement::Shared, template }, Some(runtime))
             }
         };
@@ -76,7 +72,12 @@ impl MemoryGateway {
         let egress = EgressPolicy::new(["127.0.0.0/8".parse()?]);
         let forward = ForwardOptions { egress, ..ForwardOptions::default() };
         let shim = Shim::builder(Arc::clone(&sink)).forward(forward).build();
-        let mut parts = Parts::new(Arc::new(One(route)), vec![Arc::new(authenticator)], Arc::new(NoSessions), sink);
+        let mut parts = Parts::new(
+            Arc::new(MemoryRoutes::from_iter([route])),
+            vec![Arc::new(authenticator)],
+            Arc::new(NoSessions),
+            sink,
+        );
         parts.shim = Some(Arc::new(shim));
         parts.runtime = runtime;
         let gateway = Gateway::builder(parts)
@@ -127,14 +128,6 @@ impl Upstream for Fixed {
     }
 }
 
-struct One(Arc<Route>);
-
-impl Resolve for One {
-    fn resolve(&self, id: &str, _: &Principal) -> MaybeReady<Result<Option<Arc<Route>>, ResolveError>> {
-        Ok((id == SERVER).then(|| Arc::clone(&self.0))).into()
-    }
-}
-
 struct Keys(HashMap<Box<str>, Arc<KeyFacts>>);
 
 impl KeyDirectory for Keys {
@@ -174,40 +167,5 @@ impl SessionCodec for NoSessions {
 
     fn event_ids(&self, _: &HeaderValue) -> Option<EventIds> {
         None
-    }
-}
-
-/// One workload, which runs as long as this process.
-struct Running(watch::Sender<Arc<[Endpoint]>>);
-
-#[async_trait]
-impl Runtime for Running {
-    async fn ensure(&self, _: &Arc<Workload>) -> Result<Deployment, RuntimeError> {
-        Ok(Deployment { endpoints: self.0.subscribe() })
-    }
-
-    async fn stop(&self, _: &WorkloadId) -> Result<(), RuntimeError> {
-        Ok(())
-    }
-
-    async fn remove(&self, _: &WorkloadId) -> Result<(), RuntimeError> {
-        Ok(())
-    }
-
-    async fn observe(&self, _: &WorkloadId) -> Result<Option<Observation>, RuntimeError> {
-        Ok(None)
-    }
-
-    async fn list(&self) -> Result<Vec<Observation>, RuntimeError> {
-        Ok(Vec::new())
-    }
-
-    async fn logs(&self, _: &WorkloadId, _: usize, _: bool) -> Result<LogStream, RuntimeError> {
-        let public = "It writes no log.".to_owned();
-        Err(RuntimeError { kind: RuntimeErrorKind::Unsupported, public, detail: None })
-    }
-
-    fn watch(&self) -> RuntimeEventStream {
-        Box::pin(stream::pending())
     }
 }

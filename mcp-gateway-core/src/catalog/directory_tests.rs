@@ -36,6 +36,26 @@ fn snapshot(fetched: Fetched) -> (String, Vec<Result<Entry, EntryError>>) {
     }
 }
 
+#[async_trait::async_trait]
+impl crate::conformance::catalog_source::Bench for Catalog {
+    fn source(&self) -> std::sync::Arc<dyn CatalogSource> {
+        std::sync::Arc::new(Catalog::source(self))
+    }
+
+    async fn put(&self, name: &str, document: &str) {
+        self.write(&format!("{name}.yaml"), document);
+    }
+
+    async fn remove(&self, name: &str) {
+        fs::remove_file(self.0.path().join(format!("{name}.yaml"))).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn it_is_a_catalog_source() {
+    crate::conformance::catalog_source::suite(&Catalog::new()).await;
+}
+
 #[test]
 fn reads_the_files_that_belong_to_it() {
     let catalog = Catalog::new();

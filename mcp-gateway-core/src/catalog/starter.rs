@@ -51,7 +51,13 @@ impl CatalogSource for StarterSource {
 mod tests {
     use super::*;
     use crate::catalog::compile;
+    use crate::conformance::catalog_source;
     use crate::record::{Mount, Placement, RouteTarget};
+
+    #[tokio::test]
+    async fn it_is_a_catalog_source() {
+        catalog_source::unchanging(&StarterSource).await;
+    }
 
     #[test]
     fn compiles_with_the_right_placements() {

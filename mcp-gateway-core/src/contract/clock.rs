@@ -13,6 +13,16 @@ pub trait Clock: Send + Sync + 'static {
     fn monotonic(&self) -> Instant;
 }
 
+impl<C: Clock + ?Sized> Clock for std::sync::Arc<C> {
+    fn now(&self) -> Timestamp {
+        (**self).now()
+    }
+
+    fn monotonic(&self) -> Instant {
+        (**self).monotonic()
+    }
+}
+
 /// The machine's clock.
 ///
 /// `monotonic` reads tokio's clock, so tests that pause tokio's time pause this one too.

@@ -184,6 +184,13 @@ mod tests {
 
     use super::*;
 
+    #[tokio::test]
+    async fn it_is_a_key_management() {
+        let dir = tempfile::tempdir().unwrap();
+        let keys = LocalKeyFile::open_or_create(dir.path().join("master.key")).unwrap();
+        crate::conformance::key_management::suite(&keys).await;
+    }
+
     fn set(path: &Path, text: &str, mode: u32) {
         fs::write(path, text).unwrap();
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();

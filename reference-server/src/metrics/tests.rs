@@ -206,8 +206,8 @@ fn every_method_has_a_counter_of_its_own() {
 #[tokio::test]
 async fn the_state_of_the_parts_is_shown() {
     let world = World::with_servers().await;
-    world.runtime.run("own", Some(Subject::local("ada")), WorkloadState::Running, None);
-    world.runtime.run("own", Some(Subject::local("bob")), WorkloadState::Failed, None);
+    world.runs("own", Some(Subject::local("ada")), WorkloadState::Running, None);
+    world.runs("own", Some(Subject::local("bob")), WorkloadState::Failed, None);
     world.app.metrics.count_limiter_overflows(|| 4);
     world.clock.advance(Duration::from_secs(90));
     let samples = parse(&render(&world.app).await);
@@ -231,7 +231,7 @@ async fn the_state_of_the_parts_is_shown() {
     assert_eq!(value(&parse(&render(&world.app).await), "mcp_gateway_tasks", &[]), Some(tasks + 1.0));
 
     // A runtime that is away takes nothing else with it.
-    world.runtime.away.store(true, Ordering::SeqCst);
+    world.runtime.cut_off(Some(World::away()));
     let samples = parse(&render(&world.app).await);
     assert!(!samples.contains_key("mcp_gateway_children") && samples.contains_key("mcp_gateway_servers"));
 }
@@ -268,7 +268,7 @@ async fn readiness_follows_the_parts() {
     assert_eq!(probe(&world, "/livez").await, (StatusCode::OK, "ok\n".to_owned()));
 
     let world = World::new().await;
-    world.runtime.away.store(true, Ordering::SeqCst);
+    world.runtime.cut_off(Some(World::away()));
     let (status, body) = readiness(&world).await;
     assert_eq!((status, &body["runtime"]["status"]), (200, &json!("degraded")));
     world.app.draining.cancel();

@@ -1,6 +1,6 @@
 use axum::body::Body;
 use http::{Request, StatusCode};
-use mcp_gateway_core::contract::{AuditFull, WorkloadState};
+use mcp_gateway_core::contract::{AuditFull, Runtime as _, WorkloadId, WorkloadState};
 use mcp_gateway_core::layer::audit::OnFull;
 use mcp_gateway_core::record::{ActorKind, EventKind, Outcome, Scope, Subject};
 use serde_json::json;
@@ -137,9 +137,9 @@ async fn bodies_are_read_strictly() {
 async fn workloads_are_stopped_and_started_again() {
     let world = World::with_servers().await;
     let (ada, bob) = (Subject::local("ada"), Subject::local("bob"));
-    let of_ada = world.runtime.run("own", Some(ada), WorkloadState::Running, None);
-    let of_bob = world.runtime.run("own", Some(bob), WorkloadState::Failed, Some("a\nb\u{1b}"));
-    world.runtime.run("shared", None, WorkloadState::Running, None);
+    let of_ada = world.runs("own", Some(ada), WorkloadState::Running, None);
+    let of_bob = world.runs("own", Some(bob), WorkloadState::Failed, Some("a\nb\u{1b}"));
+    world.runs("shared", None, WorkloadState::Running, None);
 
     let stopped = world.post(&format!("/api/v1/servers/own/stop?workload={of_ada}"), &json!({})).await;
     assert_eq!(stopped.status, StatusCode::OK);
@@ -157,20 +157,20 @@ async fn workloads_are_stopped_and_started_again() {
     let restarted = world.post("/api/v1/servers/own/restart", &json!({})).await;
     assert_eq!(restarted.status, StatusCode::ACCEPTED);
     tokio::time::timeout(std::time::Duration::from_secs(20), async {
-        while world.runtime.ensured.lock().unwrap().len() < 2 {
+        while world.runtime.ensured().len() < 2 {
             tokio::task::yield_now().await;
         }
     })
     .await
     .unwrap();
-    let mut ensured: Vec<_> = world.runtime.ensured.lock().unwrap().iter().map(ToString::to_string).collect();
+    let mut ensured: Vec<_> = world.runtime.ensured().iter().map(ToString::to_string).collect();
     ensured.sort();
     let mut wanted = [of_ada, of_bob];
     wanted.sort();
     assert_eq!(ensured, wanted);
 
     // A shared server that never ran is started, too.
-    world.runtime.workloads.lock().unwrap().clear();
+    world.runtime.remove(&WorkloadId("shared".into())).await.unwrap();
     assert_eq!(world.post("/api/v1/servers/shared/restart", &json!({})).await.status, StatusCode::ACCEPTED);
     for act in ["stop", "restart"] {
         assert_eq!(world.post(&format!("/api/v1/servers/far/{act}"), &json!({})).await.status, StatusCode::CONFLICT);
@@ -188,7 +188,7 @@ async fn workloads_are_stopped_and_started_again() {
 #[tokio::test]
 async fn a_runtime_that_is_away_is_said() {
     let world = World::with_servers().await;
-    world.runtime.away.store(true, std::sync::atomic::Ordering::SeqCst);
+    world.runtime.cut_off(Some(World::away()));
     let answer = world.post("/api/v1/servers/shared/stop", &json!({})).await;
     assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(answer.body["data"]["detail"], "a\\u{1b}b");

@@ -4,7 +4,7 @@ use axum::body::Body;
 use http::StatusCode;
 use http_body_util::BodyExt as _;
 use jiff::Timestamp;
-use mcp_gateway_core::contract::{LogLine, WorkloadState};
+use mcp_gateway_core::contract::{LogLine, WorkloadId, WorkloadState};
 use mcp_gateway_core::record::{Scope, Subject};
 use serde_json::{Value, json};
 
@@ -87,9 +87,9 @@ async fn servers_show_the_best_state_of_their_workloads() {
     assert_eq!(listed["items"][1]["placement"], "per_subject");
     assert_eq!(listed["items"][1]["runtime"], "uvx");
 
-    world.runtime.run("own", Some(Subject::local("ada")), WorkloadState::Failed, Some("it broke"));
-    world.runtime.run("own", Some(Subject::local("bob")), WorkloadState::Running, None);
-    world.runtime.run("owner", None, WorkloadState::Running, None);
+    world.runs("own", Some(Subject::local("ada")), WorkloadState::Failed, Some("it broke"));
+    world.runs("own", Some(Subject::local("bob")), WorkloadState::Running, None);
+    world.runs("owner", None, WorkloadState::Running, None);
     let own = world.get("/api/v1/servers/own").await.body;
     assert_eq!((&own["state"], &own["children"], &own["restarts"]), (&json!("running"), &json!(4), &json!(6)));
     assert_eq!(own["last_error"], "it broke");
@@ -116,7 +116,7 @@ fn line(text: &str) -> LogLine {
 async fn logs_are_escaped_events() {
     let world = World::with_servers().await;
     let long = format!("{}\u{202e}", "é".repeat(3_000));
-    *world.runtime.log.lock().unwrap() = vec![line("old"), line("a\u{1b}[2Jb\r"), line(&long)];
+    world.runtime.set_log(WorkloadId("shared".into()), vec![line("old"), line("a\u{1b}[2Jb\r"), line(&long)]);
     let answer = world.get("/api/v1/servers/shared/logs?tail=2").await;
     assert_eq!(answer.headers["content-type"], "text/event-stream");
     let lines: Vec<Value> = answer
@@ -142,9 +142,9 @@ async fn logs_are_escaped_events() {
     ] {
         assert_eq!(world.get(path).await.status.as_u16(), status, "{path}");
     }
-    let ada = world.runtime.run("own", Some(Subject::local("ada")), WorkloadState::Running, None);
+    let ada = world.runs("own", Some(Subject::local("ada")), WorkloadState::Running, None);
     assert_eq!(world.get("/api/v1/servers/own/logs").await.status, StatusCode::OK);
-    world.runtime.run("own", Some(Subject::local("bob")), WorkloadState::Running, None);
+    world.runs("own", Some(Subject::local("bob")), WorkloadState::Running, None);
     assert_eq!(world.get("/api/v1/servers/own/logs").await.status, StatusCode::CONFLICT);
     assert_eq!(world.get(&format!("/api/v1/servers/own/logs?workload={ada}")).await.status, StatusCode::OK);
 }
@@ -152,7 +152,7 @@ async fn logs_are_escaped_events() {
 #[tokio::test]
 async fn a_log_ends_with_the_key_that_reads_it_and_with_the_server() {
     let world = World::with_servers().await;
-    *world.runtime.log.lock().unwrap() = vec![line("one")];
+    world.runtime.set_log(WorkloadId("shared".into()), vec![line("one")]);
     let path = "/api/v1/servers/shared/logs?follow=true";
     let follow = async |key: &str| {
         let request = http::Request::get(path).header("authorization", format!("Bearer {key}"));
@@ -179,7 +179,7 @@ async fn a_log_ends_with_the_key_that_reads_it_and_with_the_server() {
 #[tokio::test]
 async fn logs_at_once_are_bounded_and_counted_back() {
     let world = World::with_servers().await;
-    *world.runtime.log.lock().unwrap() = vec![line("one")];
+    world.runtime.set_log(WorkloadId("shared".into()), vec![line("one")]);
     let follow = || owners("GET", "/api/v1/servers/shared/logs?follow=true").body(Body::empty()).unwrap();
     let mut open = Vec::new();
     for _ in 0..super::super::logs::STREAMS {

@@ -1,22 +1,22 @@
 //! A whole server in memory.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use async_trait::async_trait;
 use axum::body::Body;
 use axum::response::Response;
-use futures_util::StreamExt as _;
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt as _;
 use mcp_gateway_auth::api_key::{ApiKeyAuthenticator, ApiKeys, LastUsed, NewKey};
 use mcp_gateway_auth::bootstrap::{Bootstrap, BootstrapOptions};
+use mcp_gateway_core::BoxFuture;
 use mcp_gateway_core::conformance::{FlakyStore, ManualClock};
 use mcp_gateway_core::contract::{
-    AuditSink, AuditStore, Authenticator, Clock, Deployment, LogLine, LogStream, Observation, ResourceStore, Runtime,
-    RuntimeError, RuntimeErrorKind, RuntimeEventStream, SystemClock, When, Workload, WorkloadId, WorkloadState,
+    AuditSink, AuditStore, Authenticator, Clock, Observation, ResourceStore, RuntimeError, RuntimeErrorKind,
+    SystemClock, Upstream, UpstreamError, UpstreamErrorKind, When, WorkloadId, WorkloadState,
 };
-use mcp_gateway_core::memory::{MemoryAuditSink, MemoryAuditStore, MemoryKeys, MemoryRateLimiter, MemoryStore};
+use mcp_gateway_core::memory::{
+    MemoryAuditSink, MemoryAuditStore, MemoryKeys, MemoryRateLimiter, MemoryRuntime, MemoryStore,
+};
 use mcp_gateway_core::record::{ApiKey, AuditEvent, Entry, Mount, Resources, Scope, Secret, Subject, TenantId};
 use mcp_gateway_core::seal::{RingOptions, Sealer, SessionKeyRing};
 use mcp_gateway_core::snapshot::{SnapshotOptions, Snapshots};
@@ -37,7 +37,7 @@ pub(crate) struct World {
     pub(crate) store: Arc<FlakyStore>,
     pub(crate) sink: Arc<MemoryAuditSink>,
     pub(crate) audit: Arc<MemoryAuditStore>,
-    pub(crate) runtime: Arc<FakeRuntime>,
+    pub(crate) runtime: Arc<MemoryRuntime>,
     pub(crate) entries: Resources<Entry>,
     router: axum::Router,
 }
@@ -90,7 +90,7 @@ impl World {
         let sink = Arc::new(MemoryAuditSink::with_store(10_000, audit.clone()));
         let metrics = Arc::new(Metrics::new());
         let metered = MeteredSink::new(sink.clone() as Arc<dyn AuditSink>, metrics.clone());
-        let runtime = Arc::new(FakeRuntime::default());
+        let runtime = Arc::new(MemoryRuntime::new(Arc::new(Uncalled)));
         let entries = Resources::new(resources.clone(), sealer.clone(), tenant);
         let app = Arc::new(App {
             config: Arc::new(config),
@@ -204,6 +204,37 @@ impl World {
         self.ask(request.body(Body::empty()).unwrap()).await
     }
 
+    /// Something has brought a workload of this server into this state; its id.
+    pub(crate) fn runs(
+        &self,
+        server: &str,
+        subject: Option<Subject>,
+        state: WorkloadState,
+        error: Option<&str>,
+    ) -> String {
+        let id = match &subject {
+            Some(subject) => mcp_gateway_core::record::Route::workload_id(server, subject),
+            None => WorkloadId(server.into()),
+        };
+        self.runtime.place(Observation {
+            id: id.clone(),
+            server: server.into(),
+            subject,
+            state,
+            since: jiff::Timestamp::UNIX_EPOCH,
+            children: 2,
+            restarts: 3,
+            last_error: error.map(str::to_owned),
+        });
+        id.to_string()
+    }
+
+    /// A runtime that is away.
+    pub(crate) fn away() -> RuntimeError {
+        let public = "The runtime does not answer.".to_owned();
+        RuntimeError { kind: RuntimeErrorKind::Unavailable, public, detail: Some("a\u{1b}b".to_owned()) }
+    }
+
     /// What was recorded since the last time.
     pub(crate) fn recorded(&self) -> Vec<AuditEvent> {
         self.sink.take()
@@ -215,90 +246,14 @@ pub(crate) fn owners(method: &str, path: &str) -> http::request::Builder {
     Request::builder().method(method).uri(path).header("authorization", format!("Bearer {BOOTSTRAP}"))
 }
 
-/// Says that it runs what it was told to.
-#[derive(Default)]
-pub(crate) struct FakeRuntime {
-    pub(crate) workloads: Mutex<BTreeMap<WorkloadId, Observation>>,
-    pub(crate) log: Mutex<Vec<LogLine>>,
-    pub(crate) ensured: Mutex<Vec<WorkloadId>>,
-    pub(crate) away: std::sync::atomic::AtomicBool,
-}
+/// No server is called through the admin API.
+struct Uncalled;
 
-impl FakeRuntime {
-    pub(crate) fn run(
+impl Upstream for Uncalled {
+    fn call(
         &self,
-        server: &str,
-        subject: Option<Subject>,
-        state: WorkloadState,
-        error: Option<&str>,
-    ) -> String {
-        let id = match &subject {
-            Some(subject) => mcp_gateway_core::record::Route::workload_id(server, subject),
-            None => WorkloadId(server.into()),
-        };
-        let observation = Observation {
-            id: id.clone(),
-            server: server.into(),
-            subject,
-            state,
-            since: jiff::Timestamp::UNIX_EPOCH,
-            children: 2,
-            restarts: 3,
-            last_error: error.map(str::to_owned),
-        };
-        self.workloads.lock().unwrap().insert(id.clone(), observation);
-        id.to_string()
-    }
-
-    fn set(&self, id: &WorkloadId, state: WorkloadState) {
-        if let Some(one) = self.workloads.lock().unwrap().get_mut(id) {
-            one.state = state;
-        }
-    }
-}
-
-#[async_trait]
-impl Runtime for FakeRuntime {
-    async fn ensure(&self, workload: &Arc<Workload>) -> Result<Deployment, RuntimeError> {
-        self.ensured.lock().unwrap().push(workload.id.clone());
-        self.set(&workload.id, WorkloadState::Running);
-        let (_, endpoints) = tokio::sync::watch::channel(Arc::from([]));
-        Ok(Deployment { endpoints })
-    }
-
-    async fn stop(&self, id: &WorkloadId) -> Result<(), RuntimeError> {
-        self.set(id, WorkloadState::Stopped);
-        Ok(())
-    }
-
-    async fn remove(&self, id: &WorkloadId) -> Result<(), RuntimeError> {
-        self.workloads.lock().unwrap().remove(id);
-        Ok(())
-    }
-
-    async fn observe(&self, id: &WorkloadId) -> Result<Option<Observation>, RuntimeError> {
-        Ok(self.workloads.lock().unwrap().get(id).cloned())
-    }
-
-    async fn list(&self) -> Result<Vec<Observation>, RuntimeError> {
-        if self.away.load(std::sync::atomic::Ordering::SeqCst) {
-            let public = "The runtime does not answer.".to_owned();
-            return Err(RuntimeError {
-                kind: RuntimeErrorKind::Unavailable,
-                public,
-                detail: Some("a\u{1b}b".to_owned()),
-            });
-        }
-        Ok(self.workloads.lock().unwrap().values().cloned().collect())
-    }
-
-    async fn logs(&self, _: &WorkloadId, tail: usize, follow: bool) -> Result<LogStream, RuntimeError> {
-        let log = self.log.lock().unwrap();
-        let lines = futures_util::stream::iter(log[log.len().saturating_sub(tail)..].to_vec());
-        Ok(if follow { lines.chain(futures_util::stream::pending()).boxed() } else { lines.boxed() })
-    }
-
-    fn watch(&self) -> RuntimeEventStream {
-        futures_util::stream::pending().boxed()
+        _: Request<mcp_gateway_core::Body>,
+    ) -> BoxFuture<Result<http::Response<mcp_gateway_core::Body>, UpstreamError>> {
+        Box::pin(async { Err(UpstreamError::new(UpstreamErrorKind::Broken, "Nobody calls it.")) })
     }
 }
