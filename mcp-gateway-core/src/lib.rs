@@ -22,5 +22,9 @@ pub mod shim;
 pub mod snapshot;
 pub mod wire;
 
+#[cfg(all(any(doc, doctest), feature = "axum"))]
+#[doc = include_str!("docs/embed.md")]
+pub mod embed {}
+
 pub use body::{Body, BoxError};
 pub use ready::{BoxFuture, MaybeReady, MaybeReadyFuture};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use tower_layer::Layer;
 
-use super::{Admitted, Gateway, Known, Proxy};
+use super::{Admitted, Gateway, Known, Proxy, ResourceMetadata};
 use crate::context::Sampling;
 use crate::contract::{
     AuditSink, Authenticator, Authorizer, Clock, RateLimiter, Resolve, Runtime, SystemClock, Upstream,
@@ -133,6 +133,7 @@ pub struct GatewayBuilder {
     known: KnownResource,
     revoke: Option<RevokeLayer>,
     tenants: Option<Tenants>,
+    authorization_servers: Vec<String>,
     nested: bool,
 }
 
@@ -147,6 +148,23 @@ pub struct Built {
     pub streams: Arc<Load>,
     /// Refusals of strangers, to be [flushed](Strangers::flush) once a minute.
     pub strangers: Arc<Strangers>,
+    /// The documents that the data plane's challenges point to. Whoever serves the gateway serves them, too.
+    pub metadata: ResourceMetadata,
+    #[cfg(feature = "axum")]
+    at: (Mount, bool),
+}
+
+#[cfg(feature = "axum")]
+impl Built {
+    /// The data plane and its metadata as routes, to be [merged](axum::Router::merge) into a service's own.
+    pub fn router(&self) -> axum::Router {
+        let (mount, nested) = &self.at;
+        let router = axum::Router::new().route_service(&self.metadata.route(), self.metadata.clone());
+        if *nested {
+            return router.nest_service(mount.path(), self.gateway.clone());
+        }
+        router.route_service(&format!("{}/{{*rest}}", mount.path()), self.gateway.clone())
+    }
 }
 
 impl std::fmt::Debug for GatewayBuilder {
@@ -163,6 +181,7 @@ impl GatewayBuilder {
             known: Arc::new(|_| None),
             revoke: None,
             tenants: None,
+            authorization_servers: Vec::new(),
             nested: false,
         }
     }
@@ -195,6 +214,13 @@ impl GatewayBuilder {
         self
     }
 
+    /// Names the issuers of tokens in the metadata of servers, which makes clients begin a login there.
+    #[must_use]
+    pub fn authorization_servers(mut self, issuers: Vec<String>) -> Self {
+        self.authorization_servers = issuers;
+        self
+    }
+
     /// For `axum::Router::nest_service`, which strips the mount's path from requests.
     #[must_use]
     pub fn nested(mut self) -> Self {
@@ -205,7 +231,7 @@ impl GatewayBuilder {
     /// The gateway at this mount.
     #[must_use]
     pub fn build(self, mount: &Mount) -> Built {
-        let Self { parts, options, known, revoke, tenants, nested } = self;
+        let Self { parts, options, known, revoke, tenants, authorization_servers, nested } = self;
         let limits = options.limits;
         let admit = if nested { AdmitLayer::nested(limits) } else { AdmitLayer::new(mount, limits) };
         let (calls, streams) = (admit.calls(), admit.streams());
@@ -250,6 +276,14 @@ impl GatewayBuilder {
             context = context.tenants(tenants);
         }
         let stack = context.layer(stack);
-        Built { gateway: Gateway(stack), calls, streams, strangers }
+        Built {
+            gateway: Gateway(stack),
+            calls,
+            streams,
+            strangers,
+            metadata: ResourceMetadata::new(mount.clone()).with_authorization_servers(authorization_servers),
+            #[cfg(feature = "axum")]
+            at: (mount.clone(), nested),
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! The gateway: authenticates, finds the server, makes sure that it runs, and hands the request to its shim.
 
 mod builder;
+mod metadata;
 mod proxy;
 
 use std::convert::Infallible;
@@ -14,6 +15,7 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 pub use self::builder::{Built, GatewayBuilder, GatewayOptions, Parts};
+pub use self::metadata::ResourceMetadata;
 pub use self::proxy::{Proxy, ProxyFuture};
 use crate::layer::Gated;
 use crate::layer::admit::AdmitLayer;

@@ -1,0 +1,192 @@
+//! Protected resource metadata, to which every 401 of the data plane points.
+
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE,
+    ALLOW, CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use serde_json::json;
+use tower_service::Service;
+
+use crate::Body;
+use crate::record::{Mount, Scope};
+use crate::refusal::Refusal;
+
+/// Where the documents are (RFC 9728 §3.1), in front of the mount's path.
+const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
+
+/// Serves protected resource metadata (RFC 9728 §2) of the servers at a mount.
+///
+/// A [`tower` service](tower_service) for requests whose path is whole; whatever is no such document is a 404. The
+/// document is the same for servers that exist and those that do not: it must not tell which ones there are.
+///
+/// ```
+/// use http::{Request, StatusCode};
+/// use mcp_gateway_core::gateway::ResourceMetadata;
+/// use mcp_gateway_core::record::Mount;
+/// use tower::ServiceExt as _;
+///
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// let mount = Mount::new("https://gateway.example", "/mcp-connect").unwrap();
+/// let url = mount.resource("github").metadata.unwrap();
+/// let answer = ResourceMetadata::new(mount).oneshot(Request::get(&*url).body(()).unwrap()).await.unwrap();
+/// assert_eq!(answer.status(), StatusCode::OK);
+/// # });
+/// ```
+#[derive(Debug, Clone)]
+pub struct ResourceMetadata(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    mount: Mount,
+    authorization_servers: Vec<String>,
+}
+
+impl ResourceMetadata {
+    /// Documents that name no authorization server: keys are made by an administrator and sent as bearer tokens.
+    ///
+    /// A client that finds the member `authorization_servers` asks the named one for its metadata and begins a login;
+    /// without it, clients say that they need a token.
+    #[must_use]
+    pub fn new(mount: Mount) -> Self {
+        Self(Arc::new(Inner { mount, authorization_servers: Vec::new() }))
+    }
+
+    /// Documents that name these issuers.
+    #[must_use]
+    pub fn with_authorization_servers(self, issuers: Vec<String>) -> Self {
+        Self(Arc::new(Inner { mount: self.0.mount.clone(), authorization_servers: issuers }))
+    }
+
+    /// The path of the documents, with `{id}` for the server's: a route of axum's.
+    #[must_use]
+    pub fn route(&self) -> String {
+        format!("{WELL_KNOWN}{}/{{id}}", self.0.mount.path())
+    }
+
+    fn answer(&self, method: &Method, path: &str) -> Result<Response<Body>, Refusal> {
+        let below = path.strip_prefix(WELL_KNOWN).and_then(|path| path.strip_prefix(self.0.mount.path()));
+        let id = below.and_then(|path| path.strip_prefix('/')).filter(|id| is_id(id));
+        let id = id.ok_or_else(|| Refusal::new(StatusCode::NOT_FOUND, "There is nothing at this address."))?;
+        match *method {
+            Method::GET | Method::HEAD => Ok(self.document(id)),
+            Method::OPTIONS => Ok(preflight()),
+            _ => Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "Metadata is read with GET.")
+                .with_header(ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS"))),
+        }
+    }
+
+    fn document(&self, id: &str) -> Response<Body> {
+        let mut document = json!({
+            "resource": self.0.mount.resource(id).url,
+            "resource_name": format!("{id} (MCP server)"),
+            "bearer_methods_supported": ["header"],
+            "scopes_supported": [Scope::Mcp],
+        });
+        if !self.0.authorization_servers.is_empty() {
+            document["authorization_servers"] = json!(self.0.authorization_servers);
+        }
+        let mut response = Response::new(Body::from(Bytes::from(document.to_string())));
+        // Public, and read by clients in browsers.
+        put(
+            response.headers_mut(),
+            [
+                (CONTENT_TYPE, "application/json"),
+                (CACHE_CONTROL, "max-age=300"),
+                (ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
+                (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+            ],
+        );
+        response
+    }
+}
+
+/// Lets pages read the document with headers of MCP, upon which browsers ask first (Fetch §4.8).
+fn preflight() -> Response<Body> {
+    let mut response = Response::new(Body::default());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    put(
+        response.headers_mut(),
+        [
+            (ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
+            (ACCESS_CONTROL_ALLOW_METHODS, "GET"),
+            (ACCESS_CONTROL_ALLOW_HEADERS, "*"),
+            (ACCESS_CONTROL_MAX_AGE, "86400"),
+        ],
+    );
+    response
+}
+
+fn put<const N: usize>(headers: &mut HeaderMap, fields: [(HeaderName, &'static str); N]) {
+    for (name, value) in fields {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+}
+
+fn is_id(id: &str) -> bool {
+    (1..=63).contains(&id.len())
+        && id.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+}
+
+impl<B> Service<Request<B>> for ResourceMetadata {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Ready<Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let answer = self.answer(request.method(), request.uri().path());
+        ready(Ok(answer.unwrap_or_else(|refusal| refusal.into_problem(None))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt as _;
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    async fn ask(metadata: &ResourceMetadata, method: &str, path: &str) -> (u16, HeaderMap, serde_json::Value) {
+        let request = Request::builder().method(method).uri(path).body(()).unwrap();
+        let (head, body) = metadata.clone().oneshot(request).await.unwrap().into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        (head.status.as_u16(), head.headers, serde_json::from_slice(&body).unwrap_or_default())
+    }
+
+    #[tokio::test]
+    async fn documents_are_where_the_challenge_says() {
+        let mount = Mount::new("https://gateway.example", "/tools").unwrap();
+        let url = mount.resource("github").metadata.unwrap();
+        let metadata = ResourceMetadata::new(mount);
+        let path = url.strip_prefix("https://gateway.example").unwrap();
+        let (status, headers, document) = ask(&metadata, "GET", path).await;
+        assert_eq!((status, &headers["access-control-allow-origin"]), (200, &HeaderValue::from_static("*")));
+        assert_eq!(document["resource"], "https://gateway.example/tools/github");
+        assert!(document.get("authorization_servers").is_none());
+        assert_eq!(ask(&metadata, "OPTIONS", path).await.0, 204);
+        assert_eq!(ask(&metadata, "POST", path).await.1[ALLOW], "GET, HEAD, OPTIONS");
+        let issuer = "https://login.example".to_owned();
+        let named = metadata.clone().with_authorization_servers(vec![issuer.clone()]);
+        assert_eq!(ask(&named, "GET", path).await.2["authorization_servers"], json!([issuer]));
+        for other in [
+            "/",
+            "/tools/github",
+            WELL_KNOWN,
+            &format!("{path}/x"),
+            &format!("{path}%2f"),
+            &format!("{WELL_KNOWN}/tools/A"),
+        ] {
+            assert_eq!(ask(&metadata, "GET", other).await.0, 404, "{other}");
+        }
+    }
+}
