@@ -11,6 +11,7 @@ use http::Uri;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::Name;
+use rustls::{ClientConfig, RootCertStore};
 use tower_service::Service;
 
 use super::EgressPolicy;
@@ -28,10 +29,16 @@ pub fn connector(policy: Option<EgressPolicy>, connect_timeout: Duration) -> Egr
     http.set_nodelay(true);
     http.set_connect_timeout(Some(connect_timeout));
     http.set_keepalive(Some(Duration::from_secs(60)));
-    HttpsConnectorBuilder::new()
-        .with_provider_and_webpki_roots(rustls::crypto::aws_lc_rs::default_provider())
+    let own = policy.as_ref().map_or(&[][..], |policy| policy.trusted());
+    let roots = webpki_roots::TLS_SERVER_ROOTS.iter().chain(own).cloned().collect();
+    let tls = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
         // The provider has all of rustls' default versions and suites.
         .expect("aws-lc-rs supports TLS 1.2 and 1.3")
+        .with_root_certificates(RootCertStore { roots })
+        .with_no_client_auth();
+    HttpsConnectorBuilder::new()
+        .with_tls_config(tls)
         .https_or_http()
         .enable_all_versions()
         .wrap_connector(Checked { http, policy })

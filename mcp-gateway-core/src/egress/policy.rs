@@ -4,6 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use ipnet::IpNet;
+use rustls::RootCertStore;
+use rustls::pki_types::{CertificateDer, TrustAnchor};
 
 /// Refuses special-use addresses (RFC 6890), with holes that the operator opens on purpose.
 ///
@@ -20,6 +22,7 @@ use ipnet::IpNet;
 pub struct EgressPolicy {
     allow: Vec<AllowRule>,
     own: Option<(String, u16)>,
+    trusted: Vec<TrustAnchor<'static>>,
 }
 
 /// A hole: a network, or a name with an optional port.
@@ -82,7 +85,7 @@ pub struct Blocked {
 impl EgressPolicy {
     /// A policy with these holes.
     pub fn new(allow: impl IntoIterator<Item = AllowRule>) -> Self {
-        Self { allow: allow.into_iter().collect(), own: None }
+        Self { allow: allow.into_iter().collect(), own: None, trusted: Vec::new() }
     }
 
     /// The same, refusing calls to the gateway itself, whatever else is allowed.
@@ -90,6 +93,27 @@ impl EgressPolicy {
     pub fn without_loops_to(mut self, host: &str, port: u16) -> Self {
         self.own = Some((host.to_ascii_lowercase(), port));
         self
+    }
+
+    /// The same, trusting certificates of these authorities, too, beside those of Mozilla's program.
+    ///
+    /// # Errors
+    /// When one is no certificate of an authority.
+    pub fn trusting(
+        mut self,
+        authorities: impl IntoIterator<Item = CertificateDer<'static>>,
+    ) -> Result<Self, rustls::Error> {
+        let mut store = RootCertStore::empty();
+        for authority in authorities {
+            store.add(authority)?;
+        }
+        self.trusted.extend(store.roots);
+        Ok(self)
+    }
+
+    /// The authorities that are trusted beside Mozilla's.
+    pub(super) fn trusted(&self) -> &[TrustAnchor<'static>] {
+        &self.trusted
     }
 
     /// Whether this address may be reached under this name.

@@ -7,6 +7,8 @@ use std::time::Duration;
 use http::{HeaderName, Uri};
 use mcp_gateway_core::egress::{AllowRule, EgressPolicy};
 use mcp_gateway_core::record::Mount;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
 use serde_json::Value;
 
 use super::{Config, ConfigError};
@@ -172,7 +174,7 @@ impl Config {
     /// Where calls to remote servers may go.
     ///
     /// # Errors
-    /// When an entry of the lists is neither address, network nor name.
+    /// When an entry of the lists is neither address, network nor name, or `egress.ca_bundle` cannot be used.
     pub fn egress_policy(&self, port: u16) -> Result<EgressPolicy, ConfigError> {
         let mut rules: Vec<AllowRule> = Vec::new();
         for (name, list) in
@@ -183,7 +185,17 @@ impl Config {
             }
         }
         let host = self.listen.ip();
-        Ok(EgressPolicy::new(rules).without_loops_to(&host.to_string(), port))
+        let policy = EgressPolicy::new(rules).without_loops_to(&host.to_string(), port);
+        let Some(path) = &self.egress.ca_bundle else { return Ok(policy) };
+        let wrong = |problem: &dyn std::fmt::Display| {
+            ConfigError::value("egress.ca_bundle", format!("{}: {problem}", path.display()))
+        };
+        let authorities = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        let authorities = authorities.map_err(|error| wrong(&error))?;
+        if authorities.is_empty() {
+            return Err(wrong(&"holds no certificate; it must be PEM"));
+        }
+        policy.trusting(authorities).map_err(|error| wrong(&error))
     }
 
     /// `audit.redact_headers`, as names.

@@ -92,6 +92,9 @@ section! {
         /// Private addresses (`10.1.0.0/16`) and names (`mcp.internal`, `mcp.internal:8443`) that remote servers may be
         /// at. The same list as `egress.upstream.allow`; both hold.
         allow: Vec<String> = Vec::new(),
+        /// PEM file with certificates of authorities that remote servers may have theirs from, beside those that
+        /// browsers trust. Read at the start.
+        ca_bundle: Option<PathBuf> = None,
         /// Calls to remote servers.
         upstream: EgressPurpose = EgressPurpose::default(),
     }

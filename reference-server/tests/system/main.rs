@@ -24,3 +24,4 @@ mod strict;
 mod support;
 #[cfg(feature = "otel")]
 mod traces;
+mod upstream_tls;
