@@ -237,7 +237,8 @@ impl Event {
 }
 
 /// Whether an answer with these headers is a stream of events.
-pub(crate) fn is_event_stream(headers: &HeaderMap) -> bool {
+#[must_use]
+pub fn is_event_stream(headers: &HeaderMap) -> bool {
     headers.get(CONTENT_TYPE).is_some_and(|value| {
         value.as_bytes().get(..17).is_some_and(|start| start.eq_ignore_ascii_case(b"text/event-stream"))
     })

@@ -78,7 +78,7 @@ impl Listener {
 
     /// Accepts until the drain begins, then closes the socket: whoever comes later is refused by the kernel.
     pub async fn serve(self, dispatch: Dispatch, options: ListenerOptions, tls: Option<TlsReloader>) {
-        let protocols = Protocols::new(&options);
+        let protocols = Arc::new(Protocols::new(&options));
         let room = Arc::new(Semaphore::new(options.connections.min(Semaphore::MAX_PERMITS)));
         let drain = dispatch.drain().clone();
         loop {
@@ -87,7 +87,7 @@ impl Listener {
                 accepted = self.accept(&room) => accepted,
             };
             let Some((socket, peer, permit)) = accepted else { continue };
-            let (protocols, dispatch) = (protocols.clone(), dispatch.clone());
+            let (protocols, dispatch) = (Arc::clone(&protocols), dispatch.clone());
             match &tls {
                 None => drain.connections.spawn(async move {
                     protocols.serve_plain(socket, peer, dispatch).await;

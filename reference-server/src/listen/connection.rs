@@ -1,19 +1,24 @@
 //! One connection.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::pin::pin;
-use std::sync::atomic::Ordering;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::rt::{Read, Write};
+use http::Response;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use mcp_gateway_core::Body;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use super::dispatch::Connected;
+use super::end::{self, End};
+use super::handover::{self, Noted};
 use super::linger::Linger;
 use super::{Dispatch, ListenerOptions};
 
@@ -34,11 +39,11 @@ const H2_PENDING_RESETS: usize = 20;
 const H2_PING_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The protocol builders of a listener.
-#[derive(Clone)]
 pub(super) struct Protocols {
     h1: http1::Builder,
     h2: http2::Builder<TokioExecutor>,
     head_timeout: Duration,
+    keep_alive: Duration,
 }
 
 impl Protocols {
@@ -61,14 +66,13 @@ impl Protocols {
             .max_send_buf_size(H2_SEND_BUFFER)
             .keep_alive_interval(options.keep_alive)
             .keep_alive_timeout(H2_PING_TIMEOUT);
-        Self { h1, h2, head_timeout: options.head_timeout }
+        Self { h1, h2, head_timeout: options.head_timeout, keep_alive: options.keep_alive }
     }
 
     /// Serves a connection in the clear, by the protocol that it begins with.
-    pub(super) async fn serve_plain(self, socket: TcpStream, peer: SocketAddr, dispatch: Dispatch) {
-        match self.in_time(begins_http2(&socket), &dispatch).await {
-            Some(Ok(true)) => self.serve_h2(TokioIo::new(socket), peer, dispatch).await,
-            Some(Ok(false)) => self.serve_h1(TokioIo::new(Linger::new(socket)), peer, dispatch).await,
+    pub(super) async fn serve_plain(self: Arc<Self>, socket: TcpStream, peer: SocketAddr, dispatch: Dispatch) {
+        match Box::pin(self.in_time(begins_http2(&socket), &dispatch)).await {
+            Some(Ok(is_http2)) => self.serve(Linger::new(socket), is_http2, peer, dispatch).await,
             Some(Err(error)) => tracing::debug!(%peer, %error, "a connection ended before its first byte"),
             None => tracing::debug!(%peer, "a connection said nothing in time"),
         }
@@ -76,19 +80,16 @@ impl Protocols {
 
     /// Serves a connection with TLS, by the protocol that was negotiated.
     pub(super) async fn serve_tls(
-        self,
+        self: Arc<Self>,
         acceptor: TlsAcceptor,
         socket: TcpStream,
         peer: SocketAddr,
         dispatch: Dispatch,
     ) {
-        match self.in_time(acceptor.accept(Linger::new(socket)), &dispatch).await {
+        match Box::pin(self.in_time(acceptor.accept(Linger::new(socket)), &dispatch)).await {
             Some(Ok(stream)) => {
-                if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-                    self.serve_h2(TokioIo::new(stream), peer, dispatch).await;
-                } else {
-                    self.serve_h1(TokioIo::new(stream), peer, dispatch).await;
-                }
+                let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                self.serve(stream, is_http2, peer, dispatch).await;
             }
             Some(Err(error)) => tracing::debug!(%peer, %error, "a TLS handshake failed"),
             None => tracing::debug!(%peer, "a TLS handshake took too long"),
@@ -103,76 +104,53 @@ impl Protocols {
         }
     }
 
-    async fn serve_h1<I>(&self, io: I, peer: SocketAddr, dispatch: Dispatch)
+    /// Each stage is in a box of its own, so that an idle stream keeps the memory of no stage before it.
+    async fn serve<I>(&self, io: I, is_http2: bool, peer: SocketAddr, dispatch: Dispatch)
     where
-        I: Read + Write + Unpin + Send + 'static,
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        if is_http2 {
+            return Box::pin(self.serve_h2(io, peer, dispatch)).await;
+        }
         let drain = dispatch.drain().clone();
-        let service = dispatch.to(peer);
-        let greeted = self.greeted(&service);
-        let mut connection = pin!(self.h1.serve_connection(io, service));
-        let mut greeted = pin!(greeted);
-        let (mut draining, mut waiting) = (false, true);
-        let ended = loop {
-            tokio::select! {
-                biased;
-                () = drain.cut.cancelled() => return,
-                ended = connection.as_mut() => break ended,
-                () = drain.begun.cancelled(), if !draining => {
-                    draining = true;
-                    connection.as_mut().graceful_shutdown();
-                }
-                in_time = &mut greeted, if waiting => {
-                    waiting = false;
-                    if !in_time {
-                        return tracing::debug!(%peer, "the head of a request did not come in time");
-                    }
-                }
-            }
-        };
-        if let Err(error) = ended {
-            tracing::debug!(%peer, %error, "a connection broke");
+        if let Some((socket, answer)) = Box::pin(self.serve_h1(io, peer, dispatch)).await {
+            let (head, body) = answer.into_parts();
+            Box::pin(end::of_stream(socket, handover::encoded(head), body, peer, drain)).await;
         }
     }
 
     async fn serve_h2<I>(&self, io: I, peer: SocketAddr, dispatch: Dispatch)
     where
-        I: Read + Write + Unpin + Send + 'static,
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let drain = dispatch.drain().clone();
-        let service = dispatch.to(peer);
-        let mut greeted = Box::pin(self.greeted(&service));
-        // Rare beside HTTP/1.1, and large: not a part of every connection's task.
-        let mut connection = Box::pin(self.h2.serve_connection(io, service));
-        let (mut draining, mut waiting) = (false, true);
-        let ended = loop {
-            tokio::select! {
-                biased;
-                () = drain.cut.cancelled() => return,
-                ended = connection.as_mut() => break ended,
-                () = drain.begun.cancelled(), if !draining => {
-                    draining = true;
-                    connection.as_mut().graceful_shutdown();
-                }
-                in_time = &mut greeted, if waiting => {
-                    waiting = false;
-                    if !in_time {
-                        return tracing::debug!(%peer, "no request came in time");
-                    }
-                }
-            }
-        };
-        if let Err(error) = ended {
-            tracing::debug!(%peer, %error, "a connection broke");
-        }
+        let service = dispatch.to(peer, true);
+        let end = self.end(peer, &dispatch, &service, Some(self.keep_alive));
+        let connection = pin!(self.h2.serve_connection(TokioIo::new(io), service));
+        end.of(connection, || None::<Infallible>).await;
     }
 
-    /// Whether the first request comes in time.
-    fn greeted(&self, service: &Connected) -> impl Future<Output = bool> + use<> {
-        let (greeted, head_timeout) = (std::sync::Arc::clone(&service.greeted), self.head_timeout);
-        async move {
-            tokio::time::sleep(head_timeout).await;
-            greeted.load(Ordering::Relaxed)
+    /// Returns a socket that goes on with a stream alone.
+    async fn serve_h1<I>(&self, io: I, peer: SocketAddr, dispatch: Dispatch) -> Option<(I, Response<Body>)>
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let service = dispatch.to(peer, false);
+        // HTTP/1.1's own code measures how long it waits for a further request.
+        let end = self.end(peer, &dispatch, &service, None);
+        let handover = Arc::clone(&service.handover);
+        let io = TokioIo::new(Noted::new(io, Arc::clone(&handover)));
+        let mut connection = self.h1.serve_connection(io, service);
+        let answer = end.of(Pin::new(&mut connection), || handover.take()).await?;
+        Some((connection.into_parts().io.into_inner().into_inner(), answer))
+    }
+
+    fn end(&self, peer: SocketAddr, dispatch: &Dispatch, service: &Connected, keep_alive: Option<Duration>) -> End {
+        End {
+            peer,
+            drain: dispatch.drain().clone(),
+            activity: Arc::clone(&service.activity),
+            head_timeout: self.head_timeout,
+            keep_alive,
         }
     }
 }

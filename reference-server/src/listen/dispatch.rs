@@ -1,21 +1,26 @@
 //! Which service answers: the data plane directly, everything else through the router.
 
 use std::convert::Infallible;
+use std::future::pending;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
+use futures_util::TryFutureExt as _;
 use futures_util::future::Either;
-use http::{Method, Request, Response};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use mcp_gateway_core::context::PeerAddr;
 use mcp_gateway_core::gateway::Gateway;
+use mcp_gateway_core::wire::sse::is_event_stream;
 use mcp_gateway_core::{Body, BoxFuture};
 use tower::ServiceExt as _;
 use tower::util::Oneshot;
 
 use super::Drain;
+use super::activity::{Activity, UnderWay, UnderWayBody};
 use super::drain::StreamBody;
+use super::handover::Handover;
 
 /// What answers requests of one listener.
 ///
@@ -46,8 +51,9 @@ impl Dispatch {
     }
 
     /// For one connection.
-    pub(super) fn to(&self, peer: SocketAddr) -> Connected {
-        Connected { dispatch: self.clone(), peer, greeted: Arc::default() }
+    pub(super) fn to(&self, peer: SocketAddr, is_http2: bool) -> Connected {
+        let (activity, handover) = (Arc::new(Activity::new()), Arc::default());
+        Connected { dispatch: self.clone(), peer, is_http2, activity, handover }
     }
 }
 
@@ -62,8 +68,9 @@ impl std::fmt::Debug for Dispatch {
 pub(super) struct Connected {
     dispatch: Dispatch,
     peer: SocketAddr,
-    /// Whether a request has come.
-    pub(super) greeted: Arc<AtomicBool>,
+    is_http2: bool,
+    pub(super) activity: Arc<Activity>,
+    pub(super) handover: Arc<Handover>,
 }
 
 type Answer = Either<Oneshot<Gateway, Request<Incoming>>, BoxFuture<Result<Response<Body>, Infallible>>>;
@@ -75,26 +82,62 @@ impl hyper::service::Service<Request<Incoming>> for Connected {
 
     fn call(&self, mut request: Request<Incoming>) -> Answer {
         let Inner { gateway, router, drain } = &*self.dispatch.0;
-        self.greeted.store(true, Ordering::Relaxed);
+        self.activity.begin();
+        // An HTTP/1.1 connection is busy with one request at a time, and knows by itself when it is idle.
+        let under_way = self.is_http2.then(|| self.activity.enter());
         request.extensions_mut().insert(PeerAddr(self.peer));
-        match gateway {
+        let waits = waits_for_events(&request);
+        if waits {
+            detach(request.headers_mut());
+        }
+        // Only HTTP/1.1 knows chunks, and gives a stream a connection of its own.
+        let alone = request.version() == Version::HTTP_11;
+        let answer = match gateway {
             Some((mount, gateway)) if is_below(request.uri().path(), mount) => {
-                let waits = waits_for_events(&request);
                 let answer = gateway.clone().oneshot(request);
-                if !waits {
+                if !waits && under_way.is_none() {
                     return Either::Left(answer);
                 }
-                let drain = drain.clone();
-                Either::Right(Box::pin(async move {
-                    let response = answer.await?;
-                    Ok(response.map(|body| Body::new(StreamBody::new(body, &drain))))
-                }))
+                Either::Left(answer)
             }
             _ => {
                 let answer = router.clone().oneshot(request.map(axum::body::Body::new));
-                Either::Right(Box::pin(async move { Ok(answer.await?.map(Body::new)) }))
+                Either::Right(answer.map_ok(|answer| answer.map(Body::new)))
             }
+        };
+        let (drain, handover) = (drain.clone(), Arc::clone(&self.handover));
+        Either::Right(Box::pin(async move {
+            let response = answer.await?;
+            let is_stream = response.status() == StatusCode::OK && is_event_stream(response.headers());
+            if !(waits && is_stream && !response.body().is_end_stream()) {
+                return Ok(until_read(response, under_way));
+            }
+            let stream = response.map(|body| Body::new(StreamBody::new(body, &drain)));
+            if alone {
+                handover.leave(stream);
+                return pending().await;
+            }
+            Ok(until_read(stream, under_way))
+        }))
+    }
+}
+
+/// Copies the values of a request that its answer outlives: whatever is kept of one would keep the buffer alive that
+/// the connection was read into.
+fn detach(headers: &mut HeaderMap) {
+    for value in headers.values_mut() {
+        if let Ok(mut copy) = HeaderValue::from_bytes(value.as_bytes()) {
+            copy.set_sensitive(value.is_sensitive());
+            *value = copy;
         }
+    }
+}
+
+/// Keeps a request under way until its answer is read.
+fn until_read(response: Response<Body>, under_way: Option<UnderWay>) -> Response<Body> {
+    match under_way {
+        Some(under_way) => response.map(|body| Body::new(UnderWayBody::new(body, under_way))),
+        None => response,
     }
 }
 

@@ -4,9 +4,12 @@
 //! request's head, number of header fields, size of buffers, resets of HTTP/2 streams.
 
 mod accept;
+mod activity;
 mod connection;
 mod dispatch;
 mod drain;
+mod end;
+mod handover;
 mod linger;
 mod tls;
 

@@ -97,6 +97,10 @@ impl Running {
         self.request(Method::POST).header("content-type", "application/json").body(body.into()).unwrap()
     }
 
+    pub(crate) fn get(&self) -> Request<Full<Bytes>> {
+        self.request(Method::GET).body(Full::default()).unwrap()
+    }
+
     pub(crate) fn request(&self, method: Method) -> http::request::Builder {
         Request::builder()
             .method(method)

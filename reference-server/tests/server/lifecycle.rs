@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use http::{Method, StatusCode};
-use http_body_util::{BodyExt as _, Full};
+use http::StatusCode;
+use http_body_util::BodyExt as _;
 use tokio::net::TcpStream;
 
 use crate::harness::{client, config, config_with, start, upstream};
@@ -30,7 +30,7 @@ async fn a_slow_call_finishes_and_a_new_connection_is_refused() {
 async fn an_open_stream_ends_cleanly_and_holds_nothing_up() {
     let dir = tempfile::tempdir().unwrap();
     let mut server = start(config_with(dir.path(), upstream().await)).await;
-    let request = server.request(Method::GET).body(Full::default()).unwrap();
+    let request = server.get();
     let response = client().request(request).await.unwrap();
     assert_eq!(response.status(), StatusCode::OK);
     let mut body = response.into_body();

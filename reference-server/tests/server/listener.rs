@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Request, StatusCode, Version};
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full};
 use hyper_util::client::legacy::Client;
-use hyper_util::rt::TokioExecutor;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -29,7 +29,9 @@ async fn who_says_nothing_or_half_a_head_is_hung_up_on() {
     let mut config = config(dir.path());
     config.limits.head_timeout_seconds = 1;
     let server = start(config).await;
-    for said in ["", "PR", "POST / HTTP/1.1\r\nhost: x\r\n"] {
+    // The preface of HTTP/2 and empty SETTINGS (RFC 9113 §3.4).
+    let http2 = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    for said in ["", "PR", "POST / HTTP/1.1\r\nhost: x\r\n", http2] {
         let began = Instant::now();
         let mut socket = TcpStream::connect(server.address).await.unwrap();
         socket.write_all(said.as_bytes()).await.unwrap();
@@ -59,6 +61,82 @@ async fn a_connection_that_has_called_may_be_idle_for_longer_than_a_head_may_tak
     }
     drop(socket);
     server.ended().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_is_idle_for_too_long_after_its_requests_is_closed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config_with(dir.path(), upstream().await);
+    config.limits.keep_alive_seconds = 1;
+    let server = start(config).await;
+    let (edge, patience) = (Duration::from_millis(900), Duration::from_secs(10));
+
+    let socket = TokioIo::new(TcpStream::connect(server.address).await.unwrap());
+    let (mut http1, connection) = hyper::client::conn::http1::handshake(socket).await.unwrap();
+    let http1_ends = tokio::spawn(connection);
+    let socket = TokioIo::new(TcpStream::connect(server.address).await.unwrap());
+    let (mut http2, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), socket).await.unwrap();
+    let mut http2_ends = tokio::spawn(connection);
+
+    // A call that takes longer than the limit: a connection that waits for its answer is not idle.
+    let mut call = server.call("1500");
+    call.headers_mut().insert("host", server.address.to_string().parse().unwrap());
+    let (one, two) = tokio::join!(http1.send_request(call.clone()), http2.send_request(server.call("1500")));
+    for answer in [one, two] {
+        let answer = answer.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+        answer.into_body().collect().await.unwrap();
+    }
+    let idle = Instant::now();
+    tokio::time::timeout(patience, http1_ends).await.expect("HTTP/1.1 is closed").unwrap().unwrap();
+    assert!(idle.elapsed() >= edge, "{:?}", idle.elapsed());
+    tokio::time::timeout(patience, &mut http2_ends).await.expect("HTTP/2 is closed").unwrap().unwrap();
+    assert!(idle.elapsed() >= edge, "{:?}", idle.elapsed());
+    server.ended().await;
+}
+
+#[tokio::test]
+async fn an_open_stream_keeps_its_http2_connection() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config_with(dir.path(), upstream().await);
+    config.limits.keep_alive_seconds = 1;
+    let server = start(config).await;
+    let socket = TokioIo::new(TcpStream::connect(server.address).await.unwrap());
+    let (mut http2, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), socket).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let mut stream = http2.send_request(server.get()).await.unwrap().into_body();
+    assert_eq!(stream.frame().await.unwrap().unwrap().into_data().unwrap(), ": hello\n\n");
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    assert!(!connection.is_finished());
+    drop(stream);
+    tokio::time::timeout(Duration::from_secs(10), connection).await.expect("it is closed").unwrap().unwrap();
+    server.ended().await;
+}
+
+#[tokio::test]
+async fn a_stream_begins_behind_the_answers_before_it_and_is_the_last_of_its_connection() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = start(config_with(dir.path(), upstream().await)).await;
+    let mut socket = TcpStream::connect(server.address).await.unwrap();
+    let livez = format!("GET /livez HTTP/1.1\r\nhost: {}\r\n\r\n", server.address);
+    let stream = format!(
+        "GET /mcp-connect/slow HTTP/1.1\r\nhost: {}\r\naccept: text/event-stream\r\nauthorization: Bearer {}\r\n\r\n",
+        server.address,
+        server.key.as_deref().unwrap()
+    );
+    socket.write_all(format!("{livez}{livez}{stream}{livez}").as_bytes()).await.unwrap();
+    let mut read = Vec::new();
+    while !read.ends_with(b"9\r\n: hello\n\n\r\n") {
+        assert!(socket.read_buf(&mut read).await.unwrap() > 0, "{}", String::from_utf8_lossy(&read));
+    }
+    let text = String::from_utf8(read).unwrap();
+    assert_eq!(text.matches("HTTP/1.1 200 OK\r\n").count(), 3, "{text}");
+    assert_eq!(text.matches("\r\nconnection: close\r\n").count(), 1, "{text}");
+    // The drain ends the stream as its server would: with a last chunk.
+    let mut rest = String::new();
+    let (_, read) = tokio::join!(server.ended(), socket.read_to_string(&mut rest));
+    read.unwrap();
+    assert_eq!(rest, "0\r\n\r\n");
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@ use super::{PeekOptions, inspect};
 use crate::context::McpContext;
 use crate::layer::admit::too_large;
 use crate::refusal::Refusal;
+use crate::wire::mirror::MCP_METHOD;
 use crate::{Body, BoxError};
 
 pin_project! {
@@ -176,9 +177,13 @@ impl Reading {
     }
 
     fn read(&mut self) -> Result<Request<Body>, Refusal> {
-        let bytes = self.first.take().unwrap_or_else(|| self.more.split().freeze());
+        let mut bytes = self.first.take().unwrap_or_else(|| self.more.split().freeze());
         // The head is taken once, when the body is whole.
         let parts = self.parts.take().ok_or_else(|| Refusal::layer_absent("head", "PeekLayer"))?;
+        if parts.headers.get(MCP_METHOD).is_some_and(|method| method == "subscriptions/listen") {
+            // Kept for hours: a slice would keep the buffer alive that the connection was read into.
+            bytes = Bytes::copy_from_slice(&bytes);
+        }
         match inspect(&parts.headers, &bytes, &self.options) {
             Ok(facts) => {
                 self.cx.set_message(facts).map_err(Refusal::fact_set)?;
