@@ -179,3 +179,6 @@ impl Upstream for Shim {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -114,6 +114,25 @@ async fn strangers_are_counted_not_listed() {
 }
 
 #[tokio::test]
+async fn an_event_that_reads_in_two_ways_passes_as_it_is_and_has_a_row() {
+    const EVENTS: &str = concat!(
+        "data: {\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"ping\",\"result\":{}}\n\n",
+        "data: [{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{}}]\n\n",
+        "data: {\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{\"content\":[]}}\n\n",
+    );
+    let upstream = crate::support::Upstream::start(|_| crate::support::upstream::events(EVENTS)).await;
+    let gateway = Gateway::start(&[upstream.entry("toy")]).await;
+    let call = mcp::post("toy", &gateway.key().await, mcp::tool(1, "x", &json!({})).to_string());
+    assert_eq!(call.send(gateway.address).await.expect(200).text(), EVENTS);
+    let rows = gateway.audit_of(3, |row| row["server"] == "toy").await;
+    let kinds = |kind: &str| rows.iter().filter(|row| row["kind"] == kind).collect::<Vec<_>>();
+    let unread = kinds("resumed");
+    assert_eq!(unread.len(), 2, "{rows:?}");
+    assert!(unread.iter().all(|row| row["outcome"] == "opaque"), "{unread:?}");
+    assert_eq!(kinds("exchange")[0]["outcome"], "ok");
+}
+
+#[tokio::test]
 async fn administrative_acts_are_rows() {
     let gateway = Gateway::start(&[]).await;
     let key = gateway.key().await;

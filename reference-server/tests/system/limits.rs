@@ -209,6 +209,26 @@ async fn a_caller_has_so_many_calls_in_a_time() {
 }
 
 #[tokio::test]
+async fn an_address_has_so_many_requests_in_a_time_whoever_calls() {
+    let fixture = Fixture::start();
+    let settings = [("LIMITS__RATE__ADDRESS__LIMIT", "5"), ("LIMITS__RATE__ADDRESS__SECONDS", "3600")];
+    let gateway = Gateway::start_with(&[fixture.entry()], &settings).await;
+    let (one, other) = (gateway.key().await, gateway.key().await);
+    let unknown = || call(&one).without("authorization");
+    for (allowed, status) in
+        [(call(&one), 200), (call(&other), 200), (call(&one), 200), (unknown(), 401), (unknown(), 401)]
+    {
+        allowed.send(gateway.address).await.expect(status);
+    }
+    // The sixth, with a key or without: the budget is looked at before a credential is.
+    for refused in [call(&one), call(&other), unknown()] {
+        let seconds = retry_after(&refused.send(gateway.address).await.expect(429));
+        assert!(seconds <= 3_600, "{seconds}");
+    }
+    assert_eq!(fixture.seen().await.len(), 3);
+}
+
+#[tokio::test]
 async fn a_tool_has_so_many_calls_in_a_time() {
     let fixture = Fixture::start();
     let settings = [("LIMITS__RATE__TOOL__LIMIT", "2"), ("LIMITS__RATE__TOOL__SECONDS", "3600")];

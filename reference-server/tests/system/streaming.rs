@@ -178,6 +178,44 @@ async fn a_revoked_key_ends_its_streams() {
 }
 
 #[tokio::test]
+async fn the_streams_of_a_key_end_with_it() {
+    let fixture = Fixture::start();
+    let gateway = Gateway::start(&[fixture.entry()]).await;
+    let kept = gateway.key().await;
+    let soon = jiff::Timestamp::now() + Duration::from_secs(4);
+    let short = gateway.key_for(&json!({ "name": "short", "servers": ["*"], "expires_at": soon })).await;
+    let session = Session::open(&gateway, "fixture", &short).await;
+    let mut staying = listen(&gateway, &kept).await;
+    for mut ending in [listen(&gateway, &short).await, session.get().open(gateway.address).await] {
+        let ended = tokio::time::timeout(PATIENCE, async { while ending.event().await.is_some() {} }).await;
+        assert!(ended.is_ok(), "a stream is open {PATIENCE:?} after its key has expired");
+    }
+    assert!(jiff::Timestamp::now() >= soon);
+    assert!(staying.is_quiet_for(Duration::from_millis(500)).await, "another key's stream has nothing to do with it");
+}
+
+#[tokio::test]
+async fn the_streams_of_a_server_end_when_it_is_removed() {
+    let fixture = Fixture::start();
+    let other = fixture.entry().replace("entryKey: fixture", "entryKey: other");
+    let settings = [("CATALOG__POLL_SECONDS", "1")];
+    let gateway = Gateway::start_with(&[other, fixture.entry()], &settings).await;
+    let key = gateway.key().await;
+    let mut staying = listen(&gateway, &key).await;
+    let session = Session::open(&gateway, "other", &key).await;
+    let mut ending = session.get().open(gateway.address).await;
+    assert_eq!(ending.status, 200);
+    gateway.remove_entry(0);
+    let ended = tokio::time::timeout(PATIENCE, async { while ending.event().await.is_some() {} }).await;
+    assert!(ended.is_ok(), "the stream of a removed server is still open after {PATIENCE:?}");
+    session.call(1, "test_simple_text", &json!({})).send(gateway.address).await.expect(404);
+    assert!(
+        staying.is_quiet_for(Duration::from_millis(500)).await,
+        "another server's stream has nothing to do with it"
+    );
+}
+
+#[tokio::test]
 async fn a_call_on_two_streams_at_once_is_answered_on_its_own() {
     let fixture = Fixture::start();
     let gateway = Gateway::start(&[fixture.entry()]).await;

@@ -317,3 +317,18 @@ async fn a_filter_that_fails_refuses_unless_it_fails_open() {
         }
     }
 }
+
+#[tokio::test]
+async fn an_event_that_reads_in_two_ways_is_withheld() {
+    let stream = concat!(
+        "id: 1\ndata: {\"jsonrpc\":\"2.0\",\"id\":7,\"method\":\"ping\",\"result\":\"one\"}\n\n",
+        "id: 2\ndata: [{\"jsonrpc\":\"2.0\",\"id\":7,\"result\":\"two\"}]\n\n",
+        "id: 3\ndata: {\"jsonrpc\":\"2.0\",\"id\":7,\"result\":\"three\"}\n\n",
+    );
+    let filters = vec![Swap { from: "secret", to: None }];
+    let (status, seen) = exchange(filters, "alpha", Some(("text/event-stream", stream.into()))).await;
+    assert_eq!(status, 200);
+    assert!(!seen.contains("one") && !seen.contains("two"), "{seen}");
+    assert_eq!(seen.matches("cannot be inspected").count(), 2, "{seen}");
+    assert!(seen.starts_with("id: 1\n") && seen.ends_with(&stream[stream.find("id: 3").unwrap()..]), "{seen}");
+}

@@ -58,6 +58,11 @@ impl Gateway {
         self.ready().await;
     }
 
+    /// Takes the entry of this number out of the catalog.
+    pub(crate) fn remove_entry(&self, number: usize) {
+        std::fs::remove_file(self.folder.path().join("catalog").join(format!("{number}.yaml"))).unwrap();
+    }
+
     async fn ready(&mut self) {
         let address = self.address;
         let begun = std::time::Instant::now();
