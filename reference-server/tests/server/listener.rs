@@ -196,6 +196,24 @@ async fn the_metadata_of_a_resource_does_not_tell_whether_it_exists() {
 }
 
 #[tokio::test]
+async fn pages_may_read_the_metadata_with_headers_of_mcp() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = start(config(dir.path())).await;
+    let url = format!("http://{}/.well-known/oauth-protected-resource/mcp-connect/a", server.address);
+    let preflight = Request::options(&url)
+        .header("origin", "https://client.example")
+        .header("access-control-request-method", "GET")
+        .header("access-control-request-headers", "mcp-protocol-version");
+    let answer = crate::harness::client().request(preflight.body(Full::<Bytes>::default()).unwrap()).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::NO_CONTENT);
+    assert_eq!(answer.headers()["access-control-allow-origin"], "*");
+    assert_eq!(answer.headers()["access-control-allow-methods"], "GET");
+    assert_eq!(answer.headers()["access-control-allow-headers"], "*");
+    assert!(answer.headers().get("access-control-allow-credentials").is_none());
+    server.ended().await;
+}
+
+#[tokio::test]
 async fn answers_of_the_router_carry_security_headers() {
     let dir = tempfile::tempdir().unwrap();
     let server = start(config(dir.path())).await;
