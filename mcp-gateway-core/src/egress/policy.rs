@@ -1,6 +1,6 @@
 //! Which addresses may be reached.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::str::FromStr;
 
 use ipnet::IpNet;
@@ -21,7 +21,7 @@ use rustls::pki_types::{CertificateDer, TrustAnchor};
 #[derive(Debug, Clone, Default)]
 pub struct EgressPolicy {
     allow: Vec<AllowRule>,
-    own: Option<(String, u16)>,
+    own: Vec<SocketAddr>,
     trusted: Vec<TrustAnchor<'static>>,
 }
 
@@ -85,13 +85,15 @@ pub struct Blocked {
 impl EgressPolicy {
     /// A policy with these holes.
     pub fn new(allow: impl IntoIterator<Item = AllowRule>) -> Self {
-        Self { allow: allow.into_iter().collect(), own: None, trusted: Vec::new() }
+        Self { allow: allow.into_iter().collect(), own: Vec::new(), trusted: Vec::new() }
     }
 
-    /// The same, refusing calls to the gateway itself, whatever else is allowed.
+    /// The same, refusing calls to where the gateway itself listens, under whatever name and whatever else is allowed.
+    ///
+    /// A listener on every address is found at each address of this machine, one on loopback at all of loopback.
     #[must_use]
-    pub fn without_loops_to(mut self, host: &str, port: u16) -> Self {
-        self.own = Some((host.to_ascii_lowercase(), port));
+    pub fn without_loops_to(mut self, listeners: impl IntoIterator<Item = SocketAddr>) -> Self {
+        self.own.extend(listeners);
         self
     }
 
@@ -122,11 +124,11 @@ impl EgressPolicy {
     /// [`Blocked`] names the class of the address and the setting that opens it.
     pub fn permits(&self, address: IpAddr, host: &str, port: u16) -> Result<(), Blocked> {
         let blocked = |class| Err(Blocked { host: host.to_owned(), address, class });
-        if self.own.as_ref().is_some_and(|(own, own_port)| own.eq_ignore_ascii_case(host) && *own_port == port) {
+        let plain = embedded(address).unwrap_or(address);
+        if self.own.iter().any(|own| own.port() == port && leads_to(plain, own.ip())) {
             return blocked("gateway's own");
         }
         let Some(class) = special(address) else { return Ok(()) };
-        let plain = embedded(address).unwrap_or(address);
         let hole = self.allow.iter().any(|rule| match rule {
             AllowRule::Net(net) => net.contains(&address) || net.contains(&plain),
             AllowRule::Name { host: name, port: only } => {
@@ -135,6 +137,22 @@ impl EgressPolicy {
         });
         if hole { Ok(()) } else { blocked(class) }
     }
+}
+
+/// Whether who connects to this address is accepted by a listener on that one.
+fn leads_to(address: IpAddr, listener: IpAddr) -> bool {
+    let listener = listener.to_canonical();
+    if listener.is_unspecified() {
+        return is_here(address);
+    }
+    // Whoever connects to the unspecified address is connected to loopback.
+    let loopback = address.is_loopback() || address.is_unspecified();
+    address == listener || (loopback && listener.is_loopback())
+}
+
+/// Whether this machine has the address: only then can something be bound to it.
+fn is_here(address: IpAddr) -> bool {
+    address.is_loopback() || address.is_unspecified() || UdpSocket::bind((address, 0)).is_ok()
 }
 
 /// The IPv4 address inside an IPv6 one: mapped, compatible, NAT64, 6to4.
@@ -244,7 +262,7 @@ mod tests {
     #[test]
     fn holes_are_exactly_as_wide_as_they_say() {
         let rules = ["127.0.0.0/8", "::1", "mcp.internal:8443", "Other.Internal"].map(|rule| rule.parse().unwrap());
-        let policy = EgressPolicy::new(rules).without_loops_to("127.0.0.1", 8080);
+        let policy = EgressPolicy::new(rules).without_loops_to(["127.0.0.1:8080".parse().unwrap()]);
         let permits = |address: &str, host, port| policy.permits(address.parse().unwrap(), host, port).is_ok();
         assert!(permits("127.0.0.1", "127.0.0.1", 9000));
         assert!(permits("::ffff:127.0.0.1", "localhost", 9000));
@@ -255,6 +273,40 @@ mod tests {
         assert!(!permits("10.0.0.1", "another.internal", 1));
         for bad in ["", "-x", "10.0.0.0/33", "a b", "x:99999", ".x"] {
             assert!(bad.parse::<AllowRule>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_gateway_itself_is_never_reached_under_no_name() {
+        let policy = |listener: &str| {
+            let holes = ["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap(), "self.example".parse().unwrap()];
+            EgressPolicy::new(holes).without_loops_to([listener.parse().unwrap()])
+        };
+        let permits = |policy: &EgressPolicy, address: &str, port| {
+            policy.permits(address.parse().unwrap(), "self.example", port).is_ok()
+        };
+        let disguises = ["127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1", "64:ff9b::127.0.0.1", "0.0.0.0", "::"];
+        for listener in ["127.0.0.1:8080", "[::1]:8080", "0.0.0.0:8080", "[::]:8080", "[::ffff:127.0.0.1]:8080"] {
+            let policy = policy(listener);
+            for address in disguises {
+                assert!(!permits(&policy, address, 8080), "{address} of {listener}");
+                assert!(permits(&policy, address, 8081), "{address} beside {listener}");
+            }
+            // Nobody's: kept for documentation.
+            assert!(permits(&policy, "203.0.113.9", 8080), "{listener}");
+        }
+        let elsewhere = policy("203.0.113.7:8080");
+        for (address, permitted) in
+            [("203.0.113.7", false), ("::ffff:203.0.113.7", false), ("203.0.113.8", true), ("127.0.0.1", true)]
+        {
+            assert_eq!(permits(&elsewhere, address, 8080), permitted, "{address}");
+        }
+        // An address of this machine beyond loopback, where there is one.
+        let probe = UdpSocket::bind("0.0.0.0:0").unwrap();
+        if probe.connect("203.0.113.9:9").is_ok() {
+            let own = probe.local_addr().unwrap().ip().to_string();
+            assert!(!permits(&policy("0.0.0.0:8080"), &own, 8080), "{own}");
+            assert!(permits(&policy("127.0.0.1:8080"), &own, 8080), "{own}");
         }
     }
 }

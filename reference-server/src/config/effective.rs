@@ -46,7 +46,7 @@ impl Config {
             return Err(ConfigError::value("public_url", problem));
         }
         self.database()?;
-        self.egress_policy(self.listen.port())?;
+        self.egress_policy()?;
         self.redacted_headers()?;
         for (name, number) in [
             ("catalog.poll_seconds", self.catalog.poll_seconds),
@@ -133,10 +133,10 @@ impl Config {
         Mount::new(&url, MOUNT_PATH).map_err(|error| ConfigError::value("public_url", error))
     }
 
-    /// The same for the address that the listener really got: with port 0 the system chooses one.
+    /// The same for the addresses that the listeners really got: with port 0 the system chooses one.
     #[must_use]
-    pub fn listening_on(mut self, address: SocketAddr) -> Self {
-        self.listen = address;
+    pub fn listening_on(mut self, listen: SocketAddr, ops_listen: Option<SocketAddr>) -> Self {
+        (self.listen, self.ops_listen) = (listen, ops_listen);
         self
     }
 
@@ -175,7 +175,7 @@ impl Config {
     ///
     /// # Errors
     /// When an entry of the lists is neither address, network nor name, or `egress.ca_bundle` cannot be used.
-    pub fn egress_policy(&self, port: u16) -> Result<EgressPolicy, ConfigError> {
+    pub fn egress_policy(&self) -> Result<EgressPolicy, ConfigError> {
         let mut rules: Vec<AllowRule> = Vec::new();
         for (name, list) in
             [("egress.allow", &self.egress.allow), ("egress.upstream.allow", &self.egress.upstream.allow)]
@@ -184,8 +184,7 @@ impl Config {
                 rules.push(text.parse().map_err(|error| ConfigError::value(format!("{name}[{index}]"), error))?);
             }
         }
-        let host = self.listen.ip();
-        let policy = EgressPolicy::new(rules).without_loops_to(&host.to_string(), port);
+        let policy = EgressPolicy::new(rules).without_loops_to([self.listen].into_iter().chain(self.ops_listen));
         let Some(path) = &self.egress.ca_bundle else { return Ok(policy) };
         let wrong = |problem: &dyn std::fmt::Display| {
             ConfigError::value("egress.ca_bundle", format!("{}: {problem}", path.display()))

@@ -62,7 +62,7 @@ pub(super) fn build(config: &Config, with: Ingredients) -> Result<Built, ConfigE
             unknown_methods: config.policy.unknown_methods,
         })
         .forward(ForwardOptions {
-            egress: config.egress_policy(config.listen.port())?,
+            egress: config.egress_policy()?,
             connect_timeout: Duration::from_secs(limits.connect_timeout_seconds),
             head_timeout: Duration::from_secs(limits.call_max_duration_seconds),
             stream_idle: Duration::from_secs(limits.stream_idle_seconds),

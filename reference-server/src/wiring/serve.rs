@@ -85,7 +85,7 @@ impl Server {
         let listener = bind("listen", config.listen)?;
         let ops_listener = config.ops_listen.map(|address| bind("ops_listen", address)).transpose()?;
         let (address, ops_address) = (listener.address(), ops_listener.as_ref().map(Listener::address));
-        let config = config.listening_on(address);
+        let config = config.listening_on(address, ops_address);
         let mount = config.mount()?;
         let tls = tls(&config)?;
         let capacity = config.capacity(options.open_files);

@@ -8,3 +8,4 @@ mod lifecycle;
 mod listener;
 mod start;
 mod tls;
+mod upstream;

@@ -1,0 +1,37 @@
+//! The way to the servers.
+
+use std::net::TcpListener;
+
+use http::StatusCode;
+use http_body_util::BodyExt as _;
+
+use crate::harness::{client, config_with, start};
+
+#[tokio::test]
+async fn the_gateway_is_no_server_of_its_own() {
+    let listen = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // One that names the public URL is refused with its entry; the others where they lead is known, at the call.
+    let (absent, refused) = (StatusCode::NOT_FOUND, StatusCode::BAD_GATEWAY);
+    for (host, status) in [
+        ("127.0.0.1", absent),
+        ("localhost", refused),
+        ("[::1]", refused),
+        ("[::ffff:127.0.0.1]", refused),
+        ("0.0.0.0", refused),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = config_with(dir.path(), listen);
+        let entry = dir.path().join("catalog/slow.yaml");
+        let text = std::fs::read_to_string(&entry).unwrap();
+        std::fs::write(&entry, text.replace("127.0.0.1", host)).unwrap();
+        config.listen = listen;
+        config.egress.allow = vec!["127.0.0.0/8".to_owned(), "::/0".to_owned(), "0.0.0.0/8".to_owned()];
+        let server = start(config).await;
+        let answer = client().request(server.call("fast")).await.unwrap();
+        assert_eq!(answer.status(), status, "{host}");
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        let text = String::from_utf8_lossy(&body);
+        assert!(status == absent || text.contains("gateway's own address"), "{host}: {text}");
+        server.ended().await;
+    }
+}
