@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use mcp_gateway_auth::api_key::{ApiKeys, LastUsed};
 use mcp_gateway_core::contract::{AuditSink, AuditStore, Authenticator, Clock, RateLimiter, ResourceStore, Runtime};
 use mcp_gateway_core::layer::admit::Load;
+use mcp_gateway_core::layer::refusals::Strangers;
 use mcp_gateway_core::record::{FieldSealer, Mount};
 use mcp_gateway_core::seal::SessionKeyRing;
 use mcp_gateway_core::snapshot::Snapshots;
@@ -48,6 +49,8 @@ pub struct App {
     pub limiter: Arc<dyn RateLimiter>,
     /// Figures of the audit spool; `None` when there is no spool.
     pub spool_stats: Option<SpoolFigures>,
+    /// Refusals of callers whom nobody knows, counted for the audit trail.
+    pub strangers: Arc<Strangers>,
     /// POSTs and streams under way on the data plane.
     pub load: DataPlaneLoad,
     /// What is counted.

@@ -25,8 +25,8 @@ mod session_keys;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, FromRef, Request};
-use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::extract::{DefaultBodyLimit, FromRef, Request, State};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, StatusCode};
@@ -35,6 +35,7 @@ use mcp_gateway_core::contract::Resource;
 use mcp_gateway_core::layer::authenticate::{AuthenticateLayer, Rendering};
 use mcp_gateway_core::layer::context::ContextLayer;
 use mcp_gateway_core::layer::cors::CorsLayer;
+use mcp_gateway_core::record::Category;
 use mcp_gateway_core::refusal::Refusal;
 use tokio::sync::Semaphore;
 
@@ -63,7 +64,6 @@ impl FromRef<Shared> for Arc<App> {
 }
 
 /// The routes of the admin API, with its own authentication. Everything under `/api` is answered.
-#[expect(clippy::needless_pass_by_value, reason = "the router keeps it")]
 pub fn router(app: Arc<App>) -> Router {
     let shared = Shared { app: Arc::clone(&app), log_streams: Arc::new(Semaphore::new(logs::STREAMS)) };
     let mut routes = Router::new();
@@ -89,7 +89,7 @@ pub fn router(app: Arc<App>) -> Router {
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .layer(authenticate)
         .layer(CorsLayer::same_origin_only(&app.mount, loopback))
-        .layer(from_fn(finish))
+        .layer(from_fn_with_state(app, finish))
         .layer(context)
 }
 
@@ -97,10 +97,16 @@ async fn absent() -> Problem {
     Refusal::new(StatusCode::NOT_FOUND, "There is no such path. GET /api/v1 lists what there is.").into()
 }
 
-/// Makes every error a problem document, whoever made it, and keeps answers out of caches.
-async fn finish(request: Request, next: Next) -> Response {
+/// Makes every error a problem document, whoever made it, keeps answers out of caches, and counts refusals of
+/// strangers.
+async fn finish(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let cx = McpContext::of(request.extensions()).cloned();
     let response = next.run(request).await;
+    let status = response.status();
+    // Whoever is known is in the trail by name.
+    if let Some(cx) = cx.as_ref().filter(|cx| cx.principal().is_none() && status.as_u16() >= 400) {
+        app.strangers.count(cx, Category::Admin, status.as_u16());
+    }
     let mut response = answer::as_problem(response, cx.as_ref());
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

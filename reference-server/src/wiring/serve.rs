@@ -148,7 +148,7 @@ impl Server {
         }
         let banner = banner(&mount, &snapshots, &bootstrap, starter_key.as_ref());
         let upkeep = Upkeep {
-            strangers: built.strangers,
+            strangers: Arc::clone(&built.strangers),
             last_used: Arc::clone(&last_used),
             ring: Arc::clone(&storage.ring),
             audit_store: Arc::clone(&storage.audit_store),
@@ -172,6 +172,7 @@ impl Server {
             admin_authenticators: admin_authenticators(&snapshots, &bootstrap, &clock),
             limiter,
             spool_stats: Some(Arc::new(move || spool.stats())),
+            strangers: built.strangers,
             load: DataPlaneLoad { calls: built.calls, streams: built.streams },
             metrics: counts,
             clock,

@@ -12,7 +12,7 @@ use crate::context::McpContext;
 use crate::contract::{AuditFull, Seq};
 use crate::layer::audit::{event_of, label};
 use crate::layer::peek::inspect_cut as cut;
-use crate::record::{EventKind, Outcome};
+use crate::record::{Category, EventKind, Outcome};
 use crate::{BoxFuture, MaybeReady};
 
 pin_project! {
@@ -70,7 +70,7 @@ impl RefusalsLayer {
             return Ok(Seq(0)).into();
         }
         if cx.principal().is_none() {
-            self.0.strangers.count(cx, status);
+            self.0.strangers.count(cx, Category::Mcp, status);
             return Ok(Seq(0)).into();
         }
         let mut event = event_of(cx, EventKind::Refused, &*self.0.clock);

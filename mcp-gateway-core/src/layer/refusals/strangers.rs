@@ -21,7 +21,7 @@ pub struct Strangers {
 
 #[derive(Debug, Default)]
 struct Table {
-    counts: HashMap<(Option<IpAddr>, u16), Count>,
+    counts: HashMap<(Category, Option<IpAddr>, u16), Count>,
     /// Refusals whose address found no place in the table.
     others: u32,
 }
@@ -40,9 +40,10 @@ impl Strangers {
         Self { limit, table: Mutex::default() }
     }
 
-    pub(super) fn count(&self, cx: &McpContext, status: u16) {
+    /// Counts a refusal with this status, by the data plane or whatever else the category says.
+    pub fn count(&self, cx: &McpContext, category: Category, status: u16) {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (cx.address().copied(), status);
+        let key = (category, cx.address().copied(), status);
         if !table.counts.contains_key(&key) && table.counts.len() >= self.limit {
             table.others = table.others.saturating_add(1);
             return;
@@ -61,8 +62,8 @@ impl Strangers {
     /// What the sink does not take is dropped: strangers never press on the operator's `audit.on_full`.
     pub async fn flush(&self, sink: &dyn AuditSink, now: Timestamp) {
         let Table { counts, others } = std::mem::take(&mut *self.table.lock().unwrap_or_else(PoisonError::into_inner));
-        for ((address, status), count) in counts {
-            let mut event = AuditEvent::new(count.first, count.last_request, Category::Mcp, EventKind::RefusedMany);
+        for ((category, address, status), count) in counts {
+            let mut event = AuditEvent::new(count.first, count.last_request, category, EventKind::RefusedMany);
             event.outcome = Outcome::Denied;
             event.address = address;
             event.status = status;

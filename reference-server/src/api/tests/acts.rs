@@ -2,7 +2,7 @@ use axum::body::Body;
 use http::{Request, StatusCode};
 use mcp_gateway_core::contract::{AuditFull, Runtime as _, WorkloadId, WorkloadState};
 use mcp_gateway_core::layer::audit::OnFull;
-use mcp_gateway_core::record::{ActorKind, EventKind, Outcome, Scope, Subject};
+use mcp_gateway_core::record::{ActorKind, Category, EventKind, Outcome, Scope, Subject};
 use serde_json::json;
 
 use super::world::{World, owners};
@@ -304,4 +304,20 @@ async fn a_store_that_is_away_is_503() {
     assert_eq!(world.get("/api/v1/servers").await.status, StatusCode::OK);
     let request = Request::builder().uri("/api/v1/entries").body(Body::empty()).unwrap();
     assert_eq!(world.ask(request).await.status, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn refusals_of_strangers_are_in_the_trail_and_those_of_the_known_once() {
+    let world = World::new().await;
+    for _ in 0..3 {
+        assert_eq!(world.with_key("wrong", "GET", "/api/v1/api-keys").await.status, StatusCode::UNAUTHORIZED);
+    }
+    let (_, key) = world.key(&[Scope::Mcp], true).await;
+    assert_eq!(world.with_key(&key, "GET", "/api/v1/api-keys").await.status, StatusCode::FORBIDDEN);
+    world.recorded();
+    world.app.strangers.flush(&*world.app.audit_sink, world.app.clock.now()).await;
+    let rows = world.recorded();
+    assert_eq!(rows.len(), 1, "{rows:?}");
+    assert_eq!((rows[0].category, rows[0].kind), (Category::Admin, EventKind::RefusedMany));
+    assert_eq!((rows[0].status, rows[0].messages, rows[0].outcome), (401, 3, Outcome::Denied));
 }

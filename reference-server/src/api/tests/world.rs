@@ -14,6 +14,7 @@ use mcp_gateway_core::contract::{
     AuditSink, AuditStore, Authenticator, Clock, Observation, ResourceStore, RuntimeError, RuntimeErrorKind,
     SystemClock, Upstream, UpstreamError, UpstreamErrorKind, When, WorkloadId, WorkloadState,
 };
+use mcp_gateway_core::layer::refusals::Strangers;
 use mcp_gateway_core::memory::{
     MemoryAuditSink, MemoryAuditStore, MemoryKeys, MemoryRateLimiter, MemoryRuntime, MemoryStore,
 };
@@ -107,6 +108,7 @@ impl World {
             admin_authenticators: authenticators,
             limiter: MemoryRateLimiter::new(SystemClock, 1_000),
             spool_stats: None,
+            strangers: Arc::new(Strangers::new(100)),
             load: DataPlaneLoad { calls: Arc::default(), streams: Arc::default() },
             metrics,
             clock: clock.clone(),
