@@ -178,6 +178,8 @@ pub(super) const LAST_LINES: usize = 20;
 pub struct CommandSpawner {
     launch: Launch,
     log: RingLog,
+    /// Each child that has not ended keeps a receiver.
+    children: Arc<watch::Sender<()>>,
 }
 
 impl CommandSpawner {
@@ -188,13 +190,19 @@ impl CommandSpawner {
         Self {
             launch: Launch { program: program.into(), args, env, dir: None, grace: Grace::default(), user: None },
             log,
+            children: Arc::new(watch::Sender::new(())),
         }
+    }
+
+    /// Ready when no child runs: one that is told to stop has [its time](Grace) to.
+    pub async fn ended(&self) {
+        self.children.closed().await;
     }
 }
 
 impl Spawner for CommandSpawner {
     fn spawn(&self, _: Purpose) -> BoxFuture<Result<Spawned, UpstreamError>> {
-        let spawned = launch(&self.launch, &self.log, ());
+        let spawned = launch(&self.launch, &self.log, self.children.subscribe());
         let program = self.launch.program.clone();
         Box::pin(async move {
             let (process, stdin, stdout) = spawned.map_err(|error| {

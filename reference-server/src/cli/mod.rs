@@ -5,6 +5,7 @@ mod catalog;
 mod environment;
 mod logs;
 mod serve;
+mod signals;
 mod stdio;
 
 use std::ffi::OsString;
@@ -66,6 +67,9 @@ struct StdioArgs {
     /// Permits an address beyond loopback: whoever reaches it may call, in the clear and without a key.
     #[arg(long)]
     insecure_http: bool,
+    /// How long calls may go on after SIGTERM. A second signal ends them at once.
+    #[arg(long, default_value_t = 30, value_name = "SECONDS")]
+    drain_seconds: u64,
     /// The server's command and its arguments.
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<OsString>,

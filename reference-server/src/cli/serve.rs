@@ -5,9 +5,9 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use mcp_gateway_core::record::Secret;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::environment::{self, Variable};
+use super::signals::Signals;
 use super::{ServeArgs, logs, print};
 use crate::config::{self, Config};
 use crate::wiring::{Server, StartOptions, raise_open_files};
@@ -63,37 +63,4 @@ pub(super) fn migrate(file: Option<&PathBuf>) -> anyhow::Result<ExitCode> {
     logs::start(&config)?;
     crate::wiring::migrate(&config)?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// SIGTERM and SIGINT.
-struct Signals {
-    term: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> anyhow::Result<Self> {
-        Ok(Self { term: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    /// The first, and the second.
-    fn split(mut self) -> (impl Future<Output = ()>, impl Future<Output = ()>) {
-        let (first, stopped) = tokio::sync::oneshot::channel::<()>();
-        let (second, cut) = tokio::sync::oneshot::channel::<()>();
-        tokio::spawn(async move {
-            for sender in [first, second] {
-                tokio::select! {
-                    _ = self.term.recv() => {}
-                    _ = self.interrupt.recv() => {}
-                }
-                // Whoever waited may have ended.
-                let _ = sender.send(());
-            }
-        });
-        let wait = |receiver: tokio::sync::oneshot::Receiver<()>| async move {
-            // A sender that is gone means that the runtime ends.
-            let _ = receiver.await;
-        };
-        (wait(stopped), wait(cut))
-    }
 }

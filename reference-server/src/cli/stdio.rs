@@ -43,6 +43,7 @@ pub(super) fn run(_: StdioArgs) -> anyhow::Result<ExitCode> {
 mod bridge {
     use std::process::ExitCode;
     use std::sync::Arc;
+    use std::time::Duration;
 
     use axum::Router;
     use futures_util::StreamExt as _;
@@ -54,13 +55,17 @@ mod bridge {
     use mcp_gateway_core::refusal::Refusal;
     use mcp_gateway_deploy::bridge::{Bridge, BridgeOptions};
     use mcp_gateway_deploy::process::{CommandSpawner, RingLog};
+    use tokio::time::timeout;
 
     use crate::api::escaped_line;
+    use crate::cli::signals::Signals;
     use crate::cli::{StdioArgs, print, tell};
     use crate::listen::{Dispatch, Drain, Listener, ListenerOptions};
 
     /// Lines of the child's standard error that may wait to be shown.
     const LOG_LINES: usize = 1_000;
+    /// How long what is left after the calls may take to end in peace.
+    const LAST_WORDS: Duration = Duration::from_secs(2);
 
     pub(super) async fn serve(args: StdioArgs) -> anyhow::Result<ExitCode> {
         if !args.listen.ip().to_canonical().is_loopback() && !args.insecure_http {
@@ -70,6 +75,7 @@ mod bridge {
                 args.listen
             );
         }
+        let signals = Signals::new()?;
         let mut command = args.command.into_iter();
         let Some(program) = command.next() else { anyhow::bail!("no command after --") };
         let log = RingLog::new(LOG_LINES, Vec::new());
@@ -80,7 +86,7 @@ mod bridge {
             }
         });
         let spawner = CommandSpawner::new(program, command.collect::<Vec<_>>(), log);
-        let bridge = Bridge::new(Arc::new(spawner), BridgeOptions::default());
+        let bridge = Bridge::new(Arc::new(spawner.clone()), BridgeOptions::default());
         let listener = Listener::bind(args.listen)?;
         let address = listener.address();
         let mount = Mount::new(&format!("http://{address}"), "/mcp")?;
@@ -93,18 +99,41 @@ mod bridge {
         let dispatch = Dispatch::without_gateway(router, drain.clone());
         print(&format!("http://{address}/mcp\n"))?;
         let serving = tokio::spawn(listener.serve(dispatch, ListenerOptions::default(), None));
-        let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-        tokio::select! {
-            _ = term.recv() => {}
-            interrupted = tokio::signal::ctrl_c() => interrupted?,
-        }
+        let (first, second) = signals.split();
+        first.await;
         drain.begun.cancel();
         serving.await?;
-        bridge.shutdown();
-        drain.cut.cancel();
         drain.connections.close();
+        tokio::select! {
+            () = in_peace(&bridge, &spawner, &drain, Duration::from_secs(args.drain_seconds)) => {}
+            () = second => tell("ending at once"),
+        }
+        drain.cut.cancel();
         drain.connections.wait().await;
         Ok(ExitCode::SUCCESS)
+    }
+
+    /// Calls first, then streams, then the child.
+    async fn in_peace(bridge: &Bridge, spawner: &CommandSpawner, drain: &Drain, limit: Duration) {
+        if timeout(limit, calls_ended(bridge)).await.is_err() {
+            tell("calls are cut: --drain-seconds are over");
+        }
+        drain.streams.cancel();
+        if timeout(LAST_WORDS, drain.connections.wait()).await.is_err() {
+            drain.cut.cancel();
+        }
+        bridge.shutdown();
+        // Its grace is its own.
+        spawner.ended().await;
+    }
+
+    async fn calls_ended(bridge: &Bridge) {
+        let mut quiet = 0;
+        // Twice, because a request that has just been read is not counted yet.
+        while quiet < 2 {
+            quiet = if bridge.usage().calls == 0 { quiet + 1 } else { 0 };
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
     }
 
     async fn answer(bridge: Bridge, request: axum::extract::Request) -> Response<axum::body::Body> {

@@ -19,6 +19,7 @@ mod resumption;
 mod secrets;
 mod sessions;
 mod standalone;
+mod stdio;
 mod streaming;
 mod strict;
 mod support;
