@@ -6,6 +6,7 @@ use std::time::Instant;
 use jiff::Timestamp;
 use mcp_gateway_auth::api_key::{ApiKeys, LastUsed};
 use mcp_gateway_core::contract::{AuditSink, AuditStore, Authenticator, Clock, RateLimiter, ResourceStore, Runtime};
+use mcp_gateway_core::egress::Connections;
 use mcp_gateway_core::layer::admit::Load;
 use mcp_gateway_core::layer::refusals::Strangers;
 use mcp_gateway_core::record::{FieldSealer, Mount};
@@ -51,7 +52,7 @@ pub struct App {
     pub spool_stats: Option<SpoolFigures>,
     /// Refusals of callers whom nobody knows, counted for the audit trail.
     pub strangers: Arc<Strangers>,
-    /// POSTs and streams under way on the data plane.
+    /// What is under way on the data plane.
     pub load: DataPlaneLoad,
     /// What is counted.
     pub metrics: Arc<Metrics>,
@@ -75,6 +76,8 @@ pub struct DataPlaneLoad {
     pub calls: Arc<Load>,
     /// GET and listen streams under way.
     pub streams: Arc<Load>,
+    /// Connections to servers.
+    pub connections: Arc<Connections>,
 }
 
 impl std::fmt::Debug for App {

@@ -14,15 +14,19 @@ use hyper_util::client::legacy::connect::dns::Name;
 use rustls::{ClientConfig, RootCertStore};
 use tower_service::Service;
 
-use super::EgressPolicy;
+use super::{Connections, Counting, EgressPolicy};
 use crate::BoxError;
 
 /// A connector for HTTP/1.1 and HTTP/2, plain and TLS, that obeys an [`EgressPolicy`].
-pub type EgressConnector = HttpsConnector<Checked>;
+pub type EgressConnector = Counting<HttpsConnector<Checked>>;
 
-/// Makes a connector. `None` for endpoints of our own runtimes, which no list concerns.
+/// Makes a connector that counts its connections. No policy for endpoints of our own runtimes, which no list concerns.
 #[must_use]
-pub fn connector(policy: Option<EgressPolicy>, connect_timeout: Duration) -> EgressConnector {
+pub fn connector(
+    policy: Option<EgressPolicy>,
+    connect_timeout: Duration,
+    connections: Arc<Connections>,
+) -> EgressConnector {
     let policy = policy.map(Arc::new);
     let mut http = HttpConnector::new_with_resolver(Resolver);
     http.enforce_http(false);
@@ -37,11 +41,12 @@ pub fn connector(policy: Option<EgressPolicy>, connect_timeout: Duration) -> Egr
         .expect("aws-lc-rs supports TLS 1.2 and 1.3")
         .with_root_certificates(RootCertStore { roots })
         .with_no_client_auth();
-    HttpsConnectorBuilder::new()
+    let inner = HttpsConnectorBuilder::new()
         .with_tls_config(tls)
         .https_or_http()
         .enable_all_versions()
-        .wrap_connector(Checked { http, policy })
+        .wrap_connector(Checked { http, policy });
+    Counting { inner, connections }
 }
 
 /// Resolves a name, checks every address, and connects to those that are permitted.

@@ -3,8 +3,11 @@
 //! Every address that a URL of a catalog, a user or a server leads to is checked after its name is resolved, and the
 //! connection goes to the very address that was checked.
 
+mod connections;
 mod connector;
 mod policy;
 
+pub(crate) use self::connections::Exchange;
+pub use self::connections::{Connections, Counted, Counting};
 pub use self::connector::{EgressConnector, connector};
 pub use self::policy::{AllowRule, AllowRuleError, Blocked, EgressPolicy};

@@ -19,7 +19,7 @@ use super::response::{UpstreamBody, admit};
 use super::{headers, response};
 use crate::context::McpContext;
 use crate::contract::{Address, Clock, SystemClock, UpstreamError, UpstreamErrorKind};
-use crate::egress::{Blocked, EgressConnector, EgressPolicy, connector};
+use crate::egress::{Blocked, Connections, EgressConnector, EgressPolicy, connector};
 use crate::layer::audit::micros;
 use crate::layer::resolve::no_such_path;
 use crate::record::{Principal, Roles, Route, RouteTarget};
@@ -47,6 +47,8 @@ pub struct ForwardOptions {
     pub pool_idle_per_host: usize,
     /// `limits.pool_idle`: how long they are kept.
     pub pool_idle: Duration,
+    /// Counts the connections.
+    pub connections: Arc<Connections>,
     /// The clock.
     pub clock: Arc<dyn Clock>,
 }
@@ -61,6 +63,7 @@ impl Default for ForwardOptions {
             stream_idle: Duration::from_secs(10 * 60),
             pool_idle_per_host: 128,
             pool_idle: Duration::from_secs(60),
+            connections: Arc::default(),
             clock: Arc::new(SystemClock),
         }
     }
@@ -94,7 +97,7 @@ impl Forward {
                 .pool_max_idle_per_host(options.pool_idle_per_host)
                 .pool_timer(TokioTimer::new())
                 .timer(TokioTimer::new())
-                .build(connector(policy, options.connect_timeout))
+                .build(connector(policy, options.connect_timeout, Arc::clone(&options.connections)))
         };
         Self(Arc::new(Inner { remote: client(Some(options.egress.clone())), hosted: client(None), options }))
     }
@@ -166,14 +169,17 @@ impl Inner {
         cx.forward();
         let called = micros(cx, &*self.options.clock);
         cx.timings().upstream_called(called);
-        let answer = match &endpoint.address {
+        let (answer, exchange) = match &endpoint.address {
             Address::Local(upstream) => {
                 let answer = upstream.call(Request::from_parts(parts, body));
-                self.in_time(answer, cx).await?.map_err(|error| refuse(&error, cx, route))?
+                (self.in_time(answer, cx).await?.map_err(|error| refuse(&error, cx, route))?, None)
             }
             Address::Http(_) => {
                 let client = if remote { &self.remote } else { &self.hosted };
-                self.call_http(client, parts, body, cx, route).await?
+                let exchange = self.options.connections.exchange();
+                let answer = self.call_http(client, parts, body, cx, route).await?;
+                let alone = answer.version() != http::Version::HTTP_2;
+                (answer, alone.then_some(exchange))
             }
         };
         cx.timings().upstream_answered(micros(cx, &*self.options.clock).saturating_sub(called));
@@ -189,7 +195,7 @@ impl Inner {
         }
         Ok(response.map(|body| {
             let over = http_body::Body::is_end_stream(&body);
-            if over { body } else { Body::new(UpstreamBody::new(body, idle, cx.clone())) }
+            if over { body } else { Body::new(UpstreamBody::new(body, idle, cx.clone(), exchange)) }
         }))
     }
 

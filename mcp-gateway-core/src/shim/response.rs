@@ -14,6 +14,7 @@ use http_body_util::BodyExt as _;
 use tokio::time::Sleep;
 
 use crate::context::McpContext;
+use crate::egress::Exchange;
 use crate::layer::peek::is_utf8;
 use crate::record::Route;
 use crate::refusal::{Refusal, harden};
@@ -131,11 +132,12 @@ pub struct UpstreamBody {
     idle: Duration,
     sleep: Option<Pin<Box<Sleep>>>,
     _cx: McpContext,
+    _exchange: Option<Exchange>,
 }
 
 impl UpstreamBody {
-    pub(super) fn new(inner: Body, idle: Duration, cx: McpContext) -> Self {
-        Self { inner, idle, sleep: None, _cx: cx }
+    pub(super) fn new(inner: Body, idle: Duration, cx: McpContext, exchange: Option<Exchange>) -> Self {
+        Self { inner, idle, sleep: None, _cx: cx, _exchange: exchange }
     }
 }
 

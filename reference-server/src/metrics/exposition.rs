@@ -143,6 +143,12 @@ impl Exposition {
             "Tasks of the server: connections, calls, children and its own upkeep.",
             gauges.tasks as u64,
         )?;
+        let [http1, http2, idle] = gauges.connections;
+        page.family("upstream_connections", "Connections to servers, by protocol.", |family| {
+            family.encode_family(&[("protocol", "http/1.1")])?.encode_gauge(&(http1 as u64))?;
+            family.encode_family(&[("protocol", "http/2")])?.encode_gauge(&(http2 as u64))
+        })?;
+        page.gauge("upstream_connections_idle", "Those of HTTP/1.1 that wait for a call.", idle as u64)?;
         page.gauge("snapshot_revision", "Revision of the snapshot in use.", gauges.snapshot_revision)?;
         page.gauge(
             "applied_revision",

@@ -18,6 +18,8 @@ pub(super) struct Gauges {
     pub(super) calls: usize,
     pub(super) streams: usize,
     pub(super) tasks: usize,
+    /// Connections to servers: of HTTP/1.1, of HTTP/2, and those of HTTP/1.1 that wait.
+    pub(super) connections: [usize; 3],
     pub(super) spool: Option<SpoolStats>,
     pub(super) snapshot_revision: u64,
     pub(super) applied_revision: u64,
@@ -44,10 +46,12 @@ impl Gauges {
     pub(super) async fn read(app: &App) -> Self {
         let workloads = observations(app).await.and_then(Result::ok).map(|all| Workloads::of(&all));
         let snapshot = app.snapshots.load();
+        let connections = &app.load.connections;
         Self {
             calls: app.load.calls.current(),
             streams: app.load.streams.current(),
             tasks: Handle::current().metrics().num_alive_tasks(),
+            connections: [connections.http1(), connections.http2(), connections.idle()],
             spool: app.spool_stats.as_ref().map(|read| read()),
             snapshot_revision: snapshot.revision.0,
             applied_revision: app.snapshots.applied().borrow().0,

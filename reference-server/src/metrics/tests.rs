@@ -219,6 +219,8 @@ async fn the_state_of_the_parts_is_shown() {
         ("mcp_gateway_servers", &[], 3.0),
         ("mcp_gateway_calls_in_flight", &[], 0.0),
         ("mcp_gateway_streams_open", &[], 0.0),
+        ("mcp_gateway_upstream_connections", &[("protocol", "http/1.1")], 0.0),
+        ("mcp_gateway_upstream_connections_idle", &[], 0.0),
         ("mcp_gateway_limiter_overflows_total", &[], 4.0),
         ("mcp_gateway_uptime_seconds", &[], 90.0),
         ("mcp_gateway_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1.0),

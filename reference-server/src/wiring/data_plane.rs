@@ -6,6 +6,7 @@ use std::time::Duration;
 use mcp_gateway_auth::api_key::{ApiKeyAuthenticator, LastUsed};
 use mcp_gateway_core::context::{McpContext, Sampling};
 use mcp_gateway_core::contract::{AuditSink, Clock, RateLimiter, Runtime};
+use mcp_gateway_core::egress::Connections;
 use mcp_gateway_core::gateway::{Built, Gateway, GatewayOptions, Parts};
 use mcp_gateway_core::layer::admit::AdmitLimits;
 use mcp_gateway_core::layer::audit::AuditOptions;
@@ -31,12 +32,14 @@ pub(super) struct Ingredients {
     pub(super) sessions: Arc<dyn SessionCodec>,
     pub(super) runtime: Option<Arc<dyn Runtime>>,
     pub(super) sink: Arc<dyn AuditSink>,
+    pub(super) connections: Arc<Connections>,
     pub(super) clock: Arc<dyn Clock>,
 }
 
 /// Puts shim and gateway together.
 pub(super) fn build(config: &Config, with: Ingredients) -> Result<Built, ConfigError> {
-    let Ingredients { mount, capacity, snapshots, last_used, limiter, sessions, runtime, sink, clock } = with;
+    let Ingredients { mount, capacity, snapshots, last_used, limiter, sessions, runtime, sink, connections, clock } =
+        with;
     let limits = &config.limits;
     let shim = Shim::builder(Arc::clone(&sink))
         .authorizer(Arc::new(KeyServers))
@@ -68,6 +71,7 @@ pub(super) fn build(config: &Config, with: Ingredients) -> Result<Built, ConfigE
             stream_idle: Duration::from_secs(limits.stream_idle_seconds),
             pool_idle_per_host: limits.pool_idle_per_host,
             pool_idle: Duration::from_secs(limits.pool_idle_seconds),
+            connections,
             clock: Arc::clone(&clock),
         })
         .build();

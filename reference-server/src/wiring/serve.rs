@@ -11,6 +11,7 @@ use mcp_gateway_auth::api_key::{ApiKeys, LastUsed};
 use mcp_gateway_auth::bootstrap::{Bootstrap, BootstrapOptions};
 use mcp_gateway_core::catalog;
 use mcp_gateway_core::contract::{AuditSink, Authenticator, Clock, ResourceStore, Runtime, SystemClock};
+use mcp_gateway_core::egress::Connections;
 use mcp_gateway_core::memory::MemoryRateLimiter;
 use mcp_gateway_core::record::{FieldSealer, Mount, Resource, Resources, Secret, TenantId};
 use mcp_gateway_core::snapshot::{SnapshotOptions, Snapshots};
@@ -125,6 +126,7 @@ impl Server {
         let limiter = MemoryRateLimiter::new(SystemClock, BUDGETS);
         let counted = Arc::clone(&limiter);
         counts.count_limiter_overflows(move || counted.overflows());
+        let connections = Arc::new(Connections::default());
         let built = data_plane::build(
             &config,
             Ingredients {
@@ -136,6 +138,7 @@ impl Server {
                 sessions: Arc::new(storage.sessions),
                 runtime: runtime.clone(),
                 sink: Arc::clone(&sink),
+                connections: Arc::clone(&connections),
                 clock: Arc::clone(&clock),
             },
         )?;
@@ -173,7 +176,7 @@ impl Server {
             limiter,
             spool_stats: Some(Arc::new(move || spool.stats())),
             strangers: built.strangers,
-            load: DataPlaneLoad { calls: built.calls, streams: built.streams },
+            load: DataPlaneLoad { calls: built.calls, streams: built.streams, connections },
             metrics: counts,
             clock,
             started_at,

@@ -5,7 +5,39 @@ use std::net::TcpListener;
 use http::StatusCode;
 use http_body_util::BodyExt as _;
 
-use crate::harness::{client, config_with, start};
+use crate::harness::{client, config_with, get, start, upstream};
+
+#[tokio::test]
+async fn connections_to_servers_are_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = start(config_with(dir.path(), upstream().await)).await;
+    let counted = async || {
+        let (_, text) = get(format!("http://{}/metrics", server.address), None).await;
+        let value = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("no {name}"));
+            line.trim().parse::<u64>().unwrap()
+        };
+        (
+            value("mcp_gateway_upstream_connections{protocol=\"http/1.1\"}"),
+            value("mcp_gateway_upstream_connections_idle"),
+        )
+    };
+    assert_eq!(counted().await, (0, 0));
+    for _ in 0..2 {
+        let answer = client().request(server.call("fast")).await.unwrap();
+        answer.into_body().collect().await.unwrap();
+        assert_eq!(counted().await, (1, 1));
+    }
+    // The stream takes the one that is idle.
+    let stream = client().request(server.get()).await.unwrap();
+    assert_eq!(stream.status(), StatusCode::OK);
+    assert_eq!(counted().await, (1, 0));
+    drop(stream);
+    while counted().await != (0, 0) {
+        tokio::task::yield_now().await;
+    }
+    server.ended().await;
+}
 
 #[tokio::test]
 async fn the_gateway_is_no_server_of_its_own() {

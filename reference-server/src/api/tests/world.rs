@@ -109,7 +109,7 @@ impl World {
             limiter: MemoryRateLimiter::new(SystemClock, 1_000),
             spool_stats: None,
             strangers: Arc::new(Strangers::new(100)),
-            load: DataPlaneLoad { calls: Arc::default(), streams: Arc::default() },
+            load: DataPlaneLoad { calls: Arc::default(), streams: Arc::default(), connections: Arc::default() },
             metrics,
             clock: clock.clone(),
             started_at: clock.now(),
