@@ -1,5 +1,4 @@
 use std::convert::Infallible;
-use std::path::Path;
 use std::sync::Mutex;
 
 use bytes::Bytes;
@@ -150,14 +149,6 @@ async fn without_a_session_nothing_is_tagged_and_no_id_travels() {
     let (status, _, body) = world.send("ada", &[(no_session, "1"), (LAST_EVENT_ID, "0/0")]).await;
     assert_eq!((status, &*body), (200, STREAM));
     assert!(world.arrived.lock().unwrap().is_empty());
-}
-
-#[test]
-fn the_corpus_holds() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/events");
-    let files: Vec<_> = std::fs::read_dir(folder).unwrap().collect();
-    assert!(!files.is_empty());
-    files.into_iter().for_each(|file| check(&std::fs::read(file.unwrap().path()).unwrap()));
 }
 
 proptest! {

@@ -23,6 +23,9 @@ fn the_corpora_hold() {
     replay("mirror", super::mirror);
     replay("sse", super::sse);
     replay("outcome", super::outcome);
+    replay("catalog", crate::catalog::check);
+    replay("session", crate::seal::check);
+    replay("events", crate::layer::session::check);
 }
 
 /// Pieces of JSON-RPC that collide with each other when they are put together at random.

@@ -128,6 +128,15 @@ prop_compose! {
     }
 }
 
+/// What fuzzing starts from, and what it found.
+#[test]
+fn the_corpus_holds() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/spool_segment");
+    let files: Vec<_> = std::fs::read_dir(folder).unwrap().collect();
+    assert!(!files.is_empty(), "{folder} is empty");
+    files.into_iter().for_each(|file| check(&std::fs::read(file.unwrap().path()).unwrap()));
+}
+
 proptest! {
     #[test]
     fn an_event_reads_as_it_was_written(event in any_event()) {
