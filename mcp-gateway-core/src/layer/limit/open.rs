@@ -8,7 +8,7 @@ use crate::record::Subject;
 /// How much one caller may have under way at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AtOnce {
-    /// `limits.calls_per_principal`: POSTs and DELETEs.
+    /// `limits.calls_per_principal`: whatever is no stream.
     pub calls: usize,
     /// `limits.streams_per_principal`: GET and listen streams.
     pub streams: usize,
