@@ -130,8 +130,10 @@ def quiet(gateway, seconds):
     """Waits until no child runs and everything is recorded; returns tasks and open files, which have then come to rest."""
     end, last = time.monotonic() + seconds, None
     while True:
+        # Before the question, whose own connection would count.
+        files = open_files(gateway.process.popen.pid)
         now = metrics(gateway)
-        rest = now["tasks"], open_files(gateway.process.popen.pid)
+        rest = now["tasks"], files
         still = not children() and not now["children"] and not now["calls_in_flight"] and not now["spool_rows"]
         if still and rest == last or time.monotonic() > end:
             return rest

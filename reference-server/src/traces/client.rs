@@ -2,6 +2,7 @@
 
 #![expect(clippy::disallowed_types, reason = "over core's connector; the operator alone says where the collector is")]
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -27,7 +28,8 @@ pub(super) struct Client {
 impl Client {
     /// To be made within the runtime.
     pub(super) fn new(timeout: Duration) -> Self {
-        let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(connector(None, timeout));
+        let connector = connector(None, timeout, Arc::default());
+        let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(connector);
         Self { http, runtime: Handle::current(), timeout }
     }
 }

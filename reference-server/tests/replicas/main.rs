@@ -123,7 +123,7 @@ async fn rotation(store: Arc<dyn ResourceStore>) {
         .collect();
     let more_calls = async || {
         let enough = calls.load(Ordering::SeqCst) + 40;
-        until("calls went on", || calls.load(Ordering::SeqCst) >= enough || load.iter().any(|one| one.is_finished()))
+        until("calls went on", || calls.load(Ordering::SeqCst) >= enough || load.iter().any(tokio::task::JoinHandle::is_finished))
             .await;
     };
 

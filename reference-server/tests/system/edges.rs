@@ -135,7 +135,8 @@ async fn an_event_is_read_up_to_its_limit() {
     const LIMIT: usize = 2_000;
     let upstream = Upstream::start(|request| {
         let message: Value = serde_json::from_slice(&request.body).unwrap();
-        events(event_of(message["params"]["arguments"]["bytes"].as_u64().unwrap() as usize))
+        let bytes = message["params"]["arguments"]["bytes"].as_u64().unwrap();
+        events(event_of(usize::try_from(bytes).unwrap()))
     })
     .await;
     let gateway = Gateway::start_with(&[upstream.entry("long")], &[("LIMITS__EVENT_BYTES", "2000")]).await;

@@ -129,7 +129,7 @@ async fn an_answer_may_be_silent_for_so_long() {
             tokio::time::sleep(pause).await;
             (at < 3).then(|| (Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"x"))), at + 1))
         });
-        UpstreamBody::new(Body::new(StreamBody::new(frames)), idle, McpContext::new(&SystemClock))
+        UpstreamBody::new(Body::new(StreamBody::new(frames)), idle, McpContext::new(&SystemClock), None)
     };
     assert_eq!(body(idle - Duration::from_millis(1)).collect().await.unwrap().to_bytes(), "xxx");
     assert!(body(idle + Duration::from_millis(1)).collect().await.is_err());
