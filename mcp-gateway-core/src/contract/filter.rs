@@ -9,7 +9,7 @@ use crate::context::McpContext;
 ///
 /// The shim's filter layer asks [`needs`](Self::needs) once a message; nothing is buffered that no filter asked for.
 /// A replaced request is peeked and authorized again; `method` and `id` can never be changed. A filter that fails, takes
-/// longer than `limits.filter_seconds` over a message, or replaces a message of the server by what is none, refuses it,
+/// longer than `FilterOptions::filter_time` over a message, or replaces a message of the server by what is none, refuses it,
 /// unless it says that it [fails open](Self::fail_open). A request replaced by what is none is refused in any case.
 ///
 /// Closures are filters that see everything; the view tells the direction:

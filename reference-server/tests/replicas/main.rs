@@ -123,8 +123,10 @@ async fn rotation(store: Arc<dyn ResourceStore>) {
         .collect();
     let more_calls = async || {
         let enough = calls.load(Ordering::SeqCst) + 40;
-        until("calls went on", || calls.load(Ordering::SeqCst) >= enough || load.iter().any(tokio::task::JoinHandle::is_finished))
-            .await;
+        until("calls went on", || {
+            calls.load(Ordering::SeqCst) >= enough || load.iter().any(tokio::task::JoinHandle::is_finished)
+        })
+        .await;
     };
 
     more_calls().await;
