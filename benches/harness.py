@@ -113,8 +113,13 @@ class Gateway:
         """Starts it; returns the seconds to the first answer."""
         began = time.monotonic()
         self.process = Process("gateway", self.core, [self.program, "serve"], self.environment, self.folder / "log")
-        until("the gateway's start", lambda: answers(self.url_of("/readyz"))[0])
+        until("the gateway's start", self.is_ready)
         return time.monotonic() - began
+
+    def is_ready(self):
+        if self.process.popen.poll() is not None:
+            raise SystemExit(f"the gateway ended at its start:\n{(self.folder / 'log').read_text()[-2000:]}")
+        return answers(self.url_of("/readyz"))[0]
 
     def url_of(self, path):
         return f"http://127.0.0.1:{self.port}{path}"
