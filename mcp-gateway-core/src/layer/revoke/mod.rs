@@ -78,6 +78,8 @@ impl Watcher {
         let watcher = Arc::clone(self);
         Box::pin(async move {
             let mut changes = watcher.changes.clone();
+            // Only what changes after the first look is news: the watcher itself never looks.
+            changes.mark_unchanged();
             let judged = async {
                 loop {
                     match (watcher.stands)(&cx) {
