@@ -83,6 +83,10 @@ enum MediaType {
 
 fn media_type(headers: &HeaderMap) -> Option<MediaType> {
     let value = headers.get(CONTENT_TYPE)?.to_str().ok()?;
+    // As nearly every server writes it.
+    if value.eq_ignore_ascii_case("application/json") {
+        return Some(MediaType::Json);
+    }
     let essence = value.split(';').next()?.trim();
     if essence.eq_ignore_ascii_case("application/json") {
         Some(MediaType::Json)

@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use mcp_gateway_core::context::PeerAddr;
 use mcp_gateway_core::gateway::Gateway;
 use mcp_gateway_core::wire::sse::is_event_stream;
+use mcp_gateway_core::wire::mirror::MCP_METHOD;
 use mcp_gateway_core::{Body, BoxFuture};
 use tower::ServiceExt as _;
 use tower::util::Oneshot;
@@ -149,7 +150,7 @@ fn is_below(path: &str, mount: &str) -> bool {
 /// Whether the answer is a stream that lasts until somebody ends it, not one that ends with an answer.
 fn waits_for_events<B>(request: &Request<B>) -> bool {
     request.method() == Method::GET
-        || request.headers().get("mcp-method").is_some_and(|method| method == "subscriptions/listen")
+        || request.headers().get(MCP_METHOD).is_some_and(|method| method == "subscriptions/listen")
 }
 
 #[cfg(test)]

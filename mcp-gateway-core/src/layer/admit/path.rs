@@ -49,7 +49,7 @@ pub fn split(path: &str, mount: Option<&str>) -> Result<Requested, PathError> {
 /// Whether two readers may see different segments in it.
 fn is_ambiguous(path: &str) -> bool {
     let plain = path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\');
-    if !plain || path.contains("//") {
+    if !plain || path.as_bytes().windows(2).any(|pair| pair == b"//") {
         return true;
     }
     let dots = |segment: &str| matches!(segment, "." | "..");

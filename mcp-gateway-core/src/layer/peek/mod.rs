@@ -137,6 +137,10 @@ where
 
 fn is_json(parts: &http::request::Parts) -> bool {
     let Some(value) = parts.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()) else { return false };
+    // As nearly every client writes it.
+    if value.eq_ignore_ascii_case("application/json") {
+        return true;
+    }
     let media_type = value.split(';').next().unwrap_or_default().trim();
     media_type.eq_ignore_ascii_case("application/json") && is_utf8(value)
 }
