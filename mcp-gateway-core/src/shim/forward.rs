@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{Request, Response, StatusCode, Uri};
+use http::header::HOST;
+use http::uri::Scheme;
+use http::{HeaderValue, Request, Response, StatusCode, Uri};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tower_service::Service;
@@ -218,6 +220,13 @@ impl Inner {
         let message = body.bytes();
         // Nothing of ours, and no fact about the caller, belongs into a foreign client's extensions.
         parts.extensions = http::Extensions::new();
+        // The client would put it together in two steps for each call. A server behind TLS may turn out to speak HTTP/2,
+        // where the field is not sent.
+        if parts.uri.scheme() == Some(&Scheme::HTTP)
+            && let Some(Ok(host)) = parts.uri.authority().map(|authority| HeaderValue::from_str(authority.as_str()))
+        {
+            parts.headers.insert(HOST, host);
+        }
         let again = parts.clone();
         let answer = self.in_time(client.request(Request::from_parts(parts, body)), cx).await?;
         let answer = answer.map_err(|error| refuse(&upstream_error(error), cx, route))?;
