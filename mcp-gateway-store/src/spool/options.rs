@@ -39,7 +39,8 @@ pub struct SpoolOptions {
     pub stall_timeout: Duration,
     /// Rows that are handed to the store at once, at most. 1,000.
     pub batch_rows: usize,
-    /// How long rows are gathered until there are `batch_rows` of them. 20 ms.
+    /// How long rows are gathered until there are `batch_rows` of them: each batch writes every page that it touches
+    /// once. 50 ms.
     pub gather: Duration,
     /// After so much work the drain lets others run. 1 ms.
     pub yield_after: Duration,
@@ -69,7 +70,7 @@ impl SpoolOptions {
             durability: Durability::default(),
             stall_timeout: Duration::from_secs(2),
             batch_rows: 1_000,
-            gather: Duration::from_millis(20),
+            gather: Duration::from_millis(50),
             yield_after: Duration::from_millis(1),
             max_waiting: 4_096,
             max_waiting_bytes: 32 << 20,

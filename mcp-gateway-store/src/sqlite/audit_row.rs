@@ -23,51 +23,53 @@ pub(super) const COLUMNS: &str = "ts, stream, seq, request_id, category, kind, t
 /// How many they are.
 pub(super) const WIDTH: usize = 18;
 
-/// What is neither searched nor counted.
+/// What is neither searched nor counted. The names are short because every row has them: bytes are what a row costs.
 #[derive(Default, Serialize, Deserialize)]
 #[serde(default)]
 struct Detail<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "k", skip_serializing_if = "Option::is_none")]
     actor_kind: Option<ActorKind>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "n", skip_serializing_if = "Option::is_none")]
     actor_name: Option<Text<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "a", skip_serializing_if = "Option::is_none")]
     address: Option<IpAddr>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "ua", skip_serializing_if = "Option::is_none")]
     user_agent: Option<Text<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "c", skip_serializing_if = "Option::is_none")]
     client_name: Option<Text<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "cv", skip_serializing_if = "Option::is_none")]
     client_version: Option<Text<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "e", skip_serializing_if = "Option::is_none")]
     era: Option<Text<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "v", skip_serializing_if = "Option::is_none")]
     protocol_version: Option<Text<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "m", skip_serializing_if = "Option::is_none")]
     http_method: Option<Text<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "i", skip_serializing_if = "Option::is_none")]
     rpc_id: Option<Text<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "s", skip_serializing_if = "Option::is_none")]
     session: Option<Text<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "code", skip_serializing_if = "Option::is_none")]
     rpc_code: Option<i64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "err", skip_serializing_if = "Option::is_none")]
     error: Option<Text<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "r", skip_serializing_if = "Option::is_none")]
     rule: Option<Text<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "fwd", skip_serializing_if = "Option::is_none")]
     forwarded_target: Option<Text<'a>>,
-    #[serde(skip_serializing_if = "is_false")]
+    #[serde(rename = "mreq", skip_serializing_if = "is_false")]
     request_mutated: bool,
-    #[serde(skip_serializing_if = "is_false")]
+    #[serde(rename = "mres", skip_serializing_if = "is_false")]
     response_mutated: bool,
+    #[serde(rename = "in")]
     bytes_in: u64,
+    #[serde(rename = "out")]
     bytes_out: u64,
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(rename = "msgs", skip_serializing_if = "is_zero")]
     messages: u32,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "up", skip_serializing_if = "Option::is_none")]
     upstream_us: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "first", skip_serializing_if = "Option::is_none")]
     first_byte_us: Option<u64>,
 }
 

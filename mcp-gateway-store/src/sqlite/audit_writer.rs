@@ -70,20 +70,24 @@ impl Writer {
         let failed = |error| store_error("append", error);
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
         let mut last_yield = Instant::now();
-        for rows in batch.chunks(self.options.statement_rows) {
-            let whole = rows.len() == self.options.statement_rows;
-            // What does not fill a statement goes row by row: compiling one for each length would cost more.
-            for rows in rows.chunks(if whole { rows.len() } else { 1 }) {
-                let sql = if whole { &self.insert_many } else { INSERT_ONE };
-                let mut statement = transaction.prepare_cached(sql).map_err(failed)?;
+        let many = self.options.statement_rows;
+        // What does not fill a statement goes row by row: compiling one for each length would cost more.
+        let (whole, rest) = batch.split_at(if many > 1 { batch.len() - batch.len() % many } else { 0 });
+        for (sql, rows, each) in [(self.insert_many.as_str(), whole, many), (INSERT_ONE, rest, 1)] {
+            if rows.is_empty() {
+                continue;
+            }
+            // Once a batch: to get a statement out of the cache and back costs about as much as to bind a row.
+            let mut statement = transaction.prepare_cached(sql).map_err(failed)?;
+            for rows in rows.chunks(each) {
                 for (index, row) in rows.iter().enumerate() {
                     bind(&mut statement, index * WIDTH, row, &mut self.json).map_err(failed)?;
                 }
                 statement.raw_execute().map_err(failed)?;
-            }
-            if last_yield.elapsed() >= self.options.yield_after {
-                std::thread::yield_now();
-                last_yield = Instant::now();
+                if last_yield.elapsed() >= self.options.yield_after {
+                    std::thread::yield_now();
+                    last_yield = Instant::now();
+                }
             }
         }
         for (row, bodies) in batch.iter().filter_map(|row| Some((row, row.event.bodies.as_deref()?))) {
