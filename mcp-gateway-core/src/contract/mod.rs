@@ -13,6 +13,7 @@ mod catalog_source;
 mod clock;
 mod filter;
 mod key_management;
+mod key_ring;
 mod rate_limiter;
 mod resolve;
 mod resource_store;
@@ -29,6 +30,7 @@ pub use catalog_source::{CatalogError, CatalogSource, EntryError, Fetched};
 pub use clock::{Clock, SystemClock};
 pub use filter::{Direction, Filter, Head, Needs, Verdict, View};
 pub use key_management::{KeyContext, KeyManagement, KeyManagementError, WrappedKey};
+pub use key_ring::{KeyRing, KeyRingError, Signer, VerifyingKey};
 pub use rate_limiter::{Allow, Budget, LimitKey, Limited, RateLimiter};
 pub use resolve::{Resolve, ResolveError};
 pub use resource_store::{

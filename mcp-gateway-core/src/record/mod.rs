@@ -7,6 +7,7 @@ mod merge;
 mod mount;
 mod principal;
 mod resource;
+mod revocation;
 mod route;
 mod secret;
 
@@ -17,7 +18,8 @@ pub use entry::{
     UvxConfig,
 };
 pub use mount::{Mount, MountError};
-pub use principal::{Actor, ActorKind, Principal, Roles, Scope, ServerList, Subject, TenantId};
+pub use principal::{Actor, ActorKind, Dependence, Principal, Roles, Scope, ServerList, Subject, TenantId};
 pub use resource::{FieldSealer, Resource, Resources, Stored};
+pub use revocation::{Revocation, Revocations, Revoked};
 pub use route::{Placement, Route, RouteTarget};
 pub use secret::Secret;

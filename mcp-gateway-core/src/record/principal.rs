@@ -165,6 +165,15 @@ impl Roles {
     }
 }
 
+/// What a credential depends on beside itself: when one of these ends, so does everything that it opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dependence {
+    /// When they were looked at last, by whoever made the credential.
+    pub epoch: Timestamp,
+    /// The ids of the [`Revocation`](super::Revocation)s that would end it.
+    pub on: Box<[Box<str>]>,
+}
+
 /// Who is calling.
 ///
 /// Made by an [`Authenticator`](crate::contract::Authenticator); set once per request and never replaced. Shared
@@ -191,6 +200,8 @@ pub struct Principal {
     pub roles: Roles,
     /// When the credential ends; streams opened with it end then.
     pub expires_at: Option<Timestamp>,
+    /// What may end it earlier; `None` for credentials that are looked up themselves on every call.
+    pub dependence: Option<Arc<Dependence>>,
 }
 
 impl Principal {
@@ -204,6 +215,7 @@ impl Principal {
             servers: ServerList::All,
             roles: Roles::NONE,
             expires_at: None,
+            dependence: None,
         }
     }
 
@@ -246,6 +258,13 @@ impl Principal {
     #[must_use]
     pub fn with_expiry(mut self, at: Option<Timestamp>) -> Self {
         self.expires_at = at;
+        self
+    }
+
+    /// The same, ending with any of these.
+    #[must_use]
+    pub fn with_dependence(mut self, dependence: Dependence) -> Self {
+        self.dependence = Some(Arc::new(dependence));
         self
     }
 

@@ -1,4 +1,4 @@
-//! Keeping something in memory in step with one kind of record.
+//! Keeping something in memory in step with one kind of record: keys, and whatever else is small and read whole.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -11,14 +11,14 @@ use crate::contract::{Feed, Kind, ResourceStore, Revision};
 
 /// Reads its records anew.
 #[async_trait]
-pub(super) trait Refresh: Send + Sync + 'static {
+pub trait Refresh: Send + Sync + 'static {
     /// Reads all records and returns the store's revision as of which it did.
     async fn refresh(&self) -> Result<Revision, BoxError>;
 }
 
 /// A task that ends with its owner.
 #[derive(Debug)]
-pub(super) struct Follower(tokio::task::JoinHandle<()>);
+pub struct Follower(tokio::task::JoinHandle<()>);
 
 impl Drop for Follower {
     fn drop(&mut self) {
@@ -29,13 +29,11 @@ impl Drop for Follower {
 /// Waits between attempts, shortest and longest.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
-/// Refreshes `target` after each commit of this kind later than `after`, until it is gone.
-pub(super) fn follow<T: Refresh>(
-    target: &Arc<T>,
-    store: Arc<dyn ResourceStore>,
-    kind: Kind,
-    after: Revision,
-) -> Follower {
+/// Refreshes `target` after each commit of this kind later than `after`, until it or the follower is gone.
+///
+/// Must be called inside a tokio runtime.
+#[must_use]
+pub fn follow<T: Refresh>(target: &Arc<T>, store: Arc<dyn ResourceStore>, kind: Kind, after: Revision) -> Follower {
     Follower(tokio::spawn(run(Arc::downgrade(target), store, kind, after)))
 }
 

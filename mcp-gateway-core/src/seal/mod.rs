@@ -12,7 +12,7 @@
 mod aead;
 mod data_key;
 mod event_id;
-mod follow;
+pub mod follow;
 mod local_key;
 mod ring;
 mod sealer;

@@ -39,7 +39,7 @@ use crate::MaybeReady;
 use crate::contract::{
     Clock, EntryError, Resolve, ResolveError, ResourceStore, Revision, StoreError, StoreErrorKind, SystemClock,
 };
-use crate::record::{Entry, FieldSealer, Principal, Route, TenantId};
+use crate::record::{Entry, FieldSealer, Principal, Revocations, Route, TenantId};
 
 /// One tenant's servers and keys at one moment. Immutable: a change makes a new one that shares what did not change.
 #[derive(Debug, Clone, Default)]
@@ -53,6 +53,8 @@ pub struct Snapshot {
     pub entries: Arc<HashMap<Arc<str>, Arc<Entry>>>,
     /// By the id of the key.
     pub keys: Arc<HashMap<Box<str>, Arc<KeyFacts>>>,
+    /// What ended before its time; looked at on every call with a token.
+    pub revocations: Arc<Revocations>,
 }
 
 impl Snapshot {

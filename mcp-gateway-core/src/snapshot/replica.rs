@@ -7,10 +7,10 @@ use bytes::Bytes;
 
 use super::{KeyFacts, Snapshot, SnapshotOptions};
 use crate::contract::{Change, Key, Kind, Record, Revision, StoreError, StoreErrorKind};
-use crate::record::{ApiKey, Entry, Resource, Stored};
+use crate::record::{ApiKey, Entry, Resource, Revocation, Stored};
 
 /// The kinds that are in a snapshot.
-pub(super) const KINDS: [Kind; 2] = [Entry::KIND, ApiKey::KIND];
+pub(super) const KINDS: [Kind; 3] = [Entry::KIND, ApiKey::KIND, Revocation::KIND];
 
 /// A snapshot in the making. Each map is copied at most once between two swaps, when its first change comes.
 pub(super) struct Replica {
@@ -86,7 +86,22 @@ impl Replica {
             self.set_entry(&record);
         } else if key.kind == ApiKey::KIND {
             self.set_key(&record);
+        } else if key.kind == Revocation::KIND {
+            self.set_revocation(&record);
         }
+    }
+
+    /// A revocation that cannot be read ends everything it may have meant.
+    fn set_revocation(&mut self, record: &Record) {
+        let revocation = Stored::<Revocation>::decode(record, &*self.options.sealer).map_or_else(
+            |error| {
+                tracing::warn!(revocation = &*record.key.id, %error, "a revocation cannot be read; it ends everything");
+                Revocation { reason: String::new(), before: None, until: jiff::Timestamp::MAX }
+            },
+            |stored| stored.value,
+        );
+        let now = self.options.clock.now();
+        Arc::make_mut(&mut self.snapshot.revocations).insert(record.key.id.clone(), revocation, now);
     }
 
     fn set_entry(&mut self, record: &Record) {
@@ -146,6 +161,8 @@ impl Replica {
             Arc::make_mut(&mut self.snapshot.routes).remove(&*key.id);
         } else if key.kind == ApiKey::KIND {
             Arc::make_mut(&mut self.snapshot.keys).remove(&key.id);
+        } else if key.kind == Revocation::KIND {
+            Arc::make_mut(&mut self.snapshot.revocations).remove(&key.id);
         }
     }
 }

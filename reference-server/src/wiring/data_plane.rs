@@ -15,7 +15,7 @@ use mcp_gateway_core::layer::limit::AtOnce;
 use mcp_gateway_core::layer::peek::PeekOptions;
 use mcp_gateway_core::layer::revoke::{RevokeLayer, Standing};
 use mcp_gateway_core::layer::session::SessionCodec;
-use mcp_gateway_core::record::{ActorKind, Mount, Principal, Route};
+use mcp_gateway_core::record::{ActorKind, Dependence, Mount, Principal, Route};
 use mcp_gateway_core::shim::{ForwardOptions, Shim};
 use mcp_gateway_core::snapshot::Snapshots;
 use mcp_gateway_core::wire;
@@ -88,7 +88,9 @@ pub(super) fn build(config: &Config, with: Ingredients) -> Result<Built, ConfigE
     let stands = move |cx: &McpContext| {
         let snapshot = known.load();
         let revoked = |principal: &Arc<Principal>| {
+            let ended = |dependence: &Arc<Dependence>| snapshot.revocations.end(dependence);
             principal.actor.kind == ActorKind::ApiKey && snapshot.key(&principal.actor.id).is_none()
+                || principal.dependence.as_ref().is_some_and(ended)
         };
         let removed = |route: &Arc<Route>| !snapshot.routes.contains_key(&route.id);
         match () {
