@@ -5,9 +5,11 @@
 //!
 //! - [`api_key`]: keys of this gateway, for programs and people.
 //! - [`bootstrap`]: the owner's token until a real owner exists, for the admin API alone.
+//! - [`token`]: OAuth access tokens, of this gateway and of issuers it trusts.
 
 mod bearer;
 mod secret_file;
 
 pub mod api_key;
 pub mod bootstrap;
+pub mod token;

@@ -1,0 +1,281 @@
+//! Who calls with an access token.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::request::Parts;
+use mcp_gateway_core::MaybeReady;
+use mcp_gateway_core::contract::{AuthError, Authenticator, Clock, KeyRing, Resource};
+use mcp_gateway_core::record::Principal;
+use serde::Deserialize;
+use tokio::sync::Semaphore;
+
+use super::foreign::{ForeignClaims, Introspection, TrustedIssuer};
+use super::jws::{self, Jws};
+use super::verified::{Remembered, TokenHash, Verified, hash};
+use super::{ACCESS_TOKEN, AccessClaims, Standing, TokenLimits};
+use crate::api_key::KeyText;
+use crate::bearer::{authorization, bearer};
+
+/// Authenticates calls that carry an access token, as `Authorization: Bearer …`: our own, those of trusted issuers, and
+/// opaque ones that their issuer is asked about.
+///
+/// A good token is remembered by its hash. What is remembered are its claims: each call checks the end of the token, its
+/// audience and server, and everything that may have been revoked. A bad token is never remembered, so it pushes out
+/// no good one. Tokens of issuers that are not named here are somebody else's: the next in the chain is asked.
+///
+/// Before a signature is checked, everything else is: form, type, issuer, audience, server, times, the key's id and
+/// algorithm. At most [`TokenOptions::concurrency`] signatures are checked at the same time.
+#[derive(Clone)]
+pub struct TokenAuthenticator(Arc<Inner>);
+
+/// The bounds of a [`TokenAuthenticator`].
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct TokenOptions {
+    /// Tokens that are remembered: 65,536.
+    pub remembered: usize,
+    /// Signatures that are checked, and issuers that are asked, at the same time: 8.
+    pub concurrency: usize,
+    /// How long a token waits for its turn before the answer is 503: 2 s.
+    pub patience: Duration,
+}
+
+impl Default for TokenOptions {
+    fn default() -> Self {
+        Self { remembered: 65_536, concurrency: 8, patience: Duration::from_secs(2) }
+    }
+}
+
+struct Inner {
+    issuers: HashMap<Arc<str>, Issuer>,
+    introspection: Option<Introspection>,
+    standing: Arc<dyn Standing>,
+    clock: Arc<dyn Clock>,
+    remembered: Remembered<Verified>,
+    turns: Semaphore,
+    options: TokenOptions,
+}
+
+#[derive(Clone)]
+enum Issuer {
+    Own(Arc<dyn KeyRing>),
+    Foreign(TrustedIssuer),
+}
+
+/// Accepts tokens; see [`TokenAuthenticator::builder`].
+pub struct TokenAuthenticatorBuilder {
+    issuers: HashMap<Arc<str>, Issuer>,
+    introspection: Option<Introspection>,
+    standing: Arc<dyn Standing>,
+    clock: Arc<dyn Clock>,
+    options: TokenOptions,
+}
+
+impl TokenAuthenticator {
+    /// Accepts nothing yet.
+    pub fn builder(standing: Arc<dyn Standing>, clock: Arc<dyn Clock>) -> TokenAuthenticatorBuilder {
+        let options = TokenOptions::default();
+        TokenAuthenticatorBuilder { issuers: HashMap::new(), introspection: None, standing, clock, options }
+    }
+}
+
+impl TokenAuthenticatorBuilder {
+    /// Accepts the gateway's own tokens of this issuer.
+    #[must_use]
+    pub fn own(mut self, issuer: impl Into<Arc<str>>, keys: Arc<dyn KeyRing>) -> Self {
+        self.issuers.insert(issuer.into(), Issuer::Own(keys));
+        self
+    }
+
+    /// Accepts tokens of another issuer, signed by its published keys.
+    #[must_use]
+    pub fn trust(mut self, issuer: TrustedIssuer) -> Self {
+        self.issuers.insert(Arc::clone(&issuer.issuer), Issuer::Foreign(issuer));
+        self
+    }
+
+    /// Accepts opaque tokens: every bearer that is neither an API key nor a JWT is asked about.
+    #[must_use]
+    pub fn introspect(mut self, introspection: Introspection) -> Self {
+        self.introspection = Some(introspection);
+        self
+    }
+
+    /// Sets the bounds.
+    #[must_use]
+    pub fn options(mut self, options: TokenOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// The authenticator.
+    #[must_use]
+    pub fn build(self) -> TokenAuthenticator {
+        let Self { issuers, introspection, standing, clock, options } = self;
+        TokenAuthenticator(Arc::new(Inner {
+            issuers,
+            introspection,
+            standing,
+            clock,
+            remembered: Remembered::new(options.remembered),
+            turns: Semaphore::new(options.concurrency.max(1)),
+            options,
+        }))
+    }
+}
+
+impl fmt::Debug for TokenAuthenticatorBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenAuthenticatorBuilder").field("issuers", &self.issuers.keys()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for TokenAuthenticator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenAuthenticator").field("issuers", &self.0.issuers.keys()).finish_non_exhaustive()
+    }
+}
+
+type Verdict = Result<Option<Arc<Principal>>, AuthError>;
+
+impl Authenticator for TokenAuthenticator {
+    fn authenticate(&self, parts: &Parts, resource: &Resource) -> MaybeReady<Verdict> {
+        let token = match authorization(parts) {
+            Ok(field) => field.and_then(bearer).filter(|token| !KeyText::is_meant(token)),
+            Err(error) => return Err(error).into(),
+        };
+        let Some(token) = token else { return Ok(None).into() };
+        let inner = &self.0;
+        let hash = hash(token, resource);
+        if let Some(verified) = inner.remembered.find(&hash)
+            && let Some(verdict) = inner.judge_remembered(&hash, &verified, resource)
+        {
+            return verdict.map(Some).into();
+        }
+        let issuer = match inner.cheap_checks(token, resource) {
+            Ok(Some(issuer)) => issuer,
+            Ok(None) => return Ok(None).into(),
+            Err(error) => return Err(error).into(),
+        };
+        let (inner, token, resource) = (Arc::clone(inner), Box::<[u8]>::from(token), resource.clone());
+        MaybeReady::wait(async move { inner.verify(&token, hash, &resource, issuer).await.map(Some) })
+    }
+}
+
+/// Who can tell whether a token that has passed the cheap checks is good.
+enum Judge {
+    Keys(Arc<dyn KeyRing>, Box<str>),
+    Asking,
+}
+
+impl Inner {
+    /// `None`: it has to be checked anew.
+    fn judge_remembered(
+        &self,
+        hash: &TokenHash,
+        verified: &Verified,
+        resource: &Resource,
+    ) -> Option<Result<Arc<Principal>, AuthError>> {
+        if verified.good_until <= self.clock.now() {
+            self.remembered.remove(hash);
+            return None;
+        }
+        Some(verified.judge(resource, &*self.standing))
+    }
+
+    /// Everything that can be said without a signature. `Ok(None)`: the token is somebody else's.
+    fn cheap_checks(&self, token: &[u8], resource: &Resource) -> Result<Option<Judge>, AuthError> {
+        if token.len() > TokenLimits::BYTES {
+            return Err(AuthError::Invalid("the token is longer than 8 KiB"));
+        }
+        if !jws::is_compact(token) {
+            return Ok(self.introspection.as_ref().filter(|_| !token.is_empty()).map(|_| Judge::Asking));
+        }
+        let jws = Jws::parse(token).map_err(AuthError::Invalid)?;
+        #[derive(Deserialize)]
+        struct Who {
+            iss: String,
+        }
+        let Who { iss } = read(&jws)?;
+        let Some(issuer) = self.issuers.get(&*iss) else { return Ok(None) };
+        let now = self.clock.now();
+        let (typ, keys) = match issuer {
+            Issuer::Own(keys) => {
+                read::<AccessClaims>(&jws)?.check(&iss, resource, now).map_err(AuthError::Invalid)?;
+                (ACCESS_TOKEN, Some(keys))
+            }
+            Issuer::Foreign(issuer) => {
+                read::<ForeignClaims>(&jws)?.check(issuer, resource, now).map_err(AuthError::Invalid)?;
+                (&*issuer.typ, issuer.keys.as_ref())
+            }
+        };
+        if !jws.header.is(typ) {
+            return Err(AuthError::Invalid("the token is not of the type of an access token"));
+        }
+        let keys = keys.ok_or(AuthError::Invalid("the issuer has no keys, and its tokens should be opaque"))?;
+        let id = jws.header.kid.as_deref().ok_or(AuthError::Invalid("the token does not name its key"))?;
+        Ok(Some(Judge::Keys(Arc::clone(keys), id.into())))
+    }
+
+    async fn verify(
+        &self,
+        token: &[u8],
+        hash: TokenHash,
+        resource: &Resource,
+        judge: Judge,
+    ) -> Result<Arc<Principal>, AuthError> {
+        let key = match judge {
+            Judge::Asking => None,
+            Judge::Keys(keys, id) => {
+                let key = keys.key(&id).await.map_err(|error| AuthError::Unavailable(error.into()))?;
+                Some(key.ok_or(AuthError::Invalid("no key of the issuer has this id"))?)
+            }
+        };
+        let turn = tokio::time::timeout(self.options.patience, self.turns.acquire()).await;
+        let _turn = turn.map_err(|_| AuthError::Unavailable("too many new tokens at the same time".into()))?;
+        // Somebody else may have brought the same token meanwhile.
+        if let Some(verified) = self.remembered.find(&hash)
+            && let Some(verdict) = self.judge_remembered(&hash, &verified, resource)
+        {
+            return verdict;
+        }
+        let verified = match (key, &self.introspection) {
+            (Some(key), _) => {
+                let jws = Jws::parse(token).map_err(AuthError::Invalid)?;
+                jws.verify(&*key).map_err(AuthError::Invalid)?;
+                self.believe(&jws, resource)?
+            }
+            (None, Some(introspection)) => introspection.ask(token, resource, self.clock.now()).await?,
+            (None, None) => return Err(AuthError::Invalid("nobody can read opaque tokens")),
+        };
+        let verdict = verified.judge(resource, &*self.standing)?;
+        self.remembered.insert(hash, verified);
+        Ok(verdict)
+    }
+
+    /// Reads what is now known to be signed.
+    fn believe(&self, jws: &Jws<'_>, resource: &Resource) -> Result<Verified, AuthError> {
+        #[derive(Deserialize)]
+        struct Who {
+            iss: String,
+        }
+        let Who { iss } = read(jws)?;
+        match self.issuers.get(&*iss) {
+            Some(Issuer::Own(_)) => read::<AccessClaims>(jws)?.into_verified(),
+            Some(Issuer::Foreign(issuer)) => read::<ForeignClaims>(jws)?.into_verified(issuer, resource),
+            None => Err("the issuer is not trusted"),
+        }
+        .map_err(AuthError::Invalid)
+    }
+}
+
+fn read<T: serde::de::DeserializeOwned>(jws: &Jws<'_>) -> Result<T, AuthError> {
+    serde_json::from_slice(&jws.claims).map_err(|_| AuthError::Invalid("the claims of the token are not complete"))
+}
+
+#[cfg(test)]
+#[path = "authenticator_tests.rs"]
+mod tests;

@@ -1,0 +1,487 @@
+use std::sync::Mutex;
+use std::sync::atomic::Ordering;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::Request;
+use mcp_gateway_core::egress::{Fetch, FetchError, Fetched};
+use mcp_gateway_core::record::{Revoked, Roles, Scope, Secret, ServerList, Subject};
+use serde_json::{Value, json};
+
+use super::super::test_support::{ISSUER, Scripted, World, resource};
+use super::super::{RemoteKeys, TokenIssuer};
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+async fn call(authenticator: &TokenAuthenticator, token: &str, server: &str) -> Verdict {
+    let request = Request::get("/").header("authorization", format!("Bearer {token}"));
+    let (parts, ()) = request.body(()).unwrap().into_parts();
+    authenticator.authenticate(&parts, &resource(server)).await
+}
+
+fn why(verdict: Verdict) -> &'static str {
+    match verdict {
+        Err(AuthError::Invalid(why)) => why,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn claims(world: &World) -> Value {
+    let now = world.clock.now().as_second();
+    json!({
+        "iss": ISSUER, "sub": "ada", "tenant": "default", "aud": &*resource("github").url, "srv": "github",
+        "client_id": "laptop", "scope": "mcp", "jti": "1", "iat": now, "exp": now + 600, "epoch": now * 1_000,
+    })
+}
+
+#[tokio::test]
+async fn a_good_token_is_verified_once_and_speaks_for_its_subject_client_and_server() {
+    let world = World::new().await;
+    let token = world.token("github").await;
+    let first = call(&world.authenticator, &token, "github").await.unwrap().unwrap();
+    assert_eq!((&first.subject, &*first.actor.id), (&Subject::local("ada"), "laptop"));
+    assert_eq!(&*first.scopes, [Scope::Mcp], "scopes that nobody knows are ignored");
+    assert!(first.servers.contains("github") && !first.servers.contains("gitlab"));
+    assert_eq!(first.expires_at.unwrap().as_second(), world.clock.now().as_second() + 3_600);
+    let again = call(&world.authenticator, &token, "github").await.unwrap().unwrap();
+    assert!(Arc::ptr_eq(&first, &again));
+    assert_eq!(world.checked(), 1);
+}
+
+#[tokio::test]
+async fn what_is_no_token_of_ours_is_left_to_others() {
+    let world = World::new().await;
+    for other in ["mcpgw_abc_def", "opaque", "Basic"] {
+        assert!(matches!(call(&world.authenticator, other, "github").await, Ok(None)), "{other}");
+    }
+    let mut foreign = claims(&world);
+    foreign["iss"] = "https://other.example".into();
+    let foreign = world.signed(ACCESS_TOKEN, &foreign).await;
+    assert!(matches!(call(&world.authenticator, &foreign, "github").await, Ok(None)));
+    let (parts, ()) = Request::new(()).into_parts();
+    assert!(matches!(world.authenticator.authenticate(&parts, &resource("x")).await, Ok(None)));
+}
+
+#[tokio::test]
+async fn every_claim_counts_before_a_signature_is_checked() {
+    let world = World::new().await;
+    let now = world.clock.now().as_second();
+    let wrong: [(&str, Value); 11] = [
+        ("aud", json!("https://gateway.example/mcp-connect/gitlab")),
+        ("aud", json!([&*resource("github").url])),
+        ("aud", json!("https://gateway.example")),
+        ("srv", json!("gitlab")),
+        ("srv", Value::Null),
+        ("exp", json!(now - 30)),
+        ("exp", json!(now + 24 * 3_600 + 1)),
+        ("nbf", json!(now + 31)),
+        ("iat", json!(now + 31)),
+        ("exp", json!("tomorrow")),
+        ("epoch", Value::Null),
+    ];
+    for (claim, value) in wrong {
+        let mut claims = claims(&world);
+        claims[claim] = value.clone();
+        let token = world.signed(ACCESS_TOKEN, &claims).await;
+        why(call(&world.authenticator, &token, "github").await);
+        assert_eq!(world.checked(), 0, "{claim} {value}");
+    }
+    for missing in ["sub", "tenant", "aud", "client_id", "scope", "jti", "iat", "exp", "epoch"] {
+        let mut claims = claims(&world);
+        claims.as_object_mut().unwrap().remove(missing);
+        why(call(&world.authenticator, &world.signed(ACCESS_TOKEN, &claims).await, "github").await);
+        assert_eq!(world.checked(), 0, "{missing}");
+    }
+    for typ in ["JWT", "mcp-hop+jwt", "oauth-id-jag+jwt", ""] {
+        why(call(&world.authenticator, &world.signed(typ, &claims(&world)).await, "github").await);
+        assert_eq!(world.checked(), 0, "{typ}");
+    }
+    let whole = world.signed(ACCESS_TOKEN, &claims(&world)).await;
+    assert!(call(&world.authenticator, &whole, "github").await.is_ok(), "nothing else was wrong");
+}
+
+#[tokio::test]
+async fn clocks_may_be_apart_by_the_named_tolerance_and_not_more() {
+    let world = World::new().await;
+    let now = world.clock.now().as_second();
+    for (claim, edge, beyond) in [("exp", now - 29, now - 30), ("nbf", now + 30, now + 31), ("iat", now + 30, now + 31)]
+    {
+        let mut claims = claims(&world);
+        claims["iat"] = (now - 600).into();
+        claims[claim] = edge.into();
+        let token = world.signed(ACCESS_TOKEN, &claims).await;
+        assert!(call(&world.authenticator, &token, "github").await.is_ok(), "{claim}");
+        claims[claim] = beyond.into();
+        let token = world.signed(ACCESS_TOKEN, &claims).await;
+        why(call(&world.authenticator, &token, "github").await);
+    }
+}
+
+/// RFC 8725 §2.1, §3.1: the token does not choose how it is verified.
+#[tokio::test]
+async fn none_other_algorithms_and_keys_in_the_header_are_refused() {
+    let world = World::new().await;
+    let token = world.token("github").await;
+    let kid = Jws::parse(token.as_bytes()).unwrap().header.kid.unwrap();
+    let [_, payload, signature] = <[&str; 3]>::try_from(token.split('.').collect::<Vec<_>>()).unwrap();
+    let with = |header: Value, signature: &str| {
+        use base64::Engine as _;
+        let header = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(header.to_string());
+        format!("{header}.{payload}.{signature}")
+    };
+    let header = |alg: &str| json!({ "typ": ACCESS_TOKEN, "alg": alg, "kid": kid });
+    for alg in ["none", "None", "HS256", "ES384", "RS256", "es256", ""] {
+        why(call(&world.authenticator, &with(header(alg), signature), "github").await);
+    }
+    why(call(&world.authenticator, &with(header("none"), ""), "github").await);
+    let mut own = header("ES256");
+    own["crit"] = json!(["exp"]);
+    why(call(&world.authenticator, &with(own, signature), "github").await);
+    let unknown = json!({ "typ": ACCESS_TOKEN, "alg": "ES256", "kid": "other" });
+    why(call(&world.authenticator, &with(unknown, signature), "github").await);
+    why(call(&world.authenticator, &with(json!({ "typ": ACCESS_TOKEN, "alg": "ES256" }), signature), "github").await);
+    assert_eq!(world.checked(), 0, "none of it was worth a signature");
+
+    // A key that the header brings does not replace the one that it names: the signature is simply wrong.
+    let mut own = header("ES256");
+    own["jwk"] = serde_json::from_str::<Value>(&world.keys.document()).unwrap()["keys"][0].clone();
+    assert_eq!(why(call(&world.authenticator, &with(own, signature), "github").await), "the signature is wrong");
+    let in_order = with(json!(["ES256", ACCESS_TOKEN, kid]), signature);
+    why(call(&world.authenticator, &in_order, "github").await);
+    let twice = r#"{"typ":"at+jwt","alg":"none","alg":"ES256"}"#;
+    assert!(serde_json::from_str::<super::super::jws::Header>(twice).is_err(), "a member may occur once");
+}
+
+#[tokio::test]
+async fn every_changed_byte_of_a_token_is_noticed() {
+    let world = World::new().await;
+    let token = world.token("github").await;
+    for at in (0..token.len()).step_by(7) {
+        let mut changed = token.clone().into_bytes();
+        changed[at] = if changed[at] == b'A' { b'B' } else { b'A' };
+        let changed = String::from_utf8(changed).unwrap();
+        let verdict = call(&world.authenticator, &changed, "github").await;
+        assert!(!matches!(verdict, Ok(Some(_))), "byte {at}");
+    }
+    let long = format!("{token}{}", "A".repeat(TokenLimits::BYTES + 1 - token.len()));
+    assert_eq!(why(call(&world.authenticator, &long, "github").await), "the token is longer than 8 KiB");
+}
+
+#[tokio::test]
+async fn a_token_for_one_server_is_worthless_at_another_remembered_or_not() {
+    let world = World::new().await;
+    let token = world.token("github").await;
+    why(call(&world.authenticator, &token, "gitlab").await);
+    call(&world.authenticator, &token, "github").await.unwrap();
+    why(call(&world.authenticator, &token, "gitlab").await);
+    let renamed = Resource { server: Some("other".into()), ..resource("github") };
+    let request = Request::get("/").header("authorization", format!("Bearer {token}"));
+    let (parts, ()) = request.body(()).unwrap().into_parts();
+    why(world.authenticator.authenticate(&parts, &renamed).await);
+}
+
+#[tokio::test]
+async fn a_remembered_token_is_judged_anew_by_each_call() {
+    let world = World::new().await;
+    let token = world.token("github").await;
+    let ada = Subject::local("ada");
+    for what in
+        [Revoked::Subject(&ada), Revoked::Client("laptop"), Revoked::Grant("grant-1"), Revoked::Session("session-1")]
+    {
+        call(&world.authenticator, &token, "github").await.unwrap();
+        world.standing.end(what);
+        why(call(&world.authenticator, &token, "github").await);
+        world.standing.ended.lock().unwrap().clear();
+    }
+    let id = serde_json::from_slice::<Value>(&Jws::parse(token.as_bytes()).unwrap().claims).unwrap()["jti"].clone();
+    world.standing.end(Revoked::Token(id.as_str().unwrap()));
+    why(call(&world.authenticator, &token, "github").await);
+    world.standing.ended.lock().unwrap().clear();
+
+    let epoch = world.clock.now();
+    world.standing.ended.lock().unwrap().insert(Revoked::Subject(&ada).id(), Some(epoch));
+    why(call(&world.authenticator, &token, "github").await);
+    world.clock.advance(SECOND);
+    let later = world.token("github").await;
+    assert!(call(&world.authenticator, &later, "github").await.is_ok(), "a later login is not ended");
+    world.standing.ended.lock().unwrap().clear();
+
+    world.standing.roles.lock().unwrap().insert("ada".into(), Roles::ADMIN);
+    let admin = call(&world.authenticator, &token, "github").await.unwrap().unwrap();
+    assert_eq!(admin.roles, Roles::ADMIN);
+    world.standing.gone.lock().unwrap().insert("ada".into());
+    why(call(&world.authenticator, &token, "github").await);
+    *world.standing.cut_off.lock().unwrap() = true;
+    let cut_off = call(&world.authenticator, &token, "github").await;
+    assert!(matches!(cut_off, Err(AuthError::Unavailable(_))), "503: nobody can say");
+}
+
+#[tokio::test]
+async fn a_remembered_token_ends_at_its_end() {
+    let world = World::new().await;
+    let token = world.token("github").await;
+    call(&world.authenticator, &token, "github").await.unwrap();
+    world.clock.advance(TokenIssuer::LIFETIME + TokenLimits::CLOCK_SKEW - SECOND);
+    assert!(call(&world.authenticator, &token, "github").await.is_ok());
+    world.clock.advance(SECOND);
+    assert_eq!(why(call(&world.authenticator, &token, "github").await), "the token has expired");
+}
+
+#[tokio::test]
+async fn keys_may_turn_while_tokens_are_under_way_and_an_emergency_ends_them() {
+    let world = World::new().await;
+    let token = world.token("github").await;
+    world.keys.rotate().await.unwrap();
+    world.clock.advance(Duration::from_secs(1_200));
+    let newer = world.token("github").await;
+    assert!(call(&world.authenticator, &token, "github").await.is_ok());
+    assert!(call(&world.authenticator, &newer, "github").await.is_ok());
+    let unseen = world.token("github").await;
+    world.keys.rotate_now().await.unwrap();
+    assert_eq!(why(call(&world.authenticator, &unseen, "github").await), "no key of the issuer has this id");
+}
+
+#[tokio::test]
+async fn a_flood_of_bad_tokens_pushes_out_no_good_one() {
+    let options = TokenOptions { remembered: 64, ..TokenOptions::default() };
+    let world = World::with(options).await;
+    let good = world.token("github").await;
+    call(&world.authenticator, &good, "github").await.unwrap();
+    let checked = world.checked();
+    let (head, signature) = good.rsplit_once('.').unwrap();
+    for number in 0..1_000 {
+        let bad = format!("{head}.{:04}{}", number, &signature[4..]);
+        why(call(&world.authenticator, &bad, "github").await);
+    }
+    assert!(world.checked() > checked, "they had the known key's id");
+    assert_eq!(world.authenticator.0.remembered.len(), 1);
+    let before = world.checked();
+    call(&world.authenticator, &good, "github").await.unwrap();
+    assert_eq!(world.checked(), before, "still remembered");
+}
+
+#[tokio::test]
+async fn what_is_remembered_is_bounded_and_what_is_used_stays() {
+    let remembered = Remembered::new(320);
+    for number in 0_u32..10_000 {
+        remembered.insert(hash(&number.to_be_bytes(), &resource("x")), number);
+        remembered.find(&hash(&0_u32.to_be_bytes(), &resource("x")));
+        assert!(remembered.len() <= 320);
+    }
+    assert_eq!(remembered.find(&hash(&0_u32.to_be_bytes(), &resource("x"))), Some(0));
+    assert_eq!(remembered.find(&hash(&1_u32.to_be_bytes(), &resource("x"))), None);
+}
+
+/// Answers what a test says, and counts.
+#[derive(Default)]
+struct Elsewhere {
+    answer: Mutex<Option<(u16, String)>>,
+    asked: std::sync::atomic::AtomicUsize,
+    last: Mutex<Option<Request<Bytes>>>,
+}
+
+impl Elsewhere {
+    fn says(&self, status: u16, body: impl ToString) {
+        *self.answer.lock().unwrap() = Some((status, body.to_string()));
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+}
+
+#[async_trait]
+impl Fetch for Elsewhere {
+    async fn fetch(&self, request: Request<Bytes>) -> Result<Fetched, FetchError> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        *self.last.lock().unwrap() = Some(request);
+        let answer = self.answer.lock().unwrap().clone();
+        let Some((status, body)) = answer else {
+            std::future::pending::<()>().await;
+            unreachable!()
+        };
+        let status = http::StatusCode::from_u16(status).unwrap();
+        Ok(Fetched { status, headers: http::HeaderMap::new(), body: body.into() })
+    }
+}
+
+const IDP: &str = "https://idp.example";
+
+/// A second issuer, whose keys are fetched.
+async fn with_foreign(world: &World, idp: &World) -> (TokenAuthenticator, Arc<Elsewhere>) {
+    let elsewhere = Arc::new(Elsewhere::default());
+    elsewhere.says(200, idp.keys.document());
+    let keys = RemoteKeys::new(format!("{IDP}/jwks"), elsewhere.clone(), world.clock.clone(), Default::default());
+    let servers = ServerList::Only(Arc::from([Box::from("github"), Box::from("gitlab")]));
+    let issuer = TrustedIssuer::new(IDP, Arc::new(keys)).with_audience("api://tools", servers);
+    let standing: Arc<Scripted> = world.standing.clone();
+    (TokenAuthenticator::builder(standing, world.clock.clone()).trust(issuer).build(), elsewhere)
+}
+
+fn foreign_claims(world: &World, audience: impl Into<Value>) -> Value {
+    let now = world.clock.now().as_second();
+    json!({ "iss": IDP, "sub": "u-1", "aud": audience.into(), "exp": now + 600, "azp": "portal", "roles": ["owner"] })
+}
+
+#[tokio::test]
+async fn tokens_of_trusted_issuers_are_good_by_their_audience_alone() {
+    let (world, idp) = (World::new().await, World::new().await);
+    let (authenticator, _) = with_foreign(&world, &idp).await;
+    let token = idp.signed(ACCESS_TOKEN, &foreign_claims(&world, json!(["other", "api://tools"]))).await;
+    for server in ["github", "gitlab", "github"] {
+        let principal = call(&authenticator, &token, server).await.unwrap().unwrap();
+        assert_eq!((&*principal.subject.issuer, &*principal.subject.id, &*principal.actor.id), (IDP, "u-1", "portal"));
+        assert_eq!(principal.roles, Roles::NONE, "roles never come from a token");
+    }
+    why(call(&authenticator, &token, "jira").await);
+    let direct = idp.signed(ACCESS_TOKEN, &foreign_claims(&world, &*resource("jira").url)).await;
+    assert!(call(&authenticator, &direct, "jira").await.is_ok());
+    for typ in ["JWT", "at+jwt+x"] {
+        why(call(&authenticator, &idp.signed(typ, &foreign_claims(&world, "api://tools")).await, "github").await);
+    }
+    // Our own key, the other's name.
+    let forged = world.signed(ACCESS_TOKEN, &foreign_claims(&world, "api://tools")).await;
+    assert_eq!(why(call(&authenticator, &forged, "github").await), "no key of the issuer has this id");
+}
+
+#[tokio::test]
+async fn foreign_keys_are_fetched_once_again_for_a_new_id_and_not_for_every_made_up_one() {
+    let (world, idp) = (World::new().await, World::new().await);
+    let (authenticator, elsewhere) = with_foreign(&world, &idp).await;
+    let claims = foreign_claims(&world, "api://tools");
+    let first = idp.signed(ACCESS_TOKEN, &claims).await;
+    call(&authenticator, &first, "github").await.unwrap();
+    assert_eq!(elsewhere.asked(), 1);
+
+    idp.keys.rotate_now().await.unwrap();
+    elsewhere.says(200, idp.keys.document());
+    let second = idp.signed(ACCESS_TOKEN, &claims).await;
+    for _ in 0..10 {
+        why(call(&authenticator, &second, "github").await);
+    }
+    assert_eq!(elsewhere.asked(), 1, "within the retry time nobody is asked");
+    world.clock.advance(30 * SECOND);
+    call(&authenticator, &second, "github").await.unwrap();
+    assert_eq!(elsewhere.asked(), 2);
+}
+
+#[tokio::test]
+async fn while_the_issuer_is_away_known_keys_stay_good_and_without_any_the_answer_is_503() {
+    let (world, idp) = (World::new().await, World::new().await);
+    let (authenticator, elsewhere) = with_foreign(&world, &idp).await;
+    elsewhere.says(500, "");
+    let claims = foreign_claims(&world, "api://tools");
+    let token = idp.signed(ACCESS_TOKEN, &claims).await;
+    for _ in 0..3 {
+        assert!(matches!(call(&authenticator, &token, "github").await, Err(AuthError::Unavailable(_))));
+    }
+    assert_eq!(elsewhere.asked(), 1);
+    world.clock.advance(30 * SECOND);
+    elsewhere.says(200, idp.keys.document());
+    call(&authenticator, &token, "github").await.unwrap();
+
+    elsewhere.says(500, "");
+    world.clock.advance(2 * 3_600 * SECOND);
+    let later = idp.signed(ACCESS_TOKEN, &foreign_claims(&world, "api://tools")).await;
+    assert!(call(&authenticator, &later, "github").await.is_ok());
+    world.clock.advance(24 * 3_600 * SECOND);
+    let much_later = idp.signed(ACCESS_TOKEN, &foreign_claims(&world, "api://tools")).await;
+    assert!(matches!(call(&authenticator, &much_later, "github").await, Err(AuthError::Unavailable(_))));
+}
+
+fn introspecting(world: &World, options: TokenOptions) -> (TokenAuthenticator, Arc<Elsewhere>) {
+    let elsewhere = Arc::new(Elsewhere::default());
+    let issuer = TrustedIssuer::opaque(IDP).with_audience("api://tools", ServerList::All);
+    let secret = Secret::new("s%cret");
+    let introspection = Introspection::new(issuer, format!("{IDP}/introspect"), "gw", secret, elsewhere.clone());
+    let standing: Arc<Scripted> = world.standing.clone();
+    let builder = TokenAuthenticator::builder(standing, world.clock.clone()).options(options);
+    (builder.introspect(introspection).build(), elsewhere)
+}
+
+#[tokio::test]
+async fn opaque_tokens_are_asked_about_and_remembered_for_a_minute() {
+    let world = World::new().await;
+    let (authenticator, elsewhere) = introspecting(&world, TokenOptions::default());
+    let mut answer = foreign_claims(&world, "api://tools");
+    answer["active"] = true.into();
+    elsewhere.says(200, &answer);
+    for _ in 0..3 {
+        call(&authenticator, "opaque-1", "github").await.unwrap().unwrap();
+    }
+    assert_eq!(elsewhere.asked(), 1);
+    let asked = elsewhere.last.lock().unwrap().take().unwrap();
+    assert_eq!(asked.headers()["authorization"], "Basic Z3c6cyUyNWNyZXQ=", "gw:s%25cret");
+    assert_eq!(asked.body(), "token=opaque-1&token_type_hint=access_token");
+
+    elsewhere.says(200, r#"{"active":false}"#);
+    world.clock.advance(Introspection::REMEMBER - SECOND);
+    assert!(call(&authenticator, "opaque-1", "github").await.is_ok());
+    world.clock.advance(SECOND);
+    why(call(&authenticator, "opaque-1", "github").await);
+    for (status, body) in [(500, ""), (200, "<html>"), (302, "")] {
+        elsewhere.says(status, body);
+        let verdict = call(&authenticator, "opaque-2", "github").await;
+        assert!(matches!(verdict, Err(AuthError::Unavailable(_))), "{status} {body}");
+    }
+    assert!(matches!(call(&authenticator, "mcpgw_a_b", "github").await, Ok(None)), "API keys are asked of nobody");
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_so_many_tokens_are_looked_at_at_once_and_the_others_do_not_wait_for_ever() {
+    let world = World::new().await;
+    let options = TokenOptions { concurrency: 1, ..TokenOptions::default() };
+    let (authenticator, elsewhere) = introspecting(&world, options);
+    let busy = tokio::spawn({
+        let authenticator = authenticator.clone();
+        async move { call(&authenticator, "slow", "github").await }
+    });
+    while elsewhere.asked() == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert!(matches!(call(&authenticator, "next", "github").await, Err(AuthError::Unavailable(_))));
+    assert_eq!(elsewhere.asked(), 1);
+    busy.abort();
+    let _ = busy.await;
+    elsewhere.says(200, r#"{"active":false}"#);
+    why(call(&authenticator, "next", "github").await);
+}
+
+/// Two replicas over one store: each refuses as soon as it has applied the commit.
+#[tokio::test]
+async fn a_revocation_in_the_store_ends_tokens_at_every_replica() {
+    use mcp_gateway_core::contract::When;
+    use mcp_gateway_core::record::{Resources, Revocation, TenantId};
+    use mcp_gateway_core::snapshot::{SnapshotOptions, Snapshots};
+
+    let world = World::new().await;
+    let mut replicas = Vec::new();
+    for _ in 0..2 {
+        let compile = Arc::new(|_: &_| unreachable!("there is no entry"));
+        let options = SnapshotOptions::new(world.sealer.clone(), compile);
+        let (snapshots, driver) = Snapshots::follow(world.store.clone(), options).await.unwrap();
+        tokio::spawn(driver);
+        let builder = TokenAuthenticator::builder(Arc::new(snapshots.clone()), world.clock.clone());
+        replicas.push((builder.own(ISSUER, world.keys.clone()).build(), snapshots));
+    }
+    let token = world.token("github").await;
+    for (authenticator, _) in &replicas {
+        call(authenticator, &token, "github").await.unwrap().unwrap();
+    }
+    let until = world.clock.now() + Duration::from_secs(3_600);
+    let revocation = Revocation { reason: "reuse".into(), before: None, until };
+    let revocations: Resources<Revocation> = world.ring();
+    assert_eq!(revocations.key("x").tenant, TenantId::default());
+    let id = Revoked::Grant("grant-1").id();
+    let revision = revocations.save(&id, &revocation, When::Absent).await.unwrap();
+    for (authenticator, snapshots) in &replicas {
+        snapshots.wait_for(revision).await;
+        why(call(authenticator, &token, "github").await);
+    }
+    let revision = revocations.delete(&id, When::Any).await.unwrap();
+    for (authenticator, snapshots) in &replicas {
+        snapshots.wait_for(revision).await;
+        call(authenticator, &token, "github").await.unwrap().unwrap();
+    }
+}

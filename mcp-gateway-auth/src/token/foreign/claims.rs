@@ -1,0 +1,93 @@
+//! What tokens of others say.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use mcp_gateway_core::contract::Resource;
+use mcp_gateway_core::record::{Actor, ActorKind, Dependence, Principal, Revoked, ServerList, Subject};
+use serde::Deserialize;
+
+use super::super::claims::{check_times, seconds};
+use super::super::verified::Verified;
+use super::TrustedIssuer;
+
+/// The claims of a token of another issuer (RFC 9068 §2.2), or its introspection (RFC 7662 §2.2).
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct ForeignClaims {
+    #[serde(default)]
+    pub(crate) iss: Option<String>,
+    sub: String,
+    aud: Audience,
+    exp: i64,
+    #[serde(default)]
+    nbf: Option<i64>,
+    #[serde(default)]
+    iat: Option<i64>,
+    #[serde(default)]
+    jti: Option<String>,
+    #[serde(default)]
+    client_id: Option<String>,
+    #[serde(default)]
+    azp: Option<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+enum Audience {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl Audience {
+    fn as_slice(&self) -> &[String] {
+        match self {
+            Self::One(one) => std::slice::from_ref(one),
+            Self::Many(many) => many,
+        }
+    }
+}
+
+impl ForeignClaims {
+    /// What must hold before a signature is worth its cost.
+    pub(crate) fn check(
+        &self,
+        issuer: &TrustedIssuer,
+        resource: &Resource,
+        now: Timestamp,
+    ) -> Result<(), &'static str> {
+        if self.iss.as_deref().is_some_and(|iss| *iss != *issuer.issuer) {
+            return Err("the token is of another issuer");
+        }
+        let id = resource.server.as_deref();
+        let listed = |servers: &ServerList| id.is_some_and(|id| servers.contains(id));
+        let fits = self.aud.as_slice().iter().any(|audience| {
+            *audience == *resource.url || issuer.audiences.iter().any(|(name, of)| name == audience && listed(of))
+        });
+        if !fits {
+            return Err("the token is for another resource");
+        }
+        check_times(now, self.exp, self.nbf, self.iat)
+    }
+
+    /// What is remembered; `resource` is what it was checked for.
+    pub(crate) fn into_verified(self, issuer: &TrustedIssuer, resource: &Resource) -> Result<Verified, &'static str> {
+        let subject =
+            Subject { tenant: issuer.tenant.clone(), issuer: Arc::clone(&issuer.issuer), id: self.sub.as_str().into() };
+        let client: Arc<str> = self.client_id.or(self.azp).unwrap_or(self.sub).into();
+        let mut depends_on = vec![Revoked::Subject(&subject).id(), Revoked::Client(&client).id()];
+        depends_on.extend(self.jti.as_deref().map(|id| Revoked::Token(id).id()));
+        // Without `iat` it is as old as a token can be: a revocation of the subject ends it.
+        let epoch = self.iat.map_or(Ok(Timestamp::UNIX_EPOCH), seconds)?;
+        let expires_at = seconds(self.exp)?;
+        // For another server of its audience, the same token is checked like a new one.
+        let servers = resource.server.iter().map(|server| Box::from(&**server)).collect::<Vec<Box<str>>>();
+        let principal = Principal::new(Arc::clone(&subject.issuer), Arc::clone(&subject.id))
+            .with_tenant(subject.tenant.clone())
+            .with_actor(Actor { kind: ActorKind::Client, id: client, name: None })
+            .with_scopes(issuer.scopes.iter().copied())
+            .with_servers(ServerList::Only(servers.into()))
+            .with_expiry(Some(expires_at))
+            .with_dependence(Dependence { epoch, on: depends_on.into() });
+        Ok(Verified { principal: Arc::new(principal), audience: Arc::clone(&resource.url), good_until: expires_at })
+    }
+}

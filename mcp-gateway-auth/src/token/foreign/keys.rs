@@ -1,0 +1,156 @@
+//! The published keys of another issuer.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use http::StatusCode;
+use mcp_gateway_core::contract::{Clock, KeyRing, KeyRingError, VerifyingKey};
+use mcp_gateway_core::egress::{Fetch, get_json};
+use mcp_gateway_core::{BoxError, MaybeReady};
+
+use super::super::key::PublicKey;
+
+/// A JWK Set that is fetched when it is needed and remembered.
+///
+/// A key that is not in it lets it be fetched again, but not more often than [`RemoteKeysOptions::retry`]: a flood of
+/// tokens with made-up key ids costs one call in that time. While the issuer does not answer, known keys stay good for
+/// [`RemoteKeysOptions::keep`].
+#[derive(Clone)]
+pub struct RemoteKeys(Arc<Inner>);
+
+/// How long keys are remembered.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct RemoteKeysOptions {
+    /// How old the set may be before it is fetched again: 1 hour.
+    pub refresh: Duration,
+    /// The shortest time between two attempts: 30 s.
+    pub retry: Duration,
+    /// How long known keys are good while the issuer does not answer: 24 hours.
+    pub keep: Duration,
+}
+
+impl Default for RemoteKeysOptions {
+    fn default() -> Self {
+        Self {
+            refresh: Duration::from_secs(3_600),
+            retry: Duration::from_secs(30),
+            keep: Duration::from_secs(24 * 3_600),
+        }
+    }
+}
+
+struct Inner {
+    url: String,
+    fetch: Arc<dyn Fetch>,
+    clock: Arc<dyn Clock>,
+    options: RemoteKeysOptions,
+    held: ArcSwap<Held>,
+    fetching: tokio::sync::Mutex<()>,
+}
+
+#[derive(Clone, Default)]
+struct Held {
+    keys: Arc<HashMap<Box<str>, Arc<PublicKey>>>,
+    document: Arc<str>,
+    /// When it was last fetched, and when that was last tried.
+    fetched: Option<Instant>,
+    tried: Option<Instant>,
+}
+
+impl RemoteKeys {
+    /// The keys at this address, fetched by `fetch`: the egress client of purpose `identity`.
+    pub fn new(
+        url: impl Into<String>,
+        fetch: Arc<dyn Fetch>,
+        clock: Arc<dyn Clock>,
+        options: RemoteKeysOptions,
+    ) -> Self {
+        let (held, fetching) = (ArcSwap::default(), tokio::sync::Mutex::default());
+        Self(Arc::new(Inner { url: url.into(), fetch, clock, options, held, fetching }))
+    }
+}
+
+impl KeyRing for RemoteKeys {
+    fn key(&self, id: &str) -> MaybeReady<Result<Option<Arc<dyn VerifyingKey>>, KeyRingError>> {
+        let inner = &self.0;
+        let now = inner.clock.monotonic();
+        let held = inner.held.load();
+        let known = held.find(id);
+        if held.is_younger(now, inner.options.refresh) && known.is_some() {
+            return Ok(known).into();
+        }
+        if !held.is_due(now, inner.options.retry) {
+            return inner.without_fetching(&held, id, now).into();
+        }
+        let (inner, id) = (Arc::clone(inner), Box::<str>::from(id));
+        MaybeReady::wait(async move {
+            let failure = inner.refresh().await.err();
+            if let Some(error) = &failure {
+                tracing::warn!(url = inner.url, %error, "the keys of a trusted issuer cannot be fetched");
+            }
+            inner.without_fetching(&inner.held.load(), &id, inner.clock.monotonic())
+        })
+    }
+
+    fn document(&self) -> Arc<str> {
+        Arc::clone(&self.0.held.load().document)
+    }
+}
+
+impl Inner {
+    fn without_fetching(
+        &self,
+        held: &Held,
+        id: &str,
+        now: Instant,
+    ) -> Result<Option<Arc<dyn VerifyingKey>>, KeyRingError> {
+        if held.is_younger(now, self.options.keep) {
+            return Ok(held.find(id));
+        }
+        let source = "the issuer's keys could not be fetched; see the log".into();
+        Err(KeyRingError { issuer: self.url.as_str().into(), source })
+    }
+
+    async fn refresh(&self) -> Result<(), BoxError> {
+        let _one_at_a_time = self.fetching.lock().await;
+        let now = self.clock.monotonic();
+        let before = Held::clone(&self.held.load());
+        if !before.is_due(now, self.options.retry) {
+            return Ok(());
+        }
+        self.held.store(Arc::new(Held { tried: Some(now), ..before.clone() }));
+        let answer = self.fetch.fetch(get_json(&self.url)?).await?;
+        if answer.status != StatusCode::OK {
+            return Err(format!("status {}", answer.status).into());
+        }
+        let keys = PublicKey::read_set(&answer.body)?;
+        let keys = keys.into_iter().filter_map(|key| Some((Box::from(key.id()?), Arc::new(key)))).collect();
+        let document = String::from_utf8_lossy(&answer.body).into();
+        self.held.store(Arc::new(Held { keys: Arc::new(keys), document, fetched: Some(now), tried: Some(now) }));
+        Ok(())
+    }
+}
+
+impl Held {
+    fn find(&self, id: &str) -> Option<Arc<dyn VerifyingKey>> {
+        self.keys.get(id).map(|key| Arc::clone(key) as Arc<dyn VerifyingKey>)
+    }
+
+    fn is_younger(&self, now: Instant, than: Duration) -> bool {
+        self.fetched.is_some_and(|at| now.saturating_duration_since(at) < than)
+    }
+
+    fn is_due(&self, now: Instant, retry: Duration) -> bool {
+        self.tried.is_none_or(|at| now.saturating_duration_since(at) >= retry)
+    }
+}
+
+impl fmt::Debug for RemoteKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RemoteKeys").field("url", &self.0.url).finish_non_exhaustive()
+    }
+}

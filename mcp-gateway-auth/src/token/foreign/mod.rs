@@ -1,0 +1,87 @@
+//! Tokens of issuers that are not this gateway.
+
+mod claims;
+mod introspect;
+mod keys;
+
+use std::sync::Arc;
+
+use mcp_gateway_core::contract::KeyRing;
+use mcp_gateway_core::record::{Scope, ServerList, TenantId};
+
+pub(crate) use self::claims::ForeignClaims;
+pub use self::introspect::Introspection;
+pub use self::keys::{RemoteKeys, RemoteKeysOptions};
+use super::ACCESS_TOKEN;
+
+/// An issuer whose tokens are accepted beside our own, and what for.
+///
+/// A token is good for a server only by an audience that is named here: the issuer's own name for the gateway, or the
+/// canonical URL of the server itself. Roles never come from the token.
+#[derive(Clone)]
+pub struct TrustedIssuer {
+    pub(crate) issuer: Arc<str>,
+    pub(crate) keys: Option<Arc<dyn KeyRing>>,
+    pub(crate) audiences: Vec<(String, ServerList)>,
+    pub(crate) typ: String,
+    pub(crate) scopes: Vec<Scope>,
+    pub(crate) tenant: TenantId,
+}
+
+impl TrustedIssuer {
+    /// Accepts signed tokens of this issuer, checked with these keys, and of no audience yet but a server's own URL.
+    pub fn new(issuer: impl Into<Arc<str>>, keys: Arc<dyn KeyRing>) -> Self {
+        Self { keys: Some(keys), ..Self::opaque(issuer) }
+    }
+
+    /// An issuer of opaque tokens, which only an [`Introspection`] can read.
+    pub fn opaque(issuer: impl Into<Arc<str>>) -> Self {
+        Self {
+            issuer: issuer.into(),
+            keys: None,
+            audiences: Vec::new(),
+            typ: ACCESS_TOKEN.to_owned(),
+            scopes: vec![Scope::Mcp],
+            tenant: TenantId::default(),
+        }
+    }
+
+    /// The same, taking this audience of the issuer's for these servers.
+    #[must_use]
+    pub fn with_audience(mut self, audience: impl Into<String>, servers: ServerList) -> Self {
+        self.audiences.push((audience.into(), servers));
+        self
+    }
+
+    /// The same with another `typ` in the header, for issuers that do not follow RFC 9068 (`JWT`). Then nothing but the
+    /// audience tells an access token from an ID token.
+    #[must_use]
+    pub fn with_typ(mut self, typ: impl Into<String>) -> Self {
+        self.typ = typ.into();
+        self
+    }
+
+    /// The same, whose tokens are good for these scopes; `mcp` alone by default.
+    #[must_use]
+    pub fn with_scopes(mut self, scopes: impl IntoIterator<Item = Scope>) -> Self {
+        self.scopes = scopes.into_iter().collect();
+        self
+    }
+
+    /// The same, whose subjects are of this tenant.
+    #[must_use]
+    pub fn with_tenant(mut self, tenant: TenantId) -> Self {
+        self.tenant = tenant;
+        self
+    }
+}
+
+impl std::fmt::Debug for TrustedIssuer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TrustedIssuer")
+            .field("issuer", &self.issuer)
+            .field("audiences", &self.audiences)
+            .field("typ", &self.typ)
+            .finish_non_exhaustive()
+    }
+}
