@@ -5,6 +5,7 @@
 //!
 //! - [`api_key`]: keys of this gateway, for programs and people.
 //! - [`bootstrap`]: the owner's token until a real owner exists, for the admin API alone.
+//! - [`server`]: an OAuth 2.1 authorization server for MCP clients, to be mounted with one's own people.
 //! - [`token`]: OAuth access tokens, of this gateway and of issuers it trusts.
 
 mod bearer;
@@ -12,4 +13,7 @@ mod secret_file;
 
 pub mod api_key;
 pub mod bootstrap;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod check;
+pub mod server;
 pub mod token;

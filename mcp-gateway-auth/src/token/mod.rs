@@ -58,6 +58,8 @@
 //! ```
 
 mod authenticator;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod check;
 mod claims;
 mod foreign;
 mod issue;
@@ -72,6 +74,7 @@ mod verified;
 
 pub use authenticator::{TokenAuthenticator, TokenAuthenticatorBuilder, TokenOptions};
 pub use claims::{ACCESS_TOKEN, AccessClaims};
+pub(crate) use claims::{check_times, limit};
 pub use foreign::{Introspection, RemoteKeys, RemoteKeysOptions, TrustedIssuer};
 pub use issue::{IssuedToken, NewToken, TokenIssuer};
 pub use key::PublicKey;

@@ -1,0 +1,131 @@
+//! OAuth clients: who they are, and how they prove it.
+
+mod authenticate;
+mod document;
+mod redirect;
+mod registration;
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use mcp_gateway_core::contract::Kind;
+use mcp_gateway_core::record::Resource;
+use serde::{Deserialize, Serialize};
+
+pub(crate) use self::authenticate::{ClientProof, hex_hash, same_hash};
+pub use self::document::{DocumentClients, DocumentError};
+pub use self::redirect::RedirectKind;
+pub(crate) use self::redirect::matches;
+pub(crate) use self::registration::ClientMetadata;
+pub use self::registration::{RegistrationMode, RegistrationPolicy};
+
+/// A client as it is kept. Its id is the record's id.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OAuthClient {
+    /// What it says its name is.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// How it is known.
+    pub known_by: KnownBy,
+    /// Where browsers may be sent back to.
+    pub redirect_uris: Vec<String>,
+    /// How it proves who it is.
+    pub authentication: ClientAuthentication,
+    /// What it may ask the token endpoint for.
+    pub grants: Vec<GrantType>,
+    /// The server that it is, when it may introspect the tokens that are for it.
+    #[serde(default)]
+    pub resource_server: Option<String>,
+    /// SHA-256 of the token by which a registered client manages itself (RFC 7592), lowercase hexadecimal.
+    #[serde(default)]
+    pub management_sha256: Option<String>,
+    /// Blocked by an administrator: good for nothing.
+    #[serde(default)]
+    pub blocked: bool,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When a person last agreed to it; a registration that nobody ever agreed to expires.
+    #[serde(default)]
+    pub used_at: Option<Timestamp>,
+}
+
+impl OAuthClient {
+    /// How long a registration lives that nobody has agreed to.
+    pub const UNUSED: Duration = Duration::from_secs(24 * 3_600);
+    /// How long one lives after it was used last.
+    pub const USED: Duration = Duration::from_secs(400 * 24 * 3_600);
+
+    /// How long it is kept from now on; those that an operator made stay.
+    pub(crate) fn life(&self) -> Option<Duration> {
+        match (self.known_by, self.used_at) {
+            (KnownBy::Operator, _) => None,
+            (KnownBy::Registration | KnownBy::Document, None) => Some(Self::UNUSED),
+            (KnownBy::Registration | KnownBy::Document, Some(_)) => Some(Self::USED),
+        }
+    }
+
+    pub(crate) fn may(&self, grant: GrantType) -> bool {
+        self.grants.contains(&grant)
+    }
+
+    /// Whether it can keep a secret.
+    #[must_use]
+    pub fn is_public(&self) -> bool {
+        self.authentication == ClientAuthentication::None
+    }
+}
+
+impl Resource for OAuthClient {
+    const KIND: Kind = Kind::quiet("oauth-client");
+    const INDEXES: &'static [&'static str] = &[];
+    const SEALED: &'static [&'static str] = &[];
+}
+
+/// How a client is known, for the person who is asked to trust it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum KnownBy {
+    /// An operator made it.
+    Operator,
+    /// It has registered itself: nothing that it says has been checked.
+    Registration,
+    /// By the document at the URL that is its id: whoever holds that host vouches for it. What is kept of it is what the
+    /// token endpoint goes by, which fetches nothing.
+    Document,
+}
+
+/// How a client proves who it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ClientAuthentication {
+    /// It does not: a public client, which PKCE protects.
+    None,
+    /// By a secret; SHA-256, lowercase hexadecimal.
+    Secret {
+        /// Never the secret itself: that was shown once.
+        sha256: String,
+    },
+    /// By a signature (RFC 7523 §2.2).
+    PrivateKeyJwt {
+        /// Its public keys: a JWK Set.
+        keys: String,
+    },
+}
+
+/// What the token endpoint is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum GrantType {
+    /// A code that a person's consent gave.
+    #[serde(rename = "authorization_code")]
+    AuthorizationCode,
+    /// A refresh token.
+    #[serde(rename = "refresh_token")]
+    RefreshToken,
+    /// The client for itself.
+    #[serde(rename = "client_credentials")]
+    ClientCredentials,
+}

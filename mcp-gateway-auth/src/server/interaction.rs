@@ -1,0 +1,111 @@
+//! What the authorization server needs of whoever knows the people.
+
+use async_trait::async_trait;
+use http::Response;
+use http::request::Parts;
+use mcp_gateway_core::record::Subject;
+use mcp_gateway_core::{Body, BoxError};
+
+use super::{KnownBy, RedirectKind};
+
+/// Logs people in and shows them pages.
+///
+/// Called by the browser's endpoints alone, never by the token endpoint or the data plane. Pages get their security
+/// headers from the server where they have none of their own.
+#[async_trait]
+pub trait Interaction: Send + Sync + 'static {
+    /// Who is logged in at the browser that sends this request.
+    async fn who(&self, head: &Parts) -> Result<Option<LoggedIn>, BoxError>;
+
+    /// Sends the browser to log in. Afterwards it must come to `return_to`: a path and query of ours.
+    async fn login(&self, head: &Parts, return_to: &str) -> Response<Body>;
+
+    /// Asks whether the client may have what it asks for: a form that posts `request`, `csrf` and `decision` (`allow`
+    /// or `deny`) to [`ConsentPage::action`], and `server` where [`ConsentPage::server`] is absent.
+    async fn consent(&self, head: &Parts, page: &ConsentPage) -> Response<Body>;
+
+    /// Says what went wrong where nobody can be sent back to.
+    async fn problem(&self, head: &Parts, problem: &Problem) -> Response<Body>;
+}
+
+/// Who is logged in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoggedIn {
+    /// Whose rights would be given.
+    pub subject: Subject,
+    /// The login's id, if it has one: ending it ends what was agreed to in it.
+    pub session: Option<String>,
+}
+
+/// What a person is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ConsentPage {
+    /// Who is asked.
+    pub subject: Subject,
+    /// Where the form goes: a path.
+    pub action: String,
+    /// The hidden field `request`.
+    pub request: String,
+    /// The hidden field `csrf`.
+    pub csrf: String,
+    /// The client.
+    pub client_id: String,
+    /// What it says its name is: to be shown as a quotation.
+    pub client_name: Option<String>,
+    /// How it is known.
+    pub known_by: KnownBy,
+    /// Where the browser will be sent, which is to stand first on the page.
+    pub redirect: RedirectKind,
+    /// The server it asks for, as id and name; `None`: the person chooses one, or none.
+    pub server: Option<(String, String)>,
+    /// What it asks for.
+    pub scopes: Vec<String>,
+}
+
+/// What went wrong, for a person in front of a browser.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Problem {
+    /// The client is not known: it has expired, or never was. The remedy is to let the program register anew.
+    UnknownClient,
+    /// The client may not be used before an administrator has approved or unblocked it.
+    ClientNotApproved,
+    /// The redirect URI is not one of the client's.
+    Redirect,
+    /// The request has ended, or belongs to another browser. The remedy is to begin again in the program.
+    RequestGone,
+    /// The request is not well formed.
+    Malformed,
+    /// Something of ours does not answer.
+    Unavailable,
+}
+
+impl Problem {
+    /// The status of the page.
+    #[must_use]
+    pub fn status(self) -> http::StatusCode {
+        match self {
+            Self::Unavailable => http::StatusCode::SERVICE_UNAVAILABLE,
+            Self::ClientNotApproved => http::StatusCode::FORBIDDEN,
+            _ => http::StatusCode::BAD_REQUEST,
+        }
+    }
+
+    /// What to say, and what to do.
+    #[must_use]
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::UnknownClient => {
+                "The program that sent you here is not known any more. Remove this server from it and add it again."
+            }
+            Self::ClientNotApproved => {
+                "The program that sent you here may not be used yet. Ask an administrator to approve it."
+            }
+            Self::Redirect => "The program that sent you here wants you to go on to a place that it did not register.",
+            Self::RequestGone => "This request has ended. Go back to the program and connect again.",
+            Self::Malformed => "The program that sent you here made a mistake. Its makers should look at it.",
+            Self::Unavailable => "Something does not answer. Try again in a minute.",
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! The bounds of the authorization server.
+
+use std::time::Duration;
+
+/// The bounds of what clients and browsers send.
+#[derive(Debug)]
+pub struct ServerLimits;
+
+impl ServerLimits {
+    /// Bytes of a form or registration.
+    pub const BODY: usize = 64 * 1024;
+    /// Bytes of a query.
+    pub const QUERY: usize = 16 * 1024;
+    /// Parameters of a form or query.
+    pub const PARAMETERS: usize = 64;
+    /// Bytes of `state`: it is kept and given back.
+    pub const STATE: usize = 4 * 1024;
+    /// Bytes of a redirect URI.
+    pub const REDIRECT_URI: usize = 2_048;
+    /// Redirect URIs of a client.
+    pub const REDIRECT_URIS: usize = 20;
+    /// Bytes of a client's id; a longer URL is no client.
+    pub const CLIENT_ID: usize = 2_048;
+    /// Bytes of a client's name.
+    pub const CLIENT_NAME: usize = 128;
+    /// Bytes of a client's key set.
+    pub const CLIENT_KEYS: usize = 16 * 1024;
+    /// Bytes of a Client ID Metadata Document.
+    pub const DOCUMENT: usize = 5 * 1024;
+    /// How long a request waits for login and consent.
+    pub const REQUEST: Duration = Duration::from_secs(600);
+    /// How long a code is good.
+    pub const CODE: Duration = Duration::from_secs(60);
+    /// How far ahead a client's assertion may end.
+    pub const ASSERTION: Duration = Duration::from_secs(600);
+}

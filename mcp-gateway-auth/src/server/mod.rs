@@ -1,0 +1,491 @@
+//! An OAuth 2.1 authorization server for MCP clients, as one tower service.
+//!
+//! It knows clients, codes, grants and tokens. It knows no people: an [`Interaction`] says who is logged in at a browser
+//! and shows the pages, and a [`Resolve`] says which servers somebody may use. Everything that it keeps is in a
+//! [`ResourceStore`], so any number of replicas serve one issuer.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use async_trait::async_trait;
+//! use bytes::Bytes;
+//! use http::{Request, Response, request::Parts};
+//! use mcp_gateway_auth::server::{AuthorizationServer, ConsentPage, Interaction, LoggedIn, Problem, ServerParts};
+//! use mcp_gateway_auth::token::{SigningKeyOptions, SigningKeys};
+//! use mcp_gateway_core::contract::{Resolve, ResolveError, SystemClock};
+//! use mcp_gateway_core::memory::{MemoryKeys, MemoryStore};
+//! use mcp_gateway_core::record::{Mount, Principal, Resources, Route, Subject, TenantId};
+//! use mcp_gateway_core::seal::Sealer;
+//! use mcp_gateway_core::snapshot::{SnapshotOptions, Snapshots};
+//! use mcp_gateway_core::{Body, BoxError, catalog};
+//! use tower_service::Service as _;
+//!
+//! /// The people of a service: whoever its own front end says is there.
+//! struct People;
+//!
+//! #[async_trait]
+//! impl Interaction for People {
+//!     async fn who(&self, head: &Parts) -> Result<Option<LoggedIn>, BoxError> {
+//!         let user = head.headers.get("x-internal-user").and_then(|user| user.to_str().ok());
+//!         Ok(user.map(|user| LoggedIn { subject: Subject::local(user), session: None }))
+//!     }
+//!     async fn login(&self, _: &Parts, return_to: &str) -> Response<Body> {
+//!         Response::builder().status(303).header("location", format!("/login?then={return_to}")).body(Body::empty()).unwrap()
+//!     }
+//!     async fn consent(&self, _: &Parts, page: &ConsentPage) -> Response<Body> {
+//!         Response::new(Body::from(Bytes::from(format!("<form method=post action={}>…</form>", page.action))))
+//!     }
+//!     async fn problem(&self, _: &Parts, problem: &Problem) -> Response<Body> {
+//!         Response::new(Body::from(Bytes::from(problem.text())))
+//!     }
+//! }
+//!
+//! # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+//! let clock = Arc::new(SystemClock);
+//! let store = Arc::new(MemoryStore::new(clock.clone()));
+//! let sealer = Sealer::open(store.clone(), Arc::new(MemoryKeys::new()), clock.clone()).await.unwrap();
+//! let mount = Mount::new("https://gateway.example", "/mcp-connect").unwrap();
+//! let ring = Resources::new(store.clone(), sealer.clone(), TenantId::default());
+//! let keys = SigningKeys::open(ring, clock.clone(), SigningKeyOptions::default()).await.unwrap();
+//! let compile = Arc::new({ let mount = mount.clone(); move |entry: &_| catalog::compile(entry, &mount) });
+//! let options = SnapshotOptions::new(sealer.clone(), compile);
+//! let (snapshots, driver) = Snapshots::follow(store.clone(), options).await.unwrap();
+//! tokio::spawn(driver);
+//! let snapshots = Arc::new(snapshots);
+//!
+//! let mut server = AuthorizationServer::new(ServerParts {
+//!     mount,
+//!     tenant: TenantId::default(),
+//!     store,
+//!     sealer,
+//!     signer: keys.clone(),
+//!     keys,
+//!     resolve: snapshots.clone(),
+//!     standing: snapshots,
+//!     interaction: Arc::new(People),
+//!     clock,
+//! });
+//! let request = Request::get("/.well-known/oauth-authorization-server").body(Body::empty()).unwrap();
+//! let response = server.call(request).await.unwrap();
+//! assert_eq!(response.status(), 200);
+//! # });
+//! ```
+
+mod answer;
+mod authorize;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod check;
+mod client;
+mod form;
+mod grant;
+mod inspect;
+mod interaction;
+mod limits;
+mod metadata;
+mod register;
+mod state;
+mod target;
+mod token;
+
+use std::convert::Infallible;
+use std::fmt;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::request::Parts;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Limited};
+use mcp_gateway_core::context::McpContext;
+use mcp_gateway_core::contract::{
+    Budget, Clock, KeyRing, LimitKey, RateLimiter, Resolve, ResourceStore, Revision, Signer, StoreError,
+};
+use mcp_gateway_core::record::{FieldSealer, Mount, TenantId};
+use mcp_gateway_core::{Body, BoxError, BoxFuture};
+use tower_service::Service;
+
+use self::answer::{OAuthError, document, empty, for_any_origin, method_not_allowed, preflight};
+pub use self::client::{
+    ClientAuthentication, DocumentClients, DocumentError, GrantType, KnownBy, OAuthClient, RedirectKind,
+    RegistrationMode, RegistrationPolicy,
+};
+use self::client::{ClientProof, hex_hash};
+use self::form::Form;
+pub use self::grant::{AuthorizationCode, Grant, PendingRequest};
+pub use self::interaction::{ConsentPage, Interaction, LoggedIn, Problem};
+pub use self::limits::ServerLimits;
+use self::state::State;
+pub use self::token::CLIENT_SUBJECT;
+use crate::token::{Standing, TokenIssuer};
+
+/// Where the endpoints are, below the origin.
+mod paths {
+    pub(super) const METADATA: &str = "/.well-known/oauth-authorization-server";
+    pub(super) const OPENID: &str = "/.well-known/openid-configuration";
+    pub(super) const KEYS: &str = "/jwks.json";
+    pub(super) const AUTHORIZE: &str = "/authorize";
+    pub(super) const CONTINUE: &str = "/authorize/continue";
+    pub(super) const DECIDE: &str = "/authorize/decide";
+    pub(super) const TOKEN: &str = "/token";
+    pub(super) const REVOKE: &str = "/revoke";
+    pub(super) const INTROSPECT: &str = "/introspect";
+    pub(super) const REGISTER: &str = "/register";
+}
+
+/// The authorization server: a tower service for the root of the gateway's origin.
+/// Every other path is a 404. A handle: clones share it.
+#[derive(Clone)]
+pub struct AuthorizationServer(Arc<Inner>);
+
+/// What an authorization server is made of.
+#[derive(Clone)]
+pub struct ServerParts {
+    /// Its origin is the issuer; its servers are the resources.
+    pub mount: Mount,
+    /// Whose.
+    pub tenant: TenantId,
+    /// Where everything is kept.
+    pub store: Arc<dyn ResourceStore>,
+    /// Seals what must not be read there.
+    pub sealer: Arc<dyn FieldSealer>,
+    /// Signs access tokens.
+    pub signer: Arc<dyn Signer>,
+    /// The public keys of `signer`.
+    pub keys: Arc<dyn KeyRing>,
+    /// Which servers somebody may use: asked before consent and for every token.
+    pub resolve: Arc<dyn Resolve>,
+    /// Whether somebody may use the gateway at all: asked likewise.
+    pub standing: Arc<dyn Standing>,
+    /// Who is at the browser, and pages.
+    pub interaction: Arc<dyn Interaction>,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// The times of an authorization server.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ServerOptions {
+    /// `oauth.access_token_lifetime`: 1 hour; at most 24 hours.
+    pub access_token: Duration,
+    /// `oauth.refresh_grace`: how long the refresh token before is answered with the same successor; 60 s.
+    pub refresh_grace: Duration,
+    /// `oauth.refresh_idle`: after how long without use a grant ends; 30 days.
+    pub refresh_idle: Duration,
+    /// `oauth.grant_lifetime`: after how long it ends, used or not; 180 days.
+    pub grant_life: Duration,
+    /// `oauth.limits.requests_per_minute`: requests of one address to the token, revocation, introspection and
+    /// authorization endpoints together; 300.
+    pub requests_per_minute: u32,
+    /// `oauth.limits.registrations_per_minute`: registrations from one address; 10.
+    pub registrations_per_minute: u32,
+}
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        let days = |days: u64| Duration::from_secs(days * 24 * 3_600);
+        Self {
+            access_token: TokenIssuer::LIFETIME,
+            refresh_grace: Duration::from_secs(60),
+            refresh_idle: days(30),
+            grant_life: days(180),
+            requests_per_minute: 300,
+            registrations_per_minute: 10,
+        }
+    }
+}
+
+pub(crate) struct Inner {
+    mount: Mount,
+    tenant: TenantId,
+    tokens: TokenIssuer,
+    signer: Arc<dyn Signer>,
+    keys: Arc<dyn KeyRing>,
+    state: State,
+    resolve: Arc<dyn Resolve>,
+    standing: Arc<dyn Standing>,
+    interaction: Arc<dyn Interaction>,
+    documents: Option<Arc<DocumentClients>>,
+    policy: RegistrationPolicy,
+    options: ServerOptions,
+    limiter: Option<Arc<dyn RateLimiter>>,
+    clock: Arc<dyn Clock>,
+    metadata: Arc<str>,
+}
+
+impl AuthorizationServer {
+    /// A server with the usual options: registration by policy, Client ID Metadata Documents, no limits by address.
+    #[must_use]
+    pub fn new(parts: ServerParts) -> Self {
+        let ServerParts { mount, tenant, store, sealer, signer, keys, resolve, standing, interaction, clock } = parts;
+        let state = State::new(&store, &sealer, &tenant);
+        let tokens = TokenIssuer::new(mount.origin(), Arc::clone(&signer), Arc::clone(&clock));
+        let documents = Some(Arc::new(DocumentClients::new(Arc::clone(&clock))));
+        let inner = Inner {
+            mount,
+            tenant,
+            tokens,
+            signer,
+            keys,
+            state,
+            resolve,
+            standing,
+            interaction,
+            documents,
+            policy: RegistrationPolicy::default(),
+            options: ServerOptions::default(),
+            limiter: None,
+            clock,
+            metadata: "".into(),
+        };
+        Self(Arc::new(inner)).edit(|_| {})
+    }
+
+    /// The same with these times and limits.
+    #[must_use]
+    pub fn options(self, options: ServerOptions) -> Self {
+        self.edit(|inner| {
+            let tokens = TokenIssuer::new(inner.mount.origin(), Arc::clone(&inner.signer), Arc::clone(&inner.clock));
+            inner.tokens = tokens.with_lifetime(options.access_token);
+            inner.options = options;
+        })
+    }
+
+    /// The same with this rule about clients.
+    #[must_use]
+    pub fn policy(self, policy: RegistrationPolicy) -> Self {
+        self.edit(|inner| inner.policy = policy)
+    }
+
+    /// The same with Client ID Metadata Documents fetched so, or none at all.
+    #[must_use]
+    pub fn documents(self, documents: Option<DocumentClients>) -> Self {
+        self.edit(|inner| inner.documents = documents.map(Arc::new))
+    }
+
+    /// The same with limits by address, which a `ContextLayer` in front finds out.
+    #[must_use]
+    pub fn limit_addresses(self, limiter: Arc<dyn RateLimiter>) -> Self {
+        self.edit(|inner| inner.limiter = Some(limiter))
+    }
+
+    fn edit(mut self, edit: impl FnOnce(&mut Inner)) -> Self {
+        // Only called while building, before the service is cloned.
+        if let Some(inner) = Arc::get_mut(&mut self.0) {
+            edit(inner);
+            let documents = inner.documents.is_some();
+            let metadata = metadata::server(&inner.mount, inner.tokens.issuer(), inner.policy.mode, documents);
+            inner.metadata = metadata.to_string().into();
+        }
+        self
+    }
+}
+
+impl fmt::Debug for AuthorizationServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AuthorizationServer").field("issuer", &self.0.tokens.issuer()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for ServerParts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerParts").field("mount", &self.mount).field("tenant", &self.tenant).finish_non_exhaustive()
+    }
+}
+
+impl<B> Service<Request<B>> for AuthorizationServer
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let inner = Arc::clone(&self.0);
+        Box::pin(async move {
+            let (head, body) = request.into_parts();
+            Ok(inner.serve(&head, Body::new(body)).await)
+        })
+    }
+}
+
+impl Inner {
+    async fn serve(&self, head: &Parts, body: Body) -> Response<Body> {
+        let path = head.uri.path();
+        let (get, post) = (head.method == Method::GET, head.method == Method::POST);
+        match path {
+            paths::METADATA | paths::OPENID | paths::KEYS => for_any_origin(match (get, path) {
+                (true, paths::KEYS) => document(&self.keys.document(), "public, max-age=300"),
+                (true, _) => document(&self.metadata, "public, max-age=300"),
+                _ if head.method == Method::OPTIONS => preflight(),
+                _ => method_not_allowed("GET"),
+            }),
+            paths::AUTHORIZE | paths::CONTINUE if get => match self.limited(head, false) {
+                Err(error) => error.into_response(),
+                Ok(()) if path == paths::AUTHORIZE => self.authorize(head).await,
+                Ok(()) => self.proceed(head).await,
+            },
+            paths::DECIDE if post => match self.form(head, body).await {
+                Err(error) => error.into_response(),
+                Ok(form) => self.decide(head, &form).await,
+            },
+            paths::AUTHORIZE | paths::CONTINUE => method_not_allowed("GET"),
+            paths::DECIDE => method_not_allowed("POST"),
+            _ => self.for_programs(head, path, body).await,
+        }
+    }
+
+    /// The endpoints that programs call, from pages of any origin too.
+    async fn for_programs(&self, head: &Parts, path: &str, body: Body) -> Response<Body> {
+        let managed = path.strip_prefix(paths::REGISTER).and_then(|rest| rest.strip_prefix('/'));
+        let known =
+            managed.is_some() || matches!(path, paths::TOKEN | paths::REVOKE | paths::INTROSPECT | paths::REGISTER);
+        if !known {
+            return empty(StatusCode::NOT_FOUND);
+        }
+        if head.method == Method::OPTIONS {
+            return preflight();
+        }
+        let answer = async {
+            self.limited(head, path == paths::REGISTER)?;
+            match (&head.method, path, managed) {
+                (&Method::POST, paths::TOKEN, _) => self.token(head, &self.form(head, body).await?).await,
+                (&Method::POST, paths::REVOKE, _) => self.revoke(head, &self.form(head, body).await?).await,
+                (&Method::POST, paths::INTROSPECT, _) => self.introspect(head, &self.form(head, body).await?).await,
+                (&Method::POST, paths::REGISTER, _) => self.register(head, &read(body).await?).await,
+                (&Method::GET, _, Some(id)) => self.registration(head, id).await,
+                (&Method::DELETE, _, Some(id)) => self.deregister(head, id).await,
+                (_, _, Some(_)) => Ok(method_not_allowed("GET, DELETE")),
+                _ => Ok(method_not_allowed("POST")),
+            }
+        };
+        for_any_origin(answer.await.unwrap_or_else(OAuthError::into_response))
+    }
+
+    async fn form(&self, head: &Parts, body: Body) -> Result<Form, OAuthError> {
+        let kind = head.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+        let kind = kind.split(';').next().unwrap_or_default().trim();
+        if !kind.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+            return Err(OAuthError::bad("invalid_request", "Send application/x-www-form-urlencoded."));
+        }
+        let body = read(body).await?;
+        Form::parse(&body).map_err(|why| OAuthError::bad("invalid_request", why))
+    }
+
+    /// Takes from the budget of the address, where one is known.
+    fn limited(&self, head: &Parts, registration: bool) -> Result<(), OAuthError> {
+        let address = McpContext::of(&head.extensions).and_then(McpContext::address);
+        let (Some(limiter), Some(address)) = (&self.limiter, address) else { return Ok(()) };
+        let (scope, limit) = if registration {
+            ("oauth-register", self.options.registrations_per_minute)
+        } else {
+            ("oauth", self.options.requests_per_minute)
+        };
+        let key = LimitKey { scope, id: address.to_string().into() };
+        let budget = Budget { key, cost: 1, limit, period: Duration::from_secs(60) };
+        match limiter.check(&[budget]) {
+            mcp_gateway_core::MaybeReady::Ready(Err(_)) => Err(OAuthError {
+                status: StatusCode::TOO_MANY_REQUESTS,
+                code: "temporarily_unavailable",
+                why: "Too many requests from this address; try again in a minute.".to_owned(),
+            }),
+            // A limiter that has to ask somebody is not waited for.
+            _ => Ok(()),
+        }
+    }
+
+    /// The client that sends a request, proven.
+    async fn authenticated(&self, head: &Parts, form: &Form) -> Result<(String, OAuthClient), OAuthError> {
+        let proof = ClientProof::read(&head.headers, form).map_err(|why| OAuthError::bad("invalid_request", why))?;
+        let id = proof.client_id().to_owned();
+        // One answer for an unknown, a blocked and an unproven client: ids are not told apart.
+        let wrong = || OAuthError::client("The client is not known, or did not prove who it is; register again.");
+        let client = match self.find_client(&id, false).await.map_err(OAuthError::unavailable)? {
+            ClientLookup::Found(client, _) => client,
+            ClientLookup::Blocked | ClientLookup::Unknown => return Err(wrong()),
+        };
+        let endpoint = format!("{}{}", self.mount.origin(), paths::TOKEN);
+        let now = self.clock.now();
+        let used = proof.check(&client, &[self.tokens.issuer(), &endpoint], now).map_err(|why| {
+            tracing::debug!(client = id, why, "a client did not prove who it is");
+            wrong()
+        })?;
+        if let Some(used) = used {
+            let left = used.expires_at.saturating_sub(now.as_second()).max(0).unsigned_abs();
+            let life = Duration::from_secs(left).saturating_add(crate::token::TokenLimits::CLOCK_SKEW * 2);
+            let first = self.state.use_assertion(&id, &used.id, life).await.map_err(OAuthError::unavailable)?;
+            if !first {
+                return Err(wrong());
+            }
+        }
+        Ok((id, client))
+    }
+
+    /// The client of this id, wherever it is known from. `fetch`: whether a document may be fetched; without it the client
+    /// is what it was when somebody last agreed to it.
+    async fn find_client(&self, id: &str, fetch: bool) -> Result<ClientLookup, StoreError> {
+        if id.is_empty() || id.len() > ServerLimits::CLIENT_ID {
+            return Ok(ClientLookup::Unknown);
+        }
+        let kept = self.state.clients.get(&client_key(id)).await?;
+        let revision = kept.as_ref().map(|kept| kept.revision);
+        let kept = kept.map(|kept| kept.value);
+        if kept.as_ref().is_some_and(|client| client.blocked) {
+            return Ok(ClientLookup::Blocked);
+        }
+        let by_document = kept.as_ref().is_none_or(|client| client.known_by == KnownBy::Document);
+        if let Some(documents) = self.documents.as_ref().filter(|_| fetch && by_document && DocumentClients::is_url(id))
+        {
+            return Ok(match documents.load(id, &self.policy).await {
+                Ok(client) => {
+                    let used_at = kept.and_then(|kept| kept.used_at);
+                    ClientLookup::Found(OAuthClient { used_at, ..client }, revision)
+                }
+                Err(error) => {
+                    tracing::info!(client = id, %error, "a client's document cannot be used");
+                    ClientLookup::Unknown
+                }
+            });
+        }
+        Ok(kept.map_or(ClientLookup::Unknown, |client| ClientLookup::Found(client, revision)))
+    }
+}
+
+/// What is known of a client's id.
+enum ClientLookup {
+    /// The client, and the revision of what is kept of it.
+    Found(OAuthClient, Option<Revision>),
+    Blocked,
+    Unknown,
+}
+
+/// Under which id a client's record is kept: ids that are URLs may be longer than those of records.
+pub(crate) fn client_key(id: &str) -> String {
+    if id.len() <= 200 { id.to_owned() } else { format!("sha256-{}", hex_hash(id)) }
+}
+
+/// 256 random bits, base64url.
+fn random() -> String {
+    URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>())
+}
+
+async fn read(body: Body) -> Result<Bytes, OAuthError> {
+    let too_large = |_| OAuthError {
+        status: StatusCode::PAYLOAD_TOO_LARGE,
+        code: "invalid_request",
+        why: "The body could not be read, or is larger than 64 KiB.".to_owned(),
+    };
+    Ok(Limited::new(body, ServerLimits::BODY).collect().await.map_err(too_large)?.to_bytes())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,107 @@
+//! `/register`: registration by clients themselves (RFC 7591), and what they can do with it later (RFC 7592).
+
+use http::header::AUTHORIZATION;
+use http::request::Parts;
+use http::{Response, StatusCode};
+use mcp_gateway_core::Body;
+use mcp_gateway_core::contract::{When, Write};
+use mcp_gateway_core::record::{Revoked, Stored};
+use serde_json::{Value, json};
+
+use super::answer::{OAuthError, empty, json as answer};
+use super::client::{ClientMetadata, hex_hash, same_hash};
+use super::{ClientAuthentication, Inner, KnownBy, OAuthClient, RegistrationMode, paths, random};
+use crate::bearer::bearer;
+use crate::token::jws::is_object;
+
+impl Inner {
+    pub(crate) async fn register(&self, head: &Parts, body: &[u8]) -> Result<Response<Body>, OAuthError> {
+        match self.policy.mode {
+            RegistrationMode::Off => return Ok(empty(StatusCode::NOT_FOUND)),
+            RegistrationMode::Token if !token_of(head).is_some_and(|token| self.policy.knows_token(&token)) => {
+                return Err(unauthorized("Registration here needs an initial access token."));
+            }
+            _ => {}
+        }
+        let malformed = || OAuthError::bad("invalid_client_metadata", "The body is not client metadata in JSON.");
+        let metadata = Some(body).filter(|body| is_object(body)).and_then(|body| serde_json::from_slice(body).ok());
+        let metadata: ClientMetadata = metadata.ok_or_else(malformed)?;
+        let accepted = metadata.accept(KnownBy::Registration, &self.policy, self.clock.now(), random);
+        let mut registered = accepted.map_err(|error| OAuthError::bad(error.code, error.why))?;
+        let (id, management) = (random(), random());
+        registered.client.management_sha256 = Some(hex_hash(&management));
+        let client = &registered.client;
+        let put = self.state.clients.put(&id, client, client.life(), When::Absent).map_err(OAuthError::unavailable)?;
+        self.state.commit(vec![put]).await.map_err(OAuthError::unavailable)?;
+        tracing::info!(client = id, "a client has registered");
+        let mut body = self.describe(&id, client);
+        body["registration_access_token"] = management.into();
+        if let Some(secret) = registered.secret {
+            body["client_secret"] = secret.into();
+            body["client_secret_expires_at"] = 0.into();
+        }
+        Ok(answer(StatusCode::CREATED, &body))
+    }
+
+    /// `GET /register/{id}` (RFC 7592 §2.1).
+    pub(crate) async fn registration(&self, head: &Parts, id: &str) -> Result<Response<Body>, OAuthError> {
+        let stored = self.managed(head, id).await?;
+        Ok(answer(StatusCode::OK, &self.describe(id, &stored.value)))
+    }
+
+    /// `DELETE /register/{id}` (RFC 7592 §2.3): everything that the client has ends with it.
+    pub(crate) async fn deregister(&self, head: &Parts, id: &str) -> Result<Response<Body>, OAuthError> {
+        let stored = self.managed(head, id).await?;
+        let delete = Write::Delete { key: self.state.clients.key(&stored.id), when: When::Any };
+        let revoke = self.state.revoke(Revoked::Client(id), "the client has deregistered", &*self.clock);
+        let writes = vec![delete, revoke.map_err(OAuthError::unavailable)?];
+        self.state.commit(writes).await.map_err(OAuthError::unavailable)?;
+        Ok(empty(StatusCode::NO_CONTENT))
+    }
+
+    /// The registration whose token the request brings. One answer for whatever is wrong: ids are not told apart.
+    async fn managed(&self, head: &Parts, id: &str) -> Result<Stored<OAuthClient>, OAuthError> {
+        let wrong = || unauthorized("The registration access token is not good for this client.");
+        let token = token_of(head).ok_or_else(wrong)?;
+        if id.is_empty() || id.len() > 64 {
+            return Err(wrong());
+        }
+        let stored = self.state.clients.get(id).await.map_err(OAuthError::unavailable)?.ok_or_else(wrong)?;
+        let good = stored.value.management_sha256.as_deref().is_some_and(|hash| same_hash(&token, hash));
+        if good && !stored.value.blocked { Ok(stored) } else { Err(wrong()) }
+    }
+
+    fn describe(&self, id: &str, client: &OAuthClient) -> Value {
+        let method = match &client.authentication {
+            ClientAuthentication::None => "none",
+            ClientAuthentication::Secret { .. } => "client_secret_basic",
+            ClientAuthentication::PrivateKeyJwt { .. } => "private_key_jwt",
+        };
+        let mut body = json!({
+            "client_id": id,
+            "client_id_issued_at": client.created_at.as_second(),
+            "redirect_uris": client.redirect_uris,
+            "grant_types": client.grants,
+            "response_types": ["code"],
+            "token_endpoint_auth_method": method,
+            "registration_client_uri": format!("{}{}/{id}", self.mount.origin(), paths::REGISTER),
+        });
+        if let Some(name) = &client.name {
+            body["client_name"] = name.as_str().into();
+        }
+        body
+    }
+}
+
+fn unauthorized(why: &str) -> OAuthError {
+    OAuthError { status: StatusCode::UNAUTHORIZED, code: "invalid_token", why: why.to_owned() }
+}
+
+fn token_of(head: &Parts) -> Option<String> {
+    let mut fields = head.headers.get_all(AUTHORIZATION).iter();
+    let token = bearer(fields.next()?.as_bytes())?;
+    if fields.next().is_some() {
+        return None;
+    }
+    std::str::from_utf8(token).ok().map(str::to_owned)
+}

@@ -1,0 +1,84 @@
+//! What the authorization server keeps.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use mcp_gateway_core::contract::{Clock, ResourceStore, StoreError, StoreErrorKind, When, Write};
+use mcp_gateway_core::record::{FieldSealer, Resources, Revocation, Revoked, Stored, TenantId};
+
+use super::client::hex_hash;
+use super::grant::UsedAssertionRecord;
+use super::{AuthorizationCode, Grant, OAuthClient, PendingRequest};
+use crate::token::TokenLimits;
+
+/// How long the end of something is remembered: as long as a token that depends on it may live.
+const ENDED: Duration = TokenLimits::LIFETIME.saturating_add(TokenLimits::CLOCK_SKEW);
+
+/// Typed access to everything of one tenant.
+#[derive(Debug, Clone)]
+pub(crate) struct State {
+    pub(crate) clients: Resources<OAuthClient>,
+    pub(crate) grants: Resources<Grant>,
+    pub(crate) codes: Resources<AuthorizationCode>,
+    pub(crate) requests: Resources<PendingRequest>,
+    revocations: Resources<Revocation>,
+    assertions: Resources<UsedAssertionRecord>,
+}
+
+impl State {
+    pub(crate) fn new(store: &Arc<dyn ResourceStore>, sealer: &Arc<dyn FieldSealer>, tenant: &TenantId) -> Self {
+        fn of<T: mcp_gateway_core::record::Resource>(
+            (store, sealer, tenant): (&Arc<dyn ResourceStore>, &Arc<dyn FieldSealer>, &TenantId),
+        ) -> Resources<T> {
+            Resources::new(Arc::clone(store), Arc::clone(sealer), tenant.clone())
+        }
+        let parts = (store, sealer, tenant);
+        Self {
+            clients: of(parts),
+            grants: of(parts),
+            codes: of(parts),
+            requests: of(parts),
+            revocations: of(parts),
+            assertions: of(parts),
+        }
+    }
+
+    pub(crate) async fn commit(&self, writes: Vec<Write>) -> Result<(), StoreError> {
+        self.clients.store().commit(writes).await.map(drop)
+    }
+
+    /// Ends a grant: its refresh tokens with the record, its access tokens by the feed.
+    pub(crate) async fn end_grant(&self, id: &str, reason: &str, clock: &dyn Clock) -> Result<(), StoreError> {
+        let delete = Write::Delete { key: self.grants.key(id), when: When::Any };
+        self.commit(vec![delete, self.revoke(Revoked::Grant(id), reason, clock)?]).await
+    }
+
+    /// Ends whatever depends on this.
+    pub(crate) fn revoke(&self, what: Revoked<'_>, reason: &str, clock: &dyn Clock) -> Result<Write, StoreError> {
+        let until = clock.now().saturating_add(ENDED).unwrap_or(Timestamp::MAX);
+        let revocation = Revocation { reason: reason.to_owned(), before: None, until };
+        self.revocations.put(&what.id(), &revocation, Some(ENDED), When::Any)
+    }
+
+    /// Uses up the id of a client's assertion; `false` when it was used before.
+    pub(crate) async fn use_assertion(&self, client: &str, id: &str, life: Duration) -> Result<bool, StoreError> {
+        let key = hex_hash(&format!("{} {client} {id}", client.len()));
+        let put = self.assertions.put(&key, &UsedAssertionRecord {}, Some(life), When::Absent)?;
+        won(self.commit(vec![put]).await)
+    }
+
+    pub(crate) async fn request(&self, id: &str) -> Result<Option<Stored<PendingRequest>>, StoreError> {
+        if id.is_empty() || id.len() > 64 { Ok(None) } else { self.requests.get(id).await }
+    }
+}
+
+/// Whether a commit with a precondition was the first; everything but a lost race is an error. A commit whose outcome
+/// is unknown counts as lost: what can be used once may have been used.
+pub(crate) fn won(committed: Result<(), StoreError>) -> Result<bool, StoreError> {
+    match committed {
+        Ok(()) => Ok(true),
+        Err(error) if matches!(error.kind(), StoreErrorKind::Conflict | StoreErrorKind::Unknown) => Ok(false),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,186 @@
+//! Clients by document.
+
+use http::HeaderValue;
+use http::header::{CACHE_CONTROL, HeaderName};
+use mcp_gateway_core::egress::{Fetch, FetchError, Fetched};
+
+use super::*;
+
+const ID: &str = "https://client.example/oauth/client.json";
+
+/// A web of one document.
+#[derive(Default)]
+struct Web {
+    answer: Mutex<Option<(u16, Vec<(HeaderName, &'static str)>, String)>>,
+    fetched: Mutex<Vec<String>>,
+}
+
+impl Web {
+    fn says(&self, status: u16, headers: &[(HeaderName, &'static str)], body: &Value) {
+        *self.answer.lock().unwrap() = Some((status, headers.to_vec(), body.to_string()));
+    }
+
+    fn fetched(&self) -> usize {
+        self.fetched.lock().unwrap().len()
+    }
+}
+
+#[async_trait]
+impl Fetch for Web {
+    async fn fetch(&self, request: Request<Bytes>) -> Result<Fetched, FetchError> {
+        self.fetched.lock().unwrap().push(request.uri().to_string());
+        let (status, extra, body) = self.answer.lock().unwrap().clone().unwrap();
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        for (name, value) in extra {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+        Ok(Fetched { status: StatusCode::from_u16(status).unwrap(), headers, body: body.into() })
+    }
+}
+
+fn document() -> Value {
+    json!({ "client_id": ID, "client_name": "Tools", "redirect_uris": [REDIRECT], "client_uri": "https://client.example" })
+}
+
+async fn world() -> (World, Arc<Web>) {
+    let web = Arc::new(Web::default());
+    web.says(200, &[], &document());
+    let held = web.clone();
+    let world = World::with(|server| {
+        let clock = server.0.clock.clone();
+        server.documents(Some(DocumentClients::with_fetch(held, clock)))
+    });
+    (world.await, web)
+}
+
+#[tokio::test]
+async fn a_document_is_fetched_after_login_and_the_client_connects() {
+    let (world, web) = world().await;
+    let held = world.authorize(ID, &[]).await;
+    let login = world.send(Request::get(held.location()).header(COOKIE, cookie(&held)), "").await;
+    assert!(login.location().starts_with("/login"));
+    assert_eq!(web.fetched(), 0, "strangers make us fetch nothing");
+    let (page, cookie) = world.ask(ID, "ada", &[]).await;
+    assert_eq!((page.known_by, page.client_name.as_deref()), (KnownBy::Document, Some("Tools")));
+    let allowed = world.decide(&page, &cookie, "ada", "allow").await;
+    let code = allowed.parameters().remove("code").unwrap();
+    assert_eq!(web.fetched(), 1, "remembered");
+    let tokens = world.redeem(ID, &code, &[]).await.json();
+    assert!(world.call(text(&tokens, "access_token"), "github").await.is_ok());
+    world.clock.advance(2 * DocumentClients::REMEMBER.0);
+    assert_eq!(world.refresh(ID, text(&tokens, "refresh_token")).await.status, 200);
+    assert_eq!(world.refresh("https://other.example/client.json", "x").await.status, 401);
+    assert_eq!(web.fetched(), 1, "the token endpoint fetches nothing");
+}
+
+#[tokio::test]
+async fn only_a_whole_document_is_a_client() {
+    let (world, web) = world().await;
+    let with = |name: &str, value: Value| {
+        let mut document = document();
+        document[name] = value;
+        document
+    };
+    let refused = async |what: &str| {
+        world.clock.advance(DocumentClients::REMEMBER.0);
+        let held = world.authorize(ID, &[]).await;
+        let request = Request::get(held.location()).header(COOKIE, cookie(&held)).header("x-user", "ada");
+        let answer = world.send(request, "").await;
+        assert_eq!(answer.status, 400, "{what}");
+        assert!(!answer.headers.contains_key("location"), "{what}");
+    };
+    for (name, value) in [
+        ("client_id", json!("https://other.example/client.json")),
+        ("client_secret", json!("s")),
+        ("client_secret_expires_at", json!(0)),
+        ("client_name", Value::Null),
+        ("redirect_uris", json!([])),
+        ("redirect_uris", json!(["https://evil.example/cb"])),
+        ("token_endpoint_auth_method", json!("client_secret_basic")),
+        ("token_endpoint_auth_method", json!("private_key_jwt")),
+        ("jwks_uri", json!("https://169.254.169.254/keys")),
+        ("client_uri", json!("x".repeat(ServerLimits::DOCUMENT))),
+    ] {
+        web.says(200, &[], &with(name, value.clone()));
+        refused(name).await;
+    }
+    for status in [301, 302, 304, 404, 500, 203] {
+        web.says(status, &[], &document());
+        refused("status").await;
+    }
+    web.says(200, &[(CONTENT_TYPE, "text/html")], &document());
+    refused("HTML").await;
+    world.clock.advance(DocumentClients::REMEMBER.0);
+    web.says(200, &[(CONTENT_TYPE, "application/client-metadata+json")], &document());
+    world.ask(ID, "ada", &[]).await;
+}
+
+#[tokio::test]
+async fn errors_are_not_remembered_and_documents_within_bounds() {
+    let (world, web) = world().await;
+    web.says(500, &[], &json!({}));
+    let held = world.authorize(ID, &[]).await;
+    let request = || Request::get(held.location()).header(COOKIE, cookie(&held)).header("x-user", "ada");
+    assert_eq!(world.send(request(), "").await.status, 400);
+    web.says(200, &[(CACHE_CONTROL, "public, max-age=1")], &document());
+    assert_eq!(world.send(request(), "").await.status, 200);
+    assert_eq!(web.fetched(), 2);
+    world.clock.advance(Duration::from_secs(59));
+    world.ask(ID, "ada", &[]).await;
+    assert_eq!(web.fetched(), 2, "a minute at least");
+    world.clock.advance(Duration::from_secs(1));
+    web.says(200, &[(CACHE_CONTROL, "max-age=99999999")], &document());
+    world.ask(ID, "ada", &[]).await;
+    world.clock.advance(DocumentClients::REMEMBER.1 - Duration::from_secs(1));
+    world.ask(ID, "ada", &[]).await;
+    assert_eq!(web.fetched(), 3);
+    world.clock.advance(Duration::from_secs(1));
+    web.says(200, &[(CACHE_CONTROL, "no-store")], &document());
+    world.ask(ID, "ada", &[]).await;
+    world.ask(ID, "ada", &[]).await;
+    assert_eq!(web.fetched(), 5, "a day at most, and no-store is obeyed");
+}
+
+#[test]
+fn only_plain_https_urls_are_ids() {
+    for good in [ID, "https://a.example/x", "https://a.example/x?y", "https://a.example/x/"] {
+        assert!(DocumentClients::is_url(good), "{good}");
+    }
+    let long = format!("https://a.example/{}", "x".repeat(ServerLimits::CLIENT_ID));
+    for bad in [
+        "http://a.example/x",
+        "https://a.example",
+        "https://a.example/",
+        "https://a.example:443/x",
+        "https://a.example:8443/x",
+        "https://A.example/x",
+        "https://u@a.example/x",
+        "https://@a.example/x",
+        "https://a.example/x#y",
+        "https://a.example/x#",
+        "https://a.example/a/../x",
+        "https://a.example/./x",
+        "https://a.example/%2e%2e/x",
+        "https://a.example\\x",
+        "HTTPS://a.example/x",
+        "https:a.example/x",
+        " https://a.example/x",
+        "client",
+        &long,
+    ] {
+        assert!(!DocumentClients::is_url(bad), "{bad}");
+    }
+}
+
+/// The real client: every special-use address is refused, whatever the URL looks like, and nothing of why is told.
+#[tokio::test]
+async fn private_addresses_are_never_fetched() {
+    let world = World::with(|server| server).await;
+    for id in ["https://127.0.0.1/x", "https://169.254.169.254/latest", "https://[::1]/x", "https://10.0.0.1/x"] {
+        let held = world.authorize(id, &[]).await;
+        let request = Request::get(held.location()).header(COOKIE, cookie(&held)).header("x-user", "ada");
+        let answer = world.send(request, "").await;
+        assert_eq!((answer.status, &*answer.body), (400, Problem::UnknownClient.text().as_bytes()), "{id}");
+    }
+}

@@ -1,0 +1,188 @@
+//! What works: from metadata to calls.
+
+use super::*;
+
+#[tokio::test]
+async fn metadata_says_what_clients_need_and_is_one_set() {
+    let world = World::new().await;
+    let server = world.get("/.well-known/oauth-authorization-server").await;
+    let openid = world.get("/.well-known/openid-configuration").await;
+    assert_eq!(server.body, openid.body);
+    let metadata = server.json();
+    assert_eq!(metadata["issuer"], ORIGIN, "without a trailing slash");
+    assert_eq!(metadata["code_challenge_methods_supported"], json!(["S256"]));
+    assert_eq!(metadata["authorization_response_iss_parameter_supported"], true);
+    for name in
+        ["jwks_uri", "subject_types_supported", "id_token_signing_alg_values_supported", "registration_endpoint"]
+    {
+        assert!(metadata.get(name).is_some(), "{name}");
+    }
+    assert!(text(&metadata, "token_endpoint").starts_with(ORIGIN));
+    assert_eq!(server.headers["access-control-allow-origin"], "*");
+    let keys = world.get("/jwks.json").await.json();
+    assert_eq!((keys["keys"][0]["alg"].as_str(), keys["keys"][0]["use"].as_str()), (Some("ES256"), Some("sig")));
+
+    let off = World::with(|server| {
+        server.documents(None).policy(RegistrationPolicy::default().with_mode(RegistrationMode::Off))
+    });
+    let off = off.await;
+    let metadata = off.get("/.well-known/oauth-authorization-server").await.json();
+    assert!(metadata.get("registration_endpoint").is_none());
+    assert_eq!(metadata["client_id_metadata_document_supported"], false);
+    assert_eq!(off.register(json!({})).await.status, 404);
+}
+
+#[tokio::test]
+async fn a_person_logs_in_agrees_and_the_client_calls_and_refreshes() {
+    let world = World::new().await;
+    let client = world.laptop().await;
+    let held = world.authorize(&client, &[]).await;
+    assert_eq!(held.status, 303);
+    let set = held.headers["set-cookie"].to_str().unwrap();
+    assert!(set.starts_with("__Host-") && set.ends_with("; Path=/; HttpOnly; SameSite=Lax; Secure"), "{set}");
+    let login = world.send(Request::get(held.location()).header("cookie", cookie(&held)), "").await;
+    assert_eq!(login.location(), format!("/login?then={}", held.location()), "nobody is logged in yet");
+
+    let (page, cookie) = world.ask(&client, "ada", &[]).await;
+    assert_eq!(page.client_name.as_deref(), Some("Laptop"));
+    assert_eq!((page.known_by, &page.redirect), (KnownBy::Registration, &RedirectKind::Loopback));
+    assert_eq!(page.server, Some(("github".to_owned(), "The github".to_owned())));
+    assert_eq!(page.scopes, ["mcp"], "scopes that nobody knows are ignored");
+    let allowed = world.decide(&page, &cookie, "ada", "allow").await;
+    assert!(allowed.location().starts_with(REDIRECT));
+    let parameters = allowed.parameters();
+    assert_eq!((&*parameters["state"], &*parameters["iss"]), ("s t&te", ORIGIN));
+
+    let answer = world.redeem(&client, &parameters["code"], &[]).await;
+    assert_eq!(answer.headers["cache-control"], "no-store");
+    assert_eq!(answer.headers["content-type"], "application/json");
+    let tokens = answer.json();
+    assert_eq!((&tokens["token_type"], &tokens["expires_in"]), (&json!("Bearer"), &json!(3_600)));
+    let principal = world.call(text(&tokens, "access_token"), "github").await.unwrap();
+    assert_eq!((&*principal.subject.id, &*principal.actor.id), ("ada", &*client));
+    assert!(world.call(text(&tokens, "access_token"), "gitlab").await.is_err(), "another audience");
+
+    let refreshed = world.refresh(&client, text(&tokens, "refresh_token")).await.json();
+    assert_ne!(text(&refreshed, "refresh_token"), text(&tokens, "refresh_token"));
+    assert!(world.call(text(&refreshed, "access_token"), "github").await.is_ok());
+}
+
+#[tokio::test]
+async fn without_a_resource_the_person_chooses_a_server_or_none() {
+    let world = World::new().await;
+    let client = world.laptop().await;
+    for bare in ["", ORIGIN] {
+        let (page, cookie) = world.ask(&client, "ada", &[("resource", bare)]).await;
+        assert_eq!(page.server, None);
+        let nothing = world.decide(&page, &cookie, "ada", "allow").await;
+        assert_eq!(nothing.parameters()["error"], "invalid_target");
+
+        let (page, cookie) = world.ask(&client, "ada", &[("resource", bare)]).await;
+        let form = [("request", &*page.request), ("csrf", &page.csrf), ("decision", "allow"), ("server", "gitlab")];
+        let request = Request::post("/authorize/decide")
+            .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .header(COOKIE, cookie)
+            .header("x-user", "ada");
+        let chosen = world.send(request, encoded(&form)).await;
+        let code = chosen.parameters().remove("code").unwrap();
+        let tokens = world.redeem(&client, &code, &[("resource", "")]).await.json();
+        assert!(world.call(text(&tokens, "access_token"), "gitlab").await.is_ok());
+        assert!(world.call(text(&tokens, "access_token"), "github").await.is_err());
+    }
+}
+
+#[tokio::test]
+async fn saying_no_and_having_no_access_look_the_same_to_the_client() {
+    let world = World::new().await;
+    let client = world.laptop().await;
+    let (page, cookie) = world.ask(&client, "ada", &[]).await;
+    let no = world.decide(&page, &cookie, "ada", "deny").await;
+    world.servers.hidden.lock().unwrap().insert(("github".into(), "eve".into()));
+    let mut answers = vec![no.location().to_owned()];
+    for server in ["https://gateway.example/mcp-connect/github", "https://gateway.example/mcp-connect/none"] {
+        let held = world.authorize(&client, &[("resource", server)]).await;
+        let request = Request::get(held.location()).header(COOKIE, super::cookie(&held)).header("x-user", "eve");
+        answers.push(world.send(request, "").await.location().to_owned());
+    }
+    assert!(answers[0].contains("error=access_denied") && answers.iter().all(|one| *one == answers[0]), "{answers:?}");
+}
+
+#[tokio::test]
+async fn a_client_calls_for_itself_with_a_secret_or_a_signature() {
+    use mcp_gateway_core::contract::Signer as _;
+    let world = World::new().await;
+    let client = |authentication| OAuthClient {
+        name: None,
+        known_by: KnownBy::Operator,
+        redirect_uris: Vec::new(),
+        authentication,
+        grants: vec![GrantType::ClientCredentials],
+        resource_server: None,
+        management_sha256: None,
+        blocked: false,
+        created_at: world.clock.now(),
+        used_at: None,
+    };
+    let secret = client(ClientAuthentication::Secret { sha256: hex_hash("correct horse") });
+    let keys = world.keys.document().to_string();
+    let clients = world.kept::<OAuthClient>();
+    let any = mcp_gateway_core::contract::When::Any;
+    clients.save("ci", &secret, any).await.unwrap();
+    clients.save("agent", &client(ClientAuthentication::PrivateKeyJwt { keys }), any).await.unwrap();
+    clients.save("public", &client(ClientAuthentication::None), any).await.unwrap();
+
+    let resource = "https://gateway.example/mcp-connect/github";
+    let form = [("grant_type", "client_credentials"), ("resource", resource)];
+    let basic = format!("Basic {}", base64::engine::general_purpose::STANDARD.encode("ci:correct+horse"));
+    let tokens = world.post_as("/token", &form, Some(&basic)).await.json();
+    assert!(tokens.get("refresh_token").is_none());
+    let principal = world.call(text(&tokens, "access_token"), "github").await.unwrap();
+    assert_eq!((&*principal.subject.issuer, &*principal.subject.id), (CLIENT_SUBJECT, "ci"));
+
+    let now = world.clock.now().as_second();
+    let claims =
+        |jti: &str, aud: Value, exp: i64| json!({ "iss": "agent", "sub": "agent", "aud": aud, "jti": jti, "exp": exp });
+    let send = async |claims: Value| {
+        let assertion = world.keys.sign("JWT", claims.to_string().as_bytes()).await.unwrap();
+        let kind = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+        let assertion = [("client_assertion", &*assertion), ("client_assertion_type", kind)];
+        world.post("/token", &[&form[..], &assertion].concat()).await
+    };
+    let good = claims("1", json!(ORIGIN), now + 60);
+    assert_eq!(send(good.clone()).await.status, 200);
+    assert_eq!(send(good).await.status, 401, "an assertion is used once");
+    assert_eq!(send(claims("2", json!("https://gateway.example/token"), now + 60)).await.status, 200);
+    for (jti, aud, exp) in [
+        ("3", json!("https://other.example"), now + 60),
+        ("4", json!([ORIGIN, "https://other.example"]), now + 60),
+        ("5", json!(ORIGIN), now - 60),
+        ("6", json!(ORIGIN), now + 601),
+    ] {
+        assert_eq!(send(claims(jti, aud.clone(), exp)).await.status, 401, "{aud} {exp}");
+    }
+    let mut other = claims("7", json!(ORIGIN), now + 60);
+    other["iss"] = "ci".into();
+    assert_eq!(send(other).await.status, 401);
+
+    let public = [&form[..], &[("client_id", "public")]].concat();
+    assert_eq!(world.post("/token", &public).await.error(), "unauthorized_client");
+    let nowhere = [("grant_type", "client_credentials")];
+    assert_eq!(world.post_as("/token", &nowhere, Some(&basic)).await.error(), "invalid_target");
+}
+
+#[tokio::test]
+async fn endpoints_answer_browsers_of_any_origin_and_name_their_methods() {
+    let world = World::new().await;
+    for path in ["/token", "/register", "/revoke", "/.well-known/oauth-authorization-server", "/jwks.json"] {
+        let preflight = world.send(Request::options(path), "").await;
+        assert_eq!((preflight.status, &preflight.headers["access-control-allow-origin"]), (204, &"*".parse().unwrap()));
+        assert!(!preflight.headers.contains_key("access-control-allow-credentials"));
+    }
+    for (method, path) in [("PUT", "/token"), ("GET", "/token"), ("POST", "/authorize"), ("GET", "/authorize/decide")] {
+        let answer = world.send(Request::builder().method(method).uri(path), "").await;
+        assert_eq!(answer.status, 405, "{method} {path}");
+        assert!(answer.headers.contains_key("allow"));
+    }
+    assert!(!world.get("/authorize").await.headers.contains_key("access-control-allow-origin"));
+    assert_eq!(world.get("/other").await.status, 404);
+}
