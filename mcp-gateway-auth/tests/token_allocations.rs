@@ -32,6 +32,7 @@ async fn a_remembered_token_allocates_nothing() {
         resource: &resource,
         scope: "mcp",
         epoch: clock.now(),
+        person_epoch: 0,
         grant: Some("grant"),
         session: Some("session"),
     };

@@ -8,9 +8,10 @@ use http::{HeaderName, HeaderValue, Response};
 use jiff::SignedDuration;
 use mcp_gateway_core::Body;
 use mcp_gateway_core::contract::{Revision, StoreError, When, Write};
-use mcp_gateway_core::record::{Principal, Route, Scope, Secret, Stored};
+use mcp_gateway_core::record::{Outcome, Principal, Route, Scope, Secret, Stored};
 
 use super::answer::{for_browser, redirect};
+use super::audit::Act;
 use super::client::{hex_hash, matches, same_hash};
 use super::form::{Form, append};
 use super::state::won;
@@ -73,10 +74,15 @@ impl Inner {
             None
         } else {
             let (client, _) = self.client(client_id).await?;
-            Some(checked_redirect(&client, redirect_uri)?)
+            let (uri, kind) = checked_redirect(&client, redirect_uri)?;
+            // Not even errors go to a place that nobody has approved: anybody can register one.
+            if !self.approves(&client, &kind) {
+                return Err(Problem::ClientNotApproved.into());
+            }
+            Some(uri)
         };
         let refuse = |error, why| match &checked {
-            Some((uri, _)) => End::Client { redirect_uri: uri.clone(), state: state.map(str::to_owned), error, why },
+            Some(uri) => End::Client { redirect_uri: uri.clone(), state: state.map(str::to_owned), error, why },
             None => End::Page(Problem::Malformed),
         };
         if state.is_some_and(|state| state.len() > ServerLimits::STATE) {
@@ -204,8 +210,18 @@ impl Inner {
         }
         let Judged { client, kept, redirect_uri, .. } = self.judge(pending).await?;
         let gone = Write::Delete { key: self.state.requests.key(&held.id), when: When::At(held.revision) };
+        let act = |outcome, server| Act {
+            name: "oauth.consent",
+            subject: Some(&who.subject),
+            client: &pending.client_id,
+            server,
+            target: &held.id,
+            outcome,
+        };
         if form.find("decision") != Some("allow") {
             self.use_up(vec![gone]).await?;
+            // Nothing is given: the answer does not depend on the trail.
+            let _ = self.record(head, act(Outcome::Denied, pending.server.as_deref())).await;
             return Err(denied(pending, redirect_uri));
         }
         let Some(server) = pending.server.clone().or_else(|| form.find("server").map(str::to_owned)) else {
@@ -217,7 +233,8 @@ impl Inner {
             self.use_up(vec![gone]).await?;
             return Err(denied(pending, redirect_uri));
         }
-        let (code, record) = self.new_code(&client, pending, server, &redirect_uri, who);
+        self.record(head, act(Outcome::Ok, Some(&server))).await.map_err(unavailable)?;
+        let (code, record) = self.new_code(&client, pending, server, &redirect_uri, who.clone());
         let put = self.state.codes.put(&hex_hash(&code), &record, Some(ServerLimits::CODE), When::Absent);
         let mut writes = vec![gone, put.map_err(unavailable)?];
         writes.extend(self.touch(&pending.client_id, client, kept).map_err(unavailable)?);
@@ -236,12 +253,15 @@ impl Inner {
         who: LoggedIn,
     ) -> (String, AuthorizationCode) {
         let now = self.clock.now();
+        // Who may do nothing any more was refused a moment ago.
+        let person_epoch = self.standing.person(&who.subject).unwrap_or_default().epoch;
         let after = |life| now.saturating_add(life).unwrap_or(now);
         let grant = Grant {
             subject: who.subject,
             client_id: pending.client_id.clone(),
             server,
             scope: pending.scope.clone(),
+            person_epoch,
             session: who.session,
             created_at: now,
             ends_at: after(self.options.grant_life),
@@ -290,24 +310,31 @@ impl Inner {
     async fn judge(&self, pending: &PendingRequest) -> Result<Judged, Problem> {
         let (client, kept) = self.client(&pending.client_id).await?;
         let (redirect_uri, kind) = checked_redirect(&client, pending.redirect_uri.as_deref())?;
-        let approved = client.known_by == KnownBy::Operator || self.policy.allows(&kind);
-        if approved { Ok(Judged { client, kept, redirect_uri, kind }) } else { Err(Problem::ClientNotApproved) }
+        if self.approves(&client, &kind) {
+            Ok(Judged { client, kept, redirect_uri, kind })
+        } else {
+            Err(Problem::ClientNotApproved)
+        }
+    }
+
+    fn approves(&self, client: &OAuthClient, kind: &RedirectKind) -> bool {
+        client.known_by == KnownBy::Operator || self.policy.allows(kind)
     }
 
     async fn client(&self, id: &str) -> Result<(OAuthClient, Option<Revision>), Problem> {
         match self.find_client(id, true).await.map_err(unavailable)? {
-            ClientLookup::Found(client, kept) if client.may(GrantType::AuthorizationCode) => Ok((client, kept)),
+            ClientLookup::Found(client, kept) if client.may(GrantType::AuthorizationCode) => Ok((*client, kept)),
             ClientLookup::Found(..) | ClientLookup::Unknown => Err(Problem::UnknownClient),
             ClientLookup::Blocked => Err(Problem::ClientNotApproved),
         }
     }
 
     async fn visible(&self, id: &str, who: &LoggedIn) -> Result<Option<std::sync::Arc<Route>>, Problem> {
-        let Some(roles) = self.standing.roles(&who.subject) else { return Ok(None) };
+        let Some(person) = self.standing.person(&who.subject) else { return Ok(None) };
         let subject = &who.subject;
         let principal = Principal::new(subject.issuer.clone(), subject.id.clone())
             .with_tenant(subject.tenant.clone())
-            .with_roles(roles);
+            .with_roles(person.roles);
         self.resolve.resolve(id, &principal).await.map_err(unavailable)
     }
 

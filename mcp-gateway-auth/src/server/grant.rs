@@ -21,6 +21,9 @@ pub struct Grant {
     pub server: String,
     /// For what; scopes with blanks between.
     pub scope: String,
+    /// The epoch of the person that it was given under.
+    #[serde(default)]
+    pub person_epoch: u64,
     /// The login in which it was given.
     #[serde(default)]
     pub session: Option<String>,

@@ -3,10 +3,11 @@
 use http::request::Parts;
 use http::{Response, StatusCode};
 use mcp_gateway_core::Body;
-use mcp_gateway_core::record::{Revoked, ServerList};
+use mcp_gateway_core::record::{Outcome, Revoked, ServerList};
 use serde_json::{Value, json};
 
 use super::answer::{OAuthError, empty, json as answer};
+use super::audit::Act;
 use super::form::Form;
 use super::grant::RefreshToken;
 use super::{Inner, OAuthClient};
@@ -24,6 +25,7 @@ impl Inner {
             if stored.is_some_and(|it| it.value.client_id == client_id && refresh.is_genuine(&it.value)) {
                 let ended = self.state.end_grant(refresh.grant, "revoked by its client", &*self.clock).await;
                 ended.map_err(OAuthError::unavailable)?;
+                self.revoked(head, &client_id, refresh.grant).await;
             }
         } else if let Some(claims) = self.own_token(token).await?
             && claims.client_id == client_id
@@ -31,8 +33,16 @@ impl Inner {
             let write = self.state.revoke(Revoked::Token(&claims.jti), "revoked by its client", &*self.clock);
             let write = write.map_err(OAuthError::unavailable)?;
             self.state.commit(vec![write]).await.map_err(OAuthError::unavailable)?;
+            self.revoked(head, &client_id, &claims.jti).await;
         }
         Ok(empty(StatusCode::OK))
+    }
+
+    async fn revoked(&self, head: &Parts, client: &str, target: &str) {
+        let outcome = Outcome::Ok;
+        let act = Act { name: "oauth.revoke", subject: None, client, server: None, target, outcome };
+        // Ended whether it is recorded or not.
+        let _ = self.record(head, act).await;
     }
 
     /// Says what an access token is, to the server it is for and to nobody else.

@@ -31,6 +31,8 @@ impl ServerLimits {
     pub const REQUEST: Duration = Duration::from_secs(600);
     /// How long a code is good.
     pub const CODE: Duration = Duration::from_secs(60);
+    /// How long an access token lives that an identity provider's decision gave.
+    pub const IDENTITY_TOKEN: Duration = Duration::from_secs(600);
     /// How far ahead a client's assertion may end.
     pub const ASSERTION: Duration = Duration::from_secs(600);
 }

@@ -5,6 +5,14 @@ use serde_json::{Value, json};
 
 use super::{RegistrationMode, paths};
 
+/// Says that company identity providers decide too (ID-JAG).
+pub(crate) fn add_identity_grant(metadata: &mut Value) {
+    metadata["authorization_grant_profiles_supported"] = json!(["urn:ietf:params:oauth:grant-profile:id-jag"]);
+    if let Some(grants) = metadata["grant_types_supported"].as_array_mut() {
+        grants.push("urn:ietf:params:oauth:grant-type:jwt-bearer".into());
+    }
+}
+
 /// Authorization server metadata (RFC 8414 §2); the same document serves those who ask for OpenID Connect's, which
 /// demands three members more (OpenID Connect Discovery 1.0 §3).
 pub(crate) fn server(mount: &Mount, issuer: &str, mode: RegistrationMode, documents: bool) -> Value {

@@ -70,7 +70,10 @@
 //! # });
 //! ```
 
+mod admin;
 mod answer;
+mod assertion;
+mod audit;
 mod authorize;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod check;
@@ -101,13 +104,14 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use mcp_gateway_core::context::McpContext;
 use mcp_gateway_core::contract::{
-    Budget, Clock, KeyRing, LimitKey, RateLimiter, Resolve, ResourceStore, Revision, Signer, StoreError,
+    AuditSink, Budget, Clock, KeyRing, LimitKey, RateLimiter, Resolve, ResourceStore, Revision, Signer, StoreError,
 };
 use mcp_gateway_core::record::{FieldSealer, Mount, TenantId};
 use mcp_gateway_core::{Body, BoxError, BoxFuture};
 use tower_service::Service;
 
 use self::answer::{OAuthError, document, empty, for_any_origin, method_not_allowed, preflight};
+pub use self::assertion::IdentityProvider;
 pub use self::client::{
     ClientAuthentication, DocumentClients, DocumentError, GrantType, KnownBy, OAuthClient, RedirectKind,
     RegistrationMode, RegistrationPolicy,
@@ -212,6 +216,8 @@ pub(crate) struct Inner {
     policy: RegistrationPolicy,
     options: ServerOptions,
     limiter: Option<Arc<dyn RateLimiter>>,
+    audit: Option<Arc<dyn AuditSink>>,
+    identity_providers: Vec<IdentityProvider>,
     clock: Arc<dyn Clock>,
     metadata: Arc<str>,
 }
@@ -238,6 +244,8 @@ impl AuthorizationServer {
             policy: RegistrationPolicy::default(),
             options: ServerOptions::default(),
             limiter: None,
+            audit: None,
+            identity_providers: Vec::new(),
             clock,
             metadata: "".into(),
         };
@@ -272,12 +280,28 @@ impl AuthorizationServer {
         self.edit(|inner| inner.limiter = Some(limiter))
     }
 
+    /// The same, accepting what this company identity provider has decided: see [`IdentityProvider`].
+    #[must_use]
+    pub fn identity_provider(self, provider: IdentityProvider) -> Self {
+        self.edit(|inner| inner.identity_providers.push(provider))
+    }
+
+    /// The same, recording in this trail who registered, what was agreed to, which tokens were given and what ended.
+    /// When the trail is full nothing is given any more (503); what ends access goes on.
+    #[must_use]
+    pub fn audit(self, sink: Arc<dyn AuditSink>) -> Self {
+        self.edit(|inner| inner.audit = Some(sink))
+    }
+
     fn edit(mut self, edit: impl FnOnce(&mut Inner)) -> Self {
         // Only called while building, before the service is cloned.
         if let Some(inner) = Arc::get_mut(&mut self.0) {
             edit(inner);
             let documents = inner.documents.is_some();
-            let metadata = metadata::server(&inner.mount, inner.tokens.issuer(), inner.policy.mode, documents);
+            let mut metadata = metadata::server(&inner.mount, inner.tokens.issuer(), inner.policy.mode, documents);
+            if !inner.identity_providers.is_empty() {
+                metadata::add_identity_grant(&mut metadata);
+            }
             inner.metadata = metadata.to_string().into();
         }
         self
@@ -410,7 +434,7 @@ impl Inner {
         // One answer for an unknown, a blocked and an unproven client: ids are not told apart.
         let wrong = || OAuthError::client("The client is not known, or did not prove who it is; register again.");
         let client = match self.find_client(&id, false).await.map_err(OAuthError::unavailable)? {
-            ClientLookup::Found(client, _) => client,
+            ClientLookup::Found(client, _) => *client,
             ClientLookup::Blocked | ClientLookup::Unknown => return Err(wrong()),
         };
         let endpoint = format!("{}{}", self.mount.origin(), paths::TOKEN);
@@ -448,7 +472,7 @@ impl Inner {
             return Ok(match documents.load(id, &self.policy).await {
                 Ok(client) => {
                     let used_at = kept.and_then(|kept| kept.used_at);
-                    ClientLookup::Found(OAuthClient { used_at, ..client }, revision)
+                    ClientLookup::Found(Box::new(OAuthClient { used_at, ..client }), revision)
                 }
                 Err(error) => {
                     tracing::info!(client = id, %error, "a client's document cannot be used");
@@ -456,14 +480,14 @@ impl Inner {
                 }
             });
         }
-        Ok(kept.map_or(ClientLookup::Unknown, |client| ClientLookup::Found(client, revision)))
+        Ok(kept.map_or(ClientLookup::Unknown, |client| ClientLookup::Found(Box::new(client), revision)))
     }
 }
 
 /// What is known of a client's id.
 enum ClientLookup {
     /// The client, and the revision of what is kept of it.
-    Found(OAuthClient, Option<Revision>),
+    Found(Box<OAuthClient>, Option<Revision>),
     Blocked,
     Unknown,
 }

@@ -5,10 +5,11 @@ use http::request::Parts;
 use http::{Response, StatusCode};
 use mcp_gateway_core::Body;
 use mcp_gateway_core::contract::{When, Write};
-use mcp_gateway_core::record::{Revoked, Stored};
+use mcp_gateway_core::record::{Outcome, Revoked, Stored};
 use serde_json::{Value, json};
 
 use super::answer::{OAuthError, empty, json as answer};
+use super::audit::Act;
 use super::client::{ClientMetadata, hex_hash, same_hash};
 use super::{ClientAuthentication, Inner, KnownBy, OAuthClient, RegistrationMode, paths, random};
 use crate::bearer::bearer;
@@ -31,6 +32,8 @@ impl Inner {
         let (id, management) = (random(), random());
         registered.client.management_sha256 = Some(hex_hash(&management));
         let client = &registered.client;
+        let act = registration("oauth.register", &id);
+        self.record(head, act).await.map_err(OAuthError::unavailable)?;
         let put = self.state.clients.put(&id, client, client.life(), When::Absent).map_err(OAuthError::unavailable)?;
         self.state.commit(vec![put]).await.map_err(OAuthError::unavailable)?;
         tracing::info!(client = id, "a client has registered");
@@ -56,6 +59,8 @@ impl Inner {
         let revoke = self.state.revoke(Revoked::Client(id), "the client has deregistered", &*self.clock);
         let writes = vec![delete, revoke.map_err(OAuthError::unavailable)?];
         self.state.commit(writes).await.map_err(OAuthError::unavailable)?;
+        // Ended whether it is recorded or not.
+        let _ = self.record(head, registration("oauth.deregister", id)).await;
         Ok(empty(StatusCode::NO_CONTENT))
     }
 
@@ -91,6 +96,10 @@ impl Inner {
         }
         body
     }
+}
+
+fn registration<'a>(name: &'static str, id: &'a str) -> Act<'a> {
+    Act { name, subject: None, client: id, server: None, target: id, outcome: Outcome::Ok }
 }
 
 fn unauthorized(why: &str) -> OAuthError {

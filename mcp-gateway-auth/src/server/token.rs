@@ -7,13 +7,14 @@ use http::{Response, StatusCode};
 use jiff::{SignedDuration, Timestamp};
 use mcp_gateway_core::Body;
 use mcp_gateway_core::contract::When;
-use mcp_gateway_core::record::{Principal, Scope, Secret, Stored, Subject};
+use mcp_gateway_core::record::{Outcome, Principal, Scope, Secret, Stored, Subject};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use std::time::Duration;
 use subtle::ConstantTimeEq as _;
 
 use super::answer::{OAuthError, json as answer};
+use super::audit::Act;
 use super::client::hex_hash;
 use super::form::Form;
 use super::grant::RefreshToken;
@@ -37,19 +38,25 @@ impl Inner {
             "authorization_code" => GrantType::AuthorizationCode,
             "refresh_token" => GrantType::RefreshToken,
             "client_credentials" => GrantType::ClientCredentials,
+            "urn:ietf:params:oauth:grant-type:jwt-bearer" => GrantType::JwtBearer,
             _ => return Err(OAuthError::bad("unsupported_grant_type", "This grant_type is not supported.")),
         };
         if !client.may(wanted) {
             return Err(OAuthError::bad("unauthorized_client", "The client may not use this grant_type."));
         }
         match wanted {
-            GrantType::AuthorizationCode => self.redeem(&id, form).await,
-            GrantType::RefreshToken => self.refresh(&id, form).await,
-            GrantType::ClientCredentials => self.client_credentials(&id, &client, form).await,
+            GrantType::AuthorizationCode => self.redeem(head, &id, form).await,
+            GrantType::RefreshToken => self.refresh(head, &id, form).await,
+            GrantType::ClientCredentials => self.client_credentials(head, &id, &client, form).await,
+            // Whoever can copy an assertion must not be able to use it.
+            GrantType::JwtBearer if client.is_public() => {
+                Err(OAuthError::bad("unauthorized_client", "A client without a secret cannot present assertions."))
+            }
+            GrantType::JwtBearer => self.identity_grant(head, &id, form).await,
         }
     }
 
-    async fn redeem(&self, client_id: &str, form: &Form) -> Result<Response<Body>, OAuthError> {
+    async fn redeem(&self, head: &Parts, client_id: &str, form: &Form) -> Result<Response<Body>, OAuthError> {
         // One answer whatever is wrong with a code: its holder learns nothing.
         let wrong = || OAuthError::bad("invalid_grant", "The code is not good, or not any more.");
         let missing = |name| OAuthError::bad("invalid_request", format!("{name} is missing."));
@@ -58,7 +65,7 @@ impl Inner {
         let key = hex_hash(code);
         let stored = self.state.codes.get(&key).await.map_err(OAuthError::unavailable)?.ok_or_else(wrong)?;
         if stored.value.used {
-            self.reused(&stored.value.grant_id, "a code was used twice").await?;
+            self.reused(head, &stored.value.grant_id, &stored.value.grant, "a code was used twice").await?;
             return Err(wrong());
         }
         let epoch = self.clock.now();
@@ -69,20 +76,19 @@ impl Inner {
         let mut writes =
             vec![self.state.codes.put(&key, &used, Some(remember), when).map_err(OAuthError::unavailable)?];
         let (id, grant) = (&stored.value.grant_id, &stored.value.grant);
+        // Before the code is used up: when something does not answer, the client can come again.
+        let mut answer = Err(wrong());
         if good {
             let put = self.state.grants.put(id, grant, Some(self.options.refresh_idle), When::Absent);
             writes.push(put.map_err(OAuthError::unavailable)?);
+            answer = Ok(self.respond(head, Some(id), grant, RefreshToken::make(id, grant, 0), epoch).await?);
         }
         // A code that somebody tried with the wrong verifier is in wrong hands: it is used up as well.
         if !won(self.state.commit(writes).await).map_err(OAuthError::unavailable)? {
-            self.reused(id, "a code was used twice at the same time").await?;
+            self.reused(head, id, grant, "a code was used twice at the same time").await?;
             return Err(wrong());
         }
-        if !good {
-            return Err(wrong());
-        }
-        let refresh = RefreshToken::make(id, grant, 0);
-        self.answer_for(id, grant, refresh, epoch).await
+        answer
     }
 
     fn fits(&self, code: &AuthorizationCode, client_id: &str, verifier: &str, form: &Form, now: Timestamp) -> bool {
@@ -99,7 +105,7 @@ impl Inner {
         form_of_verifier && same && redirect && target && code.grant.client_id == client_id && now < code.ends_at
     }
 
-    async fn refresh(&self, client_id: &str, form: &Form) -> Result<Response<Body>, OAuthError> {
+    async fn refresh(&self, head: &Parts, client_id: &str, form: &Form) -> Result<Response<Body>, OAuthError> {
         let wrong =
             || OAuthError::bad("invalid_grant", "The refresh token is not good, or not any more; connect again.");
         let text = form.find("refresh_token");
@@ -120,9 +126,11 @@ impl Inner {
             let since = epoch.duration_since(grant.rotated_at);
             let grace = SignedDuration::try_from(self.options.refresh_grace).unwrap_or(SignedDuration::MAX);
             if token.generation == grant.generation {
-                if let Some(rotated) = self.rotate(&stored, epoch).await? {
-                    let refresh = RefreshToken::make(&stored.id, &rotated, rotated.generation);
-                    return self.answer_for(&stored.id, &rotated, refresh, epoch).await;
+                let rotated = Grant { generation: grant.generation + 1, rotated_at: epoch, ..grant.clone() };
+                let refresh = RefreshToken::make(&stored.id, &rotated, rotated.generation);
+                let answer = self.respond(head, Some(&stored.id), &rotated, refresh, epoch).await?;
+                if self.replace(&stored, &rotated, epoch).await? {
+                    return Ok(answer);
                 }
                 // Somebody else was faster with the same token: it is now the one before.
                 continue;
@@ -131,26 +139,26 @@ impl Inner {
                 // A lost answer, or several processes that share one token: the same successor again.
                 tracing::debug!(grant = &*stored.id, "a refresh token came again within its grace");
                 let refresh = RefreshToken::make(&stored.id, grant, grant.generation);
-                return self.answer_for(&stored.id, grant, refresh, epoch).await;
+                return self.respond(head, Some(&stored.id), grant, refresh, epoch).await;
             }
-            self.reused(&stored.id, "a refresh token was used again after its grace").await?;
+            self.reused(head, &stored.id, grant, "a refresh token was used again after its grace").await?;
             return Err(wrong());
         }
         Err(OAuthError::unavailable("a grant is refreshed in too many places at once"))
     }
 
-    /// `None`: somebody else changed the grant meanwhile.
-    async fn rotate(&self, stored: &Stored<Grant>, now: Timestamp) -> Result<Option<Grant>, OAuthError> {
-        let rotated = Grant { generation: stored.value.generation + 1, rotated_at: now, ..stored.value.clone() };
-        let left = Duration::try_from(rotated.ends_at.duration_since(now)).unwrap_or_default();
+    /// `false`: somebody else changed the grant meanwhile.
+    async fn replace(&self, stored: &Stored<Grant>, by: &Grant, now: Timestamp) -> Result<bool, OAuthError> {
+        let left = Duration::try_from(by.ends_at.duration_since(now)).unwrap_or_default();
         let life = Some(left.min(self.options.refresh_idle));
-        let put = self.state.grants.put(&stored.id, &rotated, life, When::At(stored.revision));
+        let put = self.state.grants.put(&stored.id, by, life, When::At(stored.revision));
         let committed = self.state.commit(vec![put.map_err(OAuthError::unavailable)?]).await;
-        Ok(won(committed).map_err(OAuthError::unavailable)?.then_some(rotated))
+        won(committed).map_err(OAuthError::unavailable)
     }
 
     async fn client_credentials(
         &self,
+        head: &Parts,
         client_id: &str,
         client: &OAuthClient,
         form: &Form,
@@ -161,56 +169,56 @@ impl Inner {
         let target = || OAuthError::bad("invalid_target", "Name the one server to call by `resource`.");
         let server = server_id(&self.mount, form.all("resource")).ok().flatten().ok_or_else(target)?;
         let now = self.clock.now();
+        let subject = Subject { tenant: self.tenant.clone(), issuer: CLIENT_SUBJECT.into(), id: client_id.into() };
         let grant = Grant {
-            subject: Subject { tenant: self.tenant.clone(), issuer: CLIENT_SUBJECT.into(), id: client_id.into() },
+            person_epoch: self.standing.person(&subject).unwrap_or_default().epoch,
+            subject,
             client_id: client_id.to_owned(),
             server,
             scope: Scope::Mcp.as_str().to_owned(),
             session: None,
             created_at: now,
-            ends_at: now,
+            ends_at: now.saturating_add(TokenLimits::LIFETIME).unwrap_or(now),
             refresh_key: None,
             generation: 0,
             rotated_at: now,
         };
-        self.respond(None, &grant, None, now).await
-    }
-
-    async fn answer_for(
-        &self,
-        id: &str,
-        grant: &Grant,
-        refresh: Option<Secret>,
-        epoch: Timestamp,
-    ) -> Result<Response<Body>, OAuthError> {
-        self.respond(Some(id), grant, refresh, epoch).await
+        self.respond(head, None, &grant, None, now).await
     }
 
     /// The answer of RFC 6749 §5.1, if the subject may still use the server.
-    async fn respond(
+    pub(super) async fn respond(
         &self,
+        head: &Parts,
         id: Option<&str>,
         grant: &Grant,
         refresh: Option<Secret>,
         epoch: Timestamp,
     ) -> Result<Response<Body>, OAuthError> {
         let gone = || OAuthError::bad("invalid_grant", "There is no access to this server any more.");
-        let roles = self.standing.roles(&grant.subject).ok_or_else(gone)?;
+        let person = self.standing.person(&grant.subject).filter(|person| person.epoch == grant.person_epoch);
+        let person = person.ok_or_else(gone)?;
         let principal = Principal::new(grant.subject.issuer.clone(), grant.subject.id.clone())
             .with_tenant(grant.subject.tenant.clone())
-            .with_roles(roles);
+            .with_roles(person.roles);
         let route = self.resolve.resolve(&grant.server, &principal).await.map_err(OAuthError::unavailable)?;
         route.ok_or_else(gone)?;
+        let act = act("oauth.token", id.unwrap_or_default(), grant, Outcome::Ok);
+        self.record(head, act).await.map_err(OAuthError::unavailable)?;
         let new = NewToken {
             subject: &grant.subject,
             client_id: &grant.client_id,
             resource: &self.mount.resource(&grant.server),
             scope: &grant.scope,
             epoch,
+            person_epoch: person.epoch,
             grant: id,
             session: grant.session.as_deref(),
         };
-        let issued = self.tokens.issue(&new).await.map_err(OAuthError::unavailable)?;
+        // No token outlives what it came of.
+        let left = Duration::try_from(grant.ends_at.duration_since(epoch)).unwrap_or_default();
+        let tokens = self.tokens.clone().with_lifetime(left.min(self.options.access_token));
+        let issued = tokens.issue(&new).await.map_err(OAuthError::unavailable)?;
         let mut body = json!({
             "access_token": issued.token.expose(),
             "token_type": "Bearer",
@@ -223,8 +231,16 @@ impl Inner {
         Ok(answer(StatusCode::OK, &body))
     }
 
-    async fn reused(&self, grant: &str, how: &str) -> Result<(), OAuthError> {
-        tracing::warn!(grant, how, "the grant has ended: somebody else has its tokens");
-        self.state.end_grant(grant, how, &*self.clock).await.map_err(OAuthError::unavailable)
+    async fn reused(&self, head: &Parts, id: &str, grant: &Grant, how: &str) -> Result<(), OAuthError> {
+        tracing::warn!(grant = id, how, "the grant has ended: somebody else has its tokens");
+        let ended = self.state.end_grant(id, how, &*self.clock).await;
+        // Ended whether it is recorded or not.
+        let _ = self.record(head, act("oauth.reuse", id, grant, Outcome::Denied)).await;
+        ended.map_err(OAuthError::unavailable)
     }
+}
+
+fn act<'a>(name: &'static str, id: &'a str, grant: &'a Grant, outcome: Outcome) -> Act<'a> {
+    let (subject, client, server) = (Some(&grant.subject), &*grant.client_id, Some(&*grant.server));
+    Act { name, subject, client, server, target: id, outcome }
 }

@@ -42,7 +42,7 @@ async fn a_good_token_is_verified_once_and_speaks_for_its_subject_client_and_ser
     let first = call(&world.authenticator, &token, "github").await.unwrap().unwrap();
     assert_eq!((&first.subject, &*first.actor.id), (&Subject::local("ada"), "laptop"));
     assert_eq!(&*first.scopes, [Scope::Mcp], "scopes that nobody knows are ignored");
-    assert!(first.servers.contains("github") && !first.servers.contains("gitlab"));
+    assert!(first.servers.contains("github") & !first.servers.contains("gitlab"));
     assert_eq!(first.expires_at.unwrap().as_second(), world.clock.now().as_second() + 3_600);
     let again = call(&world.authenticator, &token, "github").await.unwrap().unwrap();
     assert!(Arc::ptr_eq(&first, &again));
@@ -210,6 +210,11 @@ async fn a_remembered_token_is_judged_anew_by_each_call() {
     world.standing.roles.lock().unwrap().insert("ada".into(), Roles::ADMIN);
     let admin = call(&world.authenticator, &token, "github").await.unwrap().unwrap();
     assert_eq!(admin.roles, Roles::ADMIN);
+    *world.standing.epoch.lock().unwrap() = 1;
+    why(call(&world.authenticator, &token, "github").await);
+    let under_the_next = world.token("github").await;
+    assert!(call(&world.authenticator, &under_the_next, "github").await.is_ok());
+    *world.standing.epoch.lock().unwrap() = 0;
     world.standing.gone.lock().unwrap().insert("ada".into());
     why(call(&world.authenticator, &token, "github").await);
     *world.standing.cut_off.lock().unwrap() = true;
@@ -282,7 +287,7 @@ struct Elsewhere {
 }
 
 impl Elsewhere {
-    fn says(&self, status: u16, body: impl ToString) {
+    fn says(&self, status: u16, body: &dyn ToString) {
         *self.answer.lock().unwrap() = Some((status, body.to_string()));
     }
 
@@ -309,9 +314,9 @@ impl Fetch for Elsewhere {
 const IDP: &str = "https://idp.example";
 
 /// A second issuer, whose keys are fetched.
-async fn with_foreign(world: &World, idp: &World) -> (TokenAuthenticator, Arc<Elsewhere>) {
+fn with_foreign(world: &World, idp: &World) -> (TokenAuthenticator, Arc<Elsewhere>) {
     let elsewhere = Arc::new(Elsewhere::default());
-    elsewhere.says(200, idp.keys.document());
+    elsewhere.says(200, &idp.keys.document());
     let keys = RemoteKeys::new(format!("{IDP}/jwks"), elsewhere.clone(), world.clock.clone(), Default::default());
     let servers = ServerList::Only(Arc::from([Box::from("github"), Box::from("gitlab")]));
     let issuer = TrustedIssuer::new(IDP, Arc::new(keys)).with_audience("api://tools", servers);
@@ -327,7 +332,7 @@ fn foreign_claims(world: &World, audience: impl Into<Value>) -> Value {
 #[tokio::test]
 async fn tokens_of_trusted_issuers_are_good_by_their_audience_alone() {
     let (world, idp) = (World::new().await, World::new().await);
-    let (authenticator, _) = with_foreign(&world, &idp).await;
+    let (authenticator, _) = with_foreign(&world, &idp);
     let token = idp.signed(ACCESS_TOKEN, &foreign_claims(&world, json!(["other", "api://tools"]))).await;
     for server in ["github", "gitlab", "github"] {
         let principal = call(&authenticator, &token, server).await.unwrap().unwrap();
@@ -348,14 +353,14 @@ async fn tokens_of_trusted_issuers_are_good_by_their_audience_alone() {
 #[tokio::test]
 async fn foreign_keys_are_fetched_once_again_for_a_new_id_and_not_for_every_made_up_one() {
     let (world, idp) = (World::new().await, World::new().await);
-    let (authenticator, elsewhere) = with_foreign(&world, &idp).await;
+    let (authenticator, elsewhere) = with_foreign(&world, &idp);
     let claims = foreign_claims(&world, "api://tools");
     let first = idp.signed(ACCESS_TOKEN, &claims).await;
     call(&authenticator, &first, "github").await.unwrap();
     assert_eq!(elsewhere.asked(), 1);
 
     idp.keys.rotate_now().await.unwrap();
-    elsewhere.says(200, idp.keys.document());
+    elsewhere.says(200, &idp.keys.document());
     let second = idp.signed(ACCESS_TOKEN, &claims).await;
     for _ in 0..10 {
         why(call(&authenticator, &second, "github").await);
@@ -369,8 +374,8 @@ async fn foreign_keys_are_fetched_once_again_for_a_new_id_and_not_for_every_made
 #[tokio::test]
 async fn while_the_issuer_is_away_known_keys_stay_good_and_without_any_the_answer_is_503() {
     let (world, idp) = (World::new().await, World::new().await);
-    let (authenticator, elsewhere) = with_foreign(&world, &idp).await;
-    elsewhere.says(500, "");
+    let (authenticator, elsewhere) = with_foreign(&world, &idp);
+    elsewhere.says(500, &"");
     let claims = foreign_claims(&world, "api://tools");
     let token = idp.signed(ACCESS_TOKEN, &claims).await;
     for _ in 0..3 {
@@ -378,10 +383,10 @@ async fn while_the_issuer_is_away_known_keys_stay_good_and_without_any_the_answe
     }
     assert_eq!(elsewhere.asked(), 1);
     world.clock.advance(30 * SECOND);
-    elsewhere.says(200, idp.keys.document());
+    elsewhere.says(200, &idp.keys.document());
     call(&authenticator, &token, "github").await.unwrap();
 
-    elsewhere.says(500, "");
+    elsewhere.says(500, &"");
     world.clock.advance(2 * 3_600 * SECOND);
     let later = idp.signed(ACCESS_TOKEN, &foreign_claims(&world, "api://tools")).await;
     assert!(call(&authenticator, &later, "github").await.is_ok());
@@ -415,13 +420,13 @@ async fn opaque_tokens_are_asked_about_and_remembered_for_a_minute() {
     assert_eq!(asked.headers()["authorization"], "Basic Z3c6cyUyNWNyZXQ=", "gw:s%25cret");
     assert_eq!(asked.body(), "token=opaque-1&token_type_hint=access_token");
 
-    elsewhere.says(200, r#"{"active":false}"#);
+    elsewhere.says(200, &r#"{"active":false}"#);
     world.clock.advance(Introspection::REMEMBER - SECOND);
     assert!(call(&authenticator, "opaque-1", "github").await.is_ok());
     world.clock.advance(SECOND);
     why(call(&authenticator, "opaque-1", "github").await);
     for (status, body) in [(500, ""), (200, "<html>"), (302, "")] {
-        elsewhere.says(status, body);
+        elsewhere.says(status, &body);
         let verdict = call(&authenticator, "opaque-2", "github").await;
         assert!(matches!(verdict, Err(AuthError::Unavailable(_))), "{status} {body}");
     }
@@ -444,7 +449,7 @@ async fn only_so_many_tokens_are_looked_at_at_once_and_the_others_do_not_wait_fo
     assert_eq!(elsewhere.asked(), 1);
     busy.abort();
     let _ = busy.await;
-    elsewhere.says(200, r#"{"active":false}"#);
+    elsewhere.says(200, &r#"{"active":false}"#);
     why(call(&authenticator, "next", "github").await);
 }
 

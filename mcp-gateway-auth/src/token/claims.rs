@@ -50,6 +50,9 @@ pub struct AccessClaims {
     /// When the standing of subject, client and grant was looked at last; milliseconds. Whatever of them ended later
     /// ends the token.
     pub epoch: i64,
+    /// The epoch of the person that it was issued under.
+    #[serde(default)]
+    pub person_epoch: u64,
     /// The grant that it came of, if it came of one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grant: Option<String>,
@@ -98,7 +101,12 @@ impl AccessClaims {
             .with_servers(ServerList::Only(servers.into()))
             .with_expiry(Some(expires_at))
             .with_dependence(Dependence { epoch, on: depends_on.into() });
-        Ok(Verified { principal: Arc::new(principal), audience: self.aud.into(), good_until: expires_at })
+        Ok(Verified {
+            principal: Arc::new(principal),
+            audience: self.aud.into(),
+            person_epoch: Some(self.person_epoch),
+            good_until: expires_at,
+        })
     }
 }
 

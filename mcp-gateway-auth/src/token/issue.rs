@@ -35,6 +35,8 @@ pub struct NewToken<'a> {
     pub scope: &'a str,
     /// When the standing of subject, client and grant was read: before the token was decided on.
     pub epoch: Timestamp,
+    /// The epoch of the person whose rights these are.
+    pub person_epoch: u64,
     /// The grant, if there is one.
     pub grant: Option<&'a str>,
     /// The login, if there was one.
@@ -97,6 +99,7 @@ impl TokenIssuer {
             exp: iat.saturating_add(limit(self.lifetime)),
             nbf: None,
             epoch: new.epoch.as_millisecond(),
+            person_epoch: new.person_epoch,
             grant: new.grant.map(str::to_owned),
             sid: new.session.map(str::to_owned),
         };

@@ -164,7 +164,7 @@ mod tests {
     use super::super::jws::Jws;
     use super::*;
 
-    fn only(json: serde_json::Value) -> Option<PublicKey> {
+    fn only(json: &serde_json::Value) -> Option<PublicKey> {
         let set = serde_json::json!({ "keys": [json] }).to_string();
         PublicKey::read_set(set.as_bytes()).unwrap().pop()
     }
@@ -178,11 +178,11 @@ mod tests {
         });
         let token = "eyJhbGciOiJFUzI1NiJ9.eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9p\
             c19yb290Ijp0cnVlfQ.DtEhU3ljbEg8L38VWAfUAqOyKAM6-Xx-F4GawxaepmXFCgfTjDxw5djxLa8ISlSApmWQxfKTUJqPP3-Kg6NU1Q";
-        let key = only(ec).unwrap();
+        let key = only(&ec).unwrap();
         assert_eq!(Jws::parse(token.as_bytes()).unwrap().verify(&key), Ok(()));
         let okp =
             serde_json::json!({ "kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo" });
-        let key = only(okp).unwrap();
+        let key = only(&okp).unwrap();
         let message = b"eyJhbGciOiJFZERTQSJ9.RXhhbXBsZSBvZiBFZDI1NTE5IHNpZ25pbmc";
         let signature = "hgyY0il_MGCjP0JzlnLWG1PPOt7-09PGcvMg3AIbQR6dWbhijcNR4ki4iylGjg5BhVsPt9g7sVvpAr_MuM0KAg";
         assert!(key.verify(message, &URL_SAFE_NO_PAD.decode(signature).unwrap()));
@@ -203,7 +203,7 @@ mod tests {
             serde_json::json!({ "kty": "RSA", "n": "AQAB", "e": "AQAB", "alg": "HS256" }),
             serde_json::json!({ "kty": 1 }),
         ] {
-            assert!(only(json.clone()).is_none(), "{json}");
+            assert!(only(&json).is_none(), "{json}");
         }
         let many =
             vec![serde_json::json!({ "kty": "EC", "crv": "P-256", "x": point, "y": point }); TokenLimits::KEYS + 1];

@@ -42,6 +42,7 @@
 //!         resource: &resource,
 //!         scope: "mcp",
 //!         epoch: clock.now(),
+//!         person_epoch: 0,
 //!         grant: None,
 //!         session: None,
 //!     })
@@ -80,4 +81,4 @@ pub use issue::{IssuedToken, NewToken, TokenIssuer};
 pub use key::PublicKey;
 pub use limits::TokenLimits;
 pub use ring::{SigningKeyError, SigningKeyOptions, SigningKeyRecord, SigningKeyRing, SigningKeys};
-pub use standing::Standing;
+pub use standing::{Person, Standing};

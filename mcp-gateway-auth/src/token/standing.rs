@@ -13,10 +13,19 @@ pub trait Standing: Send + Sync + 'static {
     /// Whether revocations have not been heard of for so long that none can be relied on: 503.
     fn refuses(&self) -> bool;
 
-    /// The roles of a subject now; `None` when it may not use the gateway at all. Never from the token.
-    fn roles(&self, _: &Subject) -> Option<Roles> {
-        Some(Roles::NONE)
+    /// The person or service behind a subject as it is now; `None` when it may not use the gateway at all.
+    fn person(&self, _: &Subject) -> Option<Person> {
+        Some(Person::default())
     }
+}
+
+/// What is known of a person on every call; never from the token.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Person {
+    /// What the person may do.
+    pub roles: Roles,
+    /// What was issued under another epoch is void: counting it up ends everything that a person has.
+    pub epoch: u64,
 }
 
 impl Standing for Snapshots {

@@ -12,7 +12,9 @@ use mcp_gateway_core::memory::{MemoryKeys, MemoryStore};
 use mcp_gateway_core::record::{Dependence, Mount, Resources, Revoked, Roles, Subject, TenantId};
 use mcp_gateway_core::seal::Sealer;
 
-use super::{NewToken, SigningKeyOptions, SigningKeys, Standing, TokenAuthenticator, TokenIssuer, TokenOptions};
+use super::{
+    NewToken, Person, SigningKeyOptions, SigningKeys, Standing, TokenAuthenticator, TokenIssuer, TokenOptions,
+};
 
 pub(crate) const ISSUER: &str = "https://gateway.example";
 
@@ -23,6 +25,7 @@ pub(crate) struct Scripted {
     pub(crate) cut_off: Mutex<bool>,
     pub(crate) roles: Mutex<HashMap<Arc<str>, Roles>>,
     pub(crate) gone: Mutex<HashSet<Arc<str>>>,
+    pub(crate) epoch: Mutex<u64>,
 }
 
 impl Scripted {
@@ -42,11 +45,12 @@ impl Standing for Scripted {
         *self.cut_off.lock().unwrap()
     }
 
-    fn roles(&self, subject: &Subject) -> Option<Roles> {
+    fn person(&self, subject: &Subject) -> Option<Person> {
         if self.gone.lock().unwrap().contains(&subject.id) {
             return None;
         }
-        Some(self.roles.lock().unwrap().get(&subject.id).copied().unwrap_or(Roles::NONE))
+        let roles = self.roles.lock().unwrap().get(&subject.id).copied().unwrap_or(Roles::NONE);
+        Some(Person { roles, epoch: *self.epoch.lock().unwrap() })
     }
 }
 
@@ -127,6 +131,7 @@ impl World {
             resource: &resource(server),
             scope: "mcp openid",
             epoch: self.clock.now(),
+            person_epoch: *self.standing.epoch.lock().unwrap(),
             grant: Some("grant-1"),
             session: Some("session-1"),
         };

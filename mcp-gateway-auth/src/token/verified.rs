@@ -16,6 +16,8 @@ pub(crate) struct Verified {
     pub(crate) principal: Arc<Principal>,
     /// The one resource it was checked for.
     pub(crate) audience: Arc<str>,
+    /// Under which epoch of the person it was issued; tokens of others know nothing of ours.
+    pub(crate) person_epoch: Option<u64>,
     /// When it is to be forgotten: its end, or earlier for what cannot be watched.
     pub(crate) good_until: Timestamp,
 }
@@ -34,10 +36,13 @@ impl Verified {
         if self.principal.dependence.as_deref().is_some_and(|dependence| standing.ended(dependence)) {
             return Err(AuthError::Invalid("the token, or what it depends on, was revoked"));
         }
-        match standing.roles(&self.principal.subject) {
+        match standing.person(&self.principal.subject) {
             None => Err(AuthError::Invalid("the subject may not use the gateway any more")),
-            Some(roles) if roles == self.principal.roles => Ok(Arc::clone(&self.principal)),
-            Some(roles) => Ok(Arc::new(Principal::clone(&self.principal).with_roles(roles))),
+            Some(person) if self.person_epoch.is_some_and(|epoch| epoch != person.epoch) => {
+                Err(AuthError::Invalid("everything that the subject had then was ended"))
+            }
+            Some(person) if person.roles == self.principal.roles => Ok(Arc::clone(&self.principal)),
+            Some(person) => Ok(Arc::new(Principal::clone(&self.principal).with_roles(person.roles))),
         }
     }
 }

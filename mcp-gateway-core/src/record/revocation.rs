@@ -18,7 +18,8 @@ use crate::contract::Kind;
 pub struct Revocation {
     /// For people: what has ended, and why.
     pub reason: String,
-    /// Everything that was checked before this time has ended; `None`: everything, whenever it was checked.
+    /// Everything that was checked until this time has ended; `None`: everything that can be, until
+    /// [`until`](Self::until).
     #[serde(default)]
     pub before: Option<Timestamp>,
     /// When no token can depend on it any more.
@@ -76,7 +77,7 @@ impl Revocations {
     /// Whether something that a credential depends on has ended.
     #[must_use]
     pub fn end(&self, dependence: &Dependence) -> bool {
-        let ends = |revocation: &Revocation| revocation.before.is_none_or(|before| dependence.epoch <= before);
+        let ends = |revocation: &Revocation| dependence.epoch <= revocation.before.unwrap_or(revocation.until);
         !self.0.is_empty() && dependence.on.iter().any(|id| self.0.get(id).is_some_and(ends))
     }
 
@@ -122,7 +123,7 @@ mod tests {
         all.insert("a".into(), revoked(Some(at(100)), 200), at(100));
         assert!(all.end(&on("a", 100)) && !all.end(&on("a", 101)) && !all.end(&on("b", 0)));
         all.insert("b".into(), revoked(None, 300), at(150));
-        assert!(all.end(&on("b", 1_000)) && all.len() == 2);
+        assert!(all.end(&on("b", 300)) && !all.end(&on("b", 301)) && all.len() == 2);
         all.insert("c".into(), revoked(None, 300), at(200));
         assert!(!all.end(&on("a", 0)) && all.len() == 2);
         all.remove("b");

@@ -128,4 +128,7 @@ pub enum GrantType {
     /// The client for itself.
     #[serde(rename = "client_credentials")]
     ClientCredentials,
+    /// What a company's identity provider has decided.
+    #[serde(rename = "urn:ietf:params:oauth:grant-type:jwt-bearer")]
+    JwtBearer,
 }

@@ -64,16 +64,19 @@ async fn another_web_host_waits_for_an_administrator() {
     let uri = "https://claude.evil.example/cb";
     let client = world.register(json!({ "redirect_uris": [uri] })).await.json();
     let id = text(&client, "client_id");
-    let held = world.authorize(id, &[("redirect_uri", uri)]).await;
-    let request = || Request::get(held.location()).header(COOKIE, cookie(&held)).header("x-user", "ada");
-    assert_eq!(world.send(request(), "").await.status, 403);
-    assert_eq!(*world.people.problem.lock().unwrap(), Some(Problem::ClientNotApproved));
+    for response_type in ["code", "token"] {
+        let changes = [("redirect_uri", uri), ("response_type", response_type)];
+        let refused = world.authorize(id, &changes).await;
+        assert_eq!(refused.status, 403);
+        assert!(!refused.headers.contains_key("location"), "not even an error goes there");
+        assert_eq!(*world.people.problem.lock().unwrap(), Some(Problem::ClientNotApproved));
+    }
 
     let clients = world.kept::<OAuthClient>();
     let mut approved = clients.get(id).await.unwrap().unwrap().value;
     approved.known_by = KnownBy::Operator;
     clients.save(id, &approved, mcp_gateway_core::contract::When::Any).await.unwrap();
-    assert_eq!(world.send(request(), "").await.body, "consent");
+    world.ask(id, "ada", &[("redirect_uri", uri)]).await;
 
     let policy = RegistrationPolicy::default().with_mode(RegistrationMode::Open);
     let open = World::with(|server| server.documents(None).policy(policy)).await;
@@ -139,16 +142,22 @@ async fn a_client_reads_and_ends_its_own_registration() {
 }
 
 #[tokio::test]
-async fn a_blocked_client_is_good_for_nothing() {
+async fn a_blocked_client_is_good_for_nothing_until_it_is_unblocked() {
     let world = World::new().await;
     let client = world.laptop().await;
     let tokens = world.tokens(&client).await;
     let (page, cookie) = world.ask(&client, "ada", &[]).await;
-    let clients = world.kept::<OAuthClient>();
-    let mut record = clients.get(&client).await.unwrap().unwrap().value;
-    record.blocked = true;
-    clients.save(&client, &record, mcp_gateway_core::contract::When::Any).await.unwrap();
+    world.server.block_client(&client).await.unwrap();
+    world.settle().await;
+    assert!(world.call(text(&tokens, "access_token"), "github").await.is_err(), "what it had has ended");
     assert_eq!(world.decide(&page, &cookie, "ada", "allow").await.status, 403);
+    assert_eq!(world.authorize(&client, &[]).await.status, 403);
     assert_eq!(world.refresh(&client, text(&tokens, "refresh_token")).await.error(), "invalid_client");
-    assert!(clients.get(&client).await.unwrap().unwrap().value.blocked);
+    world.clock.advance(OAuthClient::USED);
+    assert_eq!(world.authorize(&client, &[]).await.status, 403, "a block does not expire");
+
+    world.server.unblock_client(&client).await.unwrap();
+    world.settle().await;
+    let tokens = world.tokens(&client).await;
+    assert!(world.call(text(&tokens, "access_token"), "github").await.is_ok());
 }

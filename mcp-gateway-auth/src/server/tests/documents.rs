@@ -11,13 +11,13 @@ const ID: &str = "https://client.example/oauth/client.json";
 /// A web of one document.
 #[derive(Default)]
 struct Web {
-    answer: Mutex<Option<(u16, Vec<(HeaderName, &'static str)>, String)>>,
+    answer: Mutex<(u16, Vec<(HeaderName, &'static str)>, String)>,
     fetched: Mutex<Vec<String>>,
 }
 
 impl Web {
     fn says(&self, status: u16, headers: &[(HeaderName, &'static str)], body: &Value) {
-        *self.answer.lock().unwrap() = Some((status, headers.to_vec(), body.to_string()));
+        *self.answer.lock().unwrap() = (status, headers.to_vec(), body.to_string());
     }
 
     fn fetched(&self) -> usize {
@@ -29,7 +29,7 @@ impl Web {
 impl Fetch for Web {
     async fn fetch(&self, request: Request<Bytes>) -> Result<Fetched, FetchError> {
         self.fetched.lock().unwrap().push(request.uri().to_string());
-        let (status, extra, body) = self.answer.lock().unwrap().clone().unwrap();
+        let (status, extra, body) = self.answer.lock().unwrap().clone();
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         for (name, value) in extra {
@@ -72,6 +72,18 @@ async fn a_document_is_fetched_after_login_and_the_client_connects() {
     assert_eq!(world.refresh(ID, text(&tokens, "refresh_token")).await.status, 200);
     assert_eq!(world.refresh("https://other.example/client.json", "x").await.status, 401);
     assert_eq!(web.fetched(), 1, "the token endpoint fetches nothing");
+}
+
+#[tokio::test]
+async fn a_document_that_was_never_used_can_be_blocked() {
+    let (world, web) = world().await;
+    world.server.block_client(ID).await.unwrap();
+    let held = world.authorize(ID, &[]).await;
+    let request = Request::get(held.location()).header(COOKIE, cookie(&held)).header("x-user", "ada");
+    assert_eq!(world.send(request, "").await.status, 403);
+    assert_eq!(web.fetched(), 0);
+    world.server.unblock_client(ID).await.unwrap();
+    world.ask(ID, "ada", &[]).await;
 }
 
 #[tokio::test]

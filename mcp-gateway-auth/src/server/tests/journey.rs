@@ -186,3 +186,154 @@ async fn endpoints_answer_browsers_of_any_origin_and_name_their_methods() {
     assert!(!world.get("/authorize").await.headers.contains_key("access-control-allow-origin"));
     assert_eq!(world.get("/other").await.status, 404);
 }
+
+#[tokio::test]
+async fn the_trail_says_who_agreed_to_what_and_a_full_one_stops_giving() {
+    use mcp_gateway_core::contract::{AuditFull, AuditSink, Seq};
+    use mcp_gateway_core::record::{AuditEvent, Outcome};
+
+    #[derive(Default)]
+    struct Trail(Mutex<(Vec<AuditEvent>, bool)>);
+
+    #[async_trait]
+    impl AuditSink for Trail {
+        fn record(&self, event: AuditEvent) -> MaybeReady<Result<Seq, AuditFull>> {
+            let mut trail = self.0.lock().unwrap();
+            if trail.1 {
+                return Err(AuditFull::Space).into();
+            }
+            trail.0.push(event);
+            Ok(Seq(0)).into()
+        }
+
+        async fn flush(&self) {}
+    }
+
+    let trail = Arc::new(Trail::default());
+    let sink = trail.clone();
+    let world = World::with(|server| server.documents(None).audit(sink)).await;
+    let client = world.laptop().await;
+    let code = world.code(&client).await;
+    let tokens = world.redeem(&client, &code, &[]).await.json();
+    world.redeem(&client, &code, &[]).await;
+    let (page, cookie) = world.ask(&client, "ada", &[]).await;
+    world.decide(&page, &cookie, "ada", "deny").await;
+    let tokens_of_another = world.tokens(&client).await;
+    let form = [("client_id", &*client), ("token", text(&tokens_of_another, "refresh_token"))];
+    world.post("/revoke", &form).await;
+    let events = std::mem::take(&mut trail.0.lock().unwrap().0);
+    let names: Vec<_> = events.iter().map(|event| (event.method.as_deref().unwrap(), event.outcome)).collect();
+    assert_eq!(
+        names,
+        [
+            ("oauth.register", Outcome::Ok),
+            ("oauth.consent", Outcome::Ok),
+            ("oauth.token", Outcome::Ok),
+            ("oauth.reuse", Outcome::Denied),
+            ("oauth.consent", Outcome::Denied),
+            ("oauth.consent", Outcome::Ok),
+            ("oauth.token", Outcome::Ok),
+            ("oauth.revoke", Outcome::Ok),
+        ]
+    );
+    let consent = &events[1];
+    let actor = consent.actor.as_ref().unwrap();
+    assert_eq!((&*actor.subject.id, &*actor.id, consent.server.as_deref()), ("ada", &*client, Some("github")));
+    let printed = format!("{events:?}");
+    for secret in [&*code, text(&tokens, "access_token"), text(&tokens, "refresh_token")] {
+        assert!(!printed.contains(secret));
+    }
+
+    let (page, cookie) = world.ask(&client, "ada", &[]).await;
+    let code = world.code(&client).await;
+    trail.0.lock().unwrap().1 = true;
+    assert_eq!(world.decide(&page, &cookie, "ada", "allow").await.status, 503);
+    assert_eq!(world.redeem(&client, &code, &[]).await.status, 503);
+    assert_eq!(world.register(json!({ "redirect_uris": [REDIRECT] })).await.status, 503);
+    let form = [("client_id", &*client), ("token", text(&tokens, "refresh_token"))];
+    assert_eq!(world.post("/revoke", &form).await.status, 200, "what ends access goes on");
+    trail.0.lock().unwrap().1 = false;
+    assert_eq!(world.redeem(&client, &code, &[]).await.status, 200, "the code was not used up meanwhile");
+}
+
+/// A company's identity provider decides (ID-JAG): each claim counts, and an assertion is used once.
+#[tokio::test]
+async fn an_identity_provider_decides_for_its_people_once_and_for_what_it_names() {
+    use mcp_gateway_core::contract::{Signer as _, When};
+    const IDP: &str = "https://idp.example";
+    let idp = World::new().await;
+    let keys = idp.keys.clone();
+    let world = World::with(|server| {
+        let provider = IdentityProvider::new(IDP, keys).with_client("agent").with_client("public");
+        server.documents(None).identity_provider(provider)
+    });
+    let world = world.await;
+    let metadata = world.get("/.well-known/oauth-authorization-server").await.json();
+    assert!(metadata["authorization_grant_profiles_supported"].is_array());
+    let client = |authentication| OAuthClient {
+        name: None,
+        known_by: KnownBy::Operator,
+        redirect_uris: Vec::new(),
+        authentication,
+        grants: vec![GrantType::JwtBearer],
+        resource_server: None,
+        management_sha256: None,
+        blocked: false,
+        created_at: world.clock.now(),
+        used_at: None,
+    };
+    let clients = world.kept::<OAuthClient>();
+    let secret = || ClientAuthentication::Secret { sha256: hex_hash("secret") };
+    clients.save("agent", &client(secret()), When::Any).await.unwrap();
+    clients.save("other", &client(secret()), When::Any).await.unwrap();
+    clients.save("public", &client(ClientAuthentication::None), When::Any).await.unwrap();
+
+    let now = world.clock.now().as_second();
+    let claims = |jti: &str| {
+        json!({
+            "iss": IDP, "sub": "u-1", "aud": ORIGIN, "client_id": "agent", "jti": jti, "iat": now, "exp": now + 300,
+            "resource": "https://gateway.example/mcp-connect/github",
+        })
+    };
+    let send = async |client: &str, typ: &'static str, claims: &Value| {
+        let assertion = idp.keys.sign(typ, claims.to_string().as_bytes()).await.unwrap();
+        let grant = "urn:ietf:params:oauth:grant-type:jwt-bearer";
+        let form =
+            [("grant_type", grant), ("client_id", client), ("client_secret", "secret"), ("assertion", &assertion)];
+        world.post("/token", &form).await
+    };
+    let first = send("agent", "oauth-id-jag+jwt", &claims("1")).await;
+    let tokens = first.json();
+    assert_eq!((&tokens["expires_in"], tokens.get("refresh_token")), (&json!(600), None), "{tokens}");
+    let principal = world.call(text(&tokens, "access_token"), "github").await.unwrap();
+    assert_eq!((&*principal.subject.issuer, &*principal.subject.id), (IDP, "u-1"));
+    assert_eq!(send("agent", "oauth-id-jag+jwt", &claims("1")).await.error(), "invalid_grant", "used once");
+
+    assert_eq!(send("agent", "JWT", &claims("2")).await.error(), "invalid_grant");
+    for (name, value) in [
+        ("iss", json!("https://other.example")),
+        ("aud", json!("https://other.example")),
+        ("aud", json!([ORIGIN])),
+        ("client_id", json!("other")),
+        ("exp", json!(now - 31)),
+        ("exp", json!(now + 601)),
+        ("iat", json!(now + 31)),
+        ("resource", json!("https://gateway.example/mcp-connect/none")),
+        ("resource", json!("https://other.example/mcp-connect/github")),
+        ("resource", json!(ORIGIN)),
+        ("resource", Value::Null),
+        ("sub", Value::Null),
+    ] {
+        let mut wrong = claims(&format!("{name} {value}"));
+        wrong[name] = value.clone();
+        assert_eq!(send("agent", "oauth-id-jag+jwt", &wrong).await.error(), "invalid_grant", "{name} {value}");
+    }
+    let mut others = claims("4");
+    others["client_id"] = "other".into();
+    assert_eq!(send("other", "oauth-id-jag+jwt", &others).await.error(), "invalid_grant", "not on the list");
+    assert_eq!(send("public", "oauth-id-jag+jwt", &claims("5")).await.error(), "invalid_client");
+    let forged = world.keys.sign("oauth-id-jag+jwt", claims("6").to_string().as_bytes()).await.unwrap();
+    let grant = "urn:ietf:params:oauth:grant-type:jwt-bearer";
+    let form = [("grant_type", grant), ("client_id", "agent"), ("client_secret", "secret"), ("assertion", &*forged)];
+    assert_eq!(world.post("/token", &form).await.error(), "invalid_grant");
+}

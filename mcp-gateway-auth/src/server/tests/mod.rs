@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::*;
-use crate::token::{SigningKeyOptions, SigningKeys, TokenAuthenticator};
+use crate::token::{Person, SigningKeyOptions, SigningKeys, TokenAuthenticator};
 
 pub(super) const ORIGIN: &str = "https://gateway.example";
 pub(super) const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
@@ -89,6 +89,23 @@ impl Resolve for Servers {
     }
 }
 
+/// Revocations from the store, and people whose epoch a test counts up.
+pub(super) struct Stands(Snapshots, pub(super) std::sync::atomic::AtomicU64);
+
+impl Standing for Stands {
+    fn ended(&self, dependence: &mcp_gateway_core::record::Dependence) -> bool {
+        self.0.ended(dependence)
+    }
+
+    fn refuses(&self) -> bool {
+        Standing::refuses(&self.0)
+    }
+
+    fn person(&self, _: &Subject) -> Option<Person> {
+        Some(Person { epoch: self.1.load(std::sync::atomic::Ordering::SeqCst), ..Person::default() })
+    }
+}
+
 /// A server, its store, and a gateway that accepts its tokens.
 pub(super) struct World {
     pub(super) clock: Arc<ManualClock>,
@@ -98,6 +115,7 @@ pub(super) struct World {
     pub(super) people: Arc<People>,
     pub(super) servers: Arc<Servers>,
     pub(super) snapshots: Snapshots,
+    pub(super) standing: Arc<Stands>,
     pub(super) server: AuthorizationServer,
     pub(super) gateway: TokenAuthenticator,
 }
@@ -144,6 +162,7 @@ impl World {
         let options = SnapshotOptions::new(sealer.clone(), Arc::new(|_: &_| unreachable!("there is no entry")));
         let (snapshots, driver) = Snapshots::follow(store.clone(), options).await.unwrap();
         tokio::spawn(driver);
+        let standing = Arc::new(Stands(snapshots.clone(), 0.into()));
         let (people, servers) = (Arc::new(People::default()), Arc::new(Servers::default()));
         let server = AuthorizationServer::new(ServerParts {
             mount: Mount::new(ORIGIN, "/mcp-connect").unwrap(),
@@ -153,14 +172,14 @@ impl World {
             signer: keys.clone(),
             keys: keys.clone(),
             resolve: servers.clone(),
-            standing: Arc::new(snapshots.clone()),
+            standing: standing.clone(),
             interaction: people.clone(),
             clock: clock.clone(),
         });
         let server = configure(server);
-        let gateway = TokenAuthenticator::builder(Arc::new(snapshots.clone()), clock.clone());
+        let gateway = TokenAuthenticator::builder(standing.clone(), clock.clone());
         let gateway = gateway.own(ORIGIN, keys.clone()).build();
-        Self { clock, store, sealer, keys, people, servers, snapshots, server, gateway }
+        Self { clock, store, sealer, keys, people, servers, snapshots, standing, server, gateway }
     }
 
     pub(super) fn kept<T: mcp_gateway_core::record::Resource>(&self) -> Resources<T> {

@@ -90,6 +90,19 @@ async fn access_that_was_taken_away_is_noticed_at_refresh() {
 }
 
 #[tokio::test]
+async fn counting_up_a_persons_epoch_ends_tokens_and_grants() {
+    let world = World::new().await;
+    let client = world.laptop().await;
+    let (tokens, code) = (world.tokens(&client).await, world.code(&client).await);
+    world.standing.1.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+    assert!(world.call(text(&tokens, "access_token"), "github").await.is_err());
+    assert_eq!(world.refresh(&client, text(&tokens, "refresh_token")).await.error(), "invalid_grant");
+    assert_eq!(world.redeem(&client, &code, &[]).await.error(), "invalid_grant");
+    let tokens = world.tokens(&client).await;
+    assert!(world.call(text(&tokens, "access_token"), "github").await.is_ok(), "after a new consent");
+}
+
+#[tokio::test]
 async fn a_refresh_keeps_to_its_resource() {
     let world = World::new().await;
     let client = world.laptop().await;

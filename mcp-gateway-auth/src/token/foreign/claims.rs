@@ -88,6 +88,11 @@ impl ForeignClaims {
             .with_servers(ServerList::Only(servers.into()))
             .with_expiry(Some(expires_at))
             .with_dependence(Dependence { epoch, on: depends_on.into() });
-        Ok(Verified { principal: Arc::new(principal), audience: Arc::clone(&resource.url), good_until: expires_at })
+        Ok(Verified {
+            principal: Arc::new(principal),
+            audience: Arc::clone(&resource.url),
+            person_epoch: None,
+            good_until: expires_at,
+        })
     }
 }

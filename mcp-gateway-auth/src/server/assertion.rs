@@ -1,0 +1,158 @@
+//! Access that a company's identity provider has decided on: Identity Assertion Authorization Grants (ID-JAG).
+//!
+//! The client has exchanged its user's login at the identity provider for a grant that names us, the client and the
+//! server (draft-ietf-oauth-identity-assertion-authz-grant). Nobody is asked for consent: the provider's administrators
+//! have given it.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Response;
+use http::request::Parts;
+use mcp_gateway_core::Body;
+use mcp_gateway_core::contract::KeyRing;
+use mcp_gateway_core::record::{Scope, Subject};
+use serde::Deserialize;
+
+use super::answer::OAuthError;
+use super::form::Form;
+use super::target::server_id;
+use super::{Grant, Inner, ServerLimits};
+use crate::token::jws::Jws;
+use crate::token::{TokenLimits, check_times, limit};
+
+/// The `typ` of such a grant.
+const ID_JAG: &str = "oauth-id-jag+jwt";
+
+/// An identity provider whose decisions are accepted, and by which clients.
+#[derive(Clone)]
+pub struct IdentityProvider {
+    issuer: Arc<str>,
+    keys: Arc<dyn KeyRing>,
+    clients: BTreeSet<String>,
+}
+
+impl IdentityProvider {
+    /// Accepts grants of this issuer, checked with these keys, and of no client yet.
+    pub fn new(issuer: impl Into<Arc<str>>, keys: Arc<dyn KeyRing>) -> Self {
+        Self { issuer: issuer.into(), keys, clients: BTreeSet::new() }
+    }
+
+    /// The same, presented by this client too: one that an operator made, which proves who it is.
+    #[must_use]
+    pub fn with_client(mut self, client_id: impl Into<String>) -> Self {
+        self.clients.insert(client_id.into());
+        self
+    }
+}
+
+impl fmt::Debug for IdentityProvider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IdentityProvider")
+            .field("issuer", &self.issuer)
+            .field("clients", &self.clients)
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct IdentityClaims {
+    iss: String,
+    sub: String,
+    aud: String,
+    client_id: String,
+    jti: String,
+    exp: i64,
+    iat: i64,
+    #[serde(default)]
+    nbf: Option<i64>,
+    resource: String,
+}
+
+impl Inner {
+    /// `grant_type=urn:ietf:params:oauth:grant-type:jwt-bearer`: a short access token and no refresh token.
+    pub(crate) async fn identity_grant(
+        &self,
+        head: &Parts,
+        client_id: &str,
+        form: &Form,
+    ) -> Result<Response<Body>, OAuthError> {
+        // One answer whatever is wrong: its holder learns nothing.
+        let wrong = || OAuthError::bad("invalid_grant", "The assertion is not good for this client and server.");
+        let missing = || OAuthError::bad("invalid_request", "assertion is missing.");
+        let assertion = form.find("assertion").ok_or_else(missing)?;
+        let (claims, server) = self.check_identity(client_id, form, assertion).await?.ok_or_else(wrong)?;
+        let now = self.clock.now();
+        let left = Duration::from_secs(claims.exp.saturating_sub(now.as_second()).max(0).unsigned_abs());
+        let remember = left.saturating_add(TokenLimits::CLOCK_SKEW * 2);
+        let first = self.state.use_assertion(&claims.iss, &claims.jti, remember).await;
+        if !first.map_err(OAuthError::unavailable)? {
+            return Err(wrong());
+        }
+        let subject = Subject { tenant: self.tenant.clone(), issuer: claims.iss.into(), id: claims.sub.into() };
+        let grant = Grant {
+            person_epoch: self.standing.person(&subject).unwrap_or_default().epoch,
+            subject,
+            client_id: client_id.to_owned(),
+            server,
+            scope: Scope::Mcp.as_str().to_owned(),
+            session: None,
+            created_at: now,
+            ends_at: now.saturating_add(ServerLimits::IDENTITY_TOKEN).unwrap_or(now),
+            refresh_key: None,
+            generation: 0,
+            rotated_at: now,
+        };
+        self.respond(head, None, &grant, None, now).await
+    }
+
+    /// What a good assertion says, and the server it is for.
+    async fn check_identity(
+        &self,
+        client_id: &str,
+        form: &Form,
+        assertion: &str,
+    ) -> Result<Option<(IdentityClaims, String)>, OAuthError> {
+        let refused = |why: &str| {
+            tracing::debug!(client = client_id, why, "an identity assertion is not good");
+            Ok(None)
+        };
+        let Ok(jws) = Jws::parse(assertion.as_bytes()) else { return refused("it is no JWT") };
+        let Ok(claims) = serde_json::from_slice::<IdentityClaims>(&jws.claims) else {
+            return refused("it lacks a claim");
+        };
+        let Some(provider) = self.identity_providers.iter().find(|provider| *provider.issuer == *claims.iss) else {
+            return refused("its issuer is not one that is accepted");
+        };
+        let now = self.clock.now();
+        let lives_long = claims.exp > now.as_second().saturating_add(limit(ServerLimits::ASSERTION));
+        let named = claims.client_id == client_id && provider.clients.contains(client_id);
+        if !jws.header.is(ID_JAG)
+            || claims.aud != self.tokens.issuer()
+            || !named
+            || claims.jti.len() > 255
+            || lives_long
+        {
+            return refused("its type, audience, client, jti or life is not right");
+        }
+        if let Err(why) = check_times(now, claims.exp, claims.nbf, Some(claims.iat)) {
+            return refused(why);
+        }
+        let server = server_id(&self.mount, std::iter::once(&*claims.resource)).ok().flatten();
+        let Ok(asked) = server_id(&self.mount, form.all("resource")) else {
+            return refused("the resource that is asked for is none of ours");
+        };
+        let Some(server) = server.filter(|server| asked.is_none_or(|asked| asked == *server)) else {
+            return refused("its resource is not the one server that is asked for");
+        };
+        let Some(kid) = &jws.header.kid else { return refused("it does not name its key") };
+        let key = provider.keys.key(kid).await.map_err(OAuthError::unavailable)?;
+        match key.map(|key| jws.verify(&*key)) {
+            Some(Ok(())) => Ok(Some((claims, server))),
+            Some(Err(why)) => refused(why),
+            None => refused("its key is not known"),
+        }
+    }
+}
