@@ -6,12 +6,12 @@ use std::path::Path;
 
 /// The names of all tests below a folder.
 fn tests(folder: &Path, names: &mut HashSet<String>) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
+    for entry in fs::read_dir(folder).expect("a folder of sources") {
+        let path = entry.expect("a folder of sources").path();
         if path.is_dir() {
             tests(&path, names);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
-            let source = fs::read_to_string(&path).unwrap();
+            let source = fs::read_to_string(&path).expect("a source is text");
             let mut is_test = false;
             for line in source.lines().map(str::trim) {
                 let name = line.strip_prefix("async fn ").or_else(|| line.strip_prefix("fn "));

@@ -8,10 +8,12 @@ use super::*;
 
 const ID: &str = "https://client.example/oauth/client.json";
 
+type Fields = Vec<(HeaderName, &'static str)>;
+
 /// A web of one document.
 #[derive(Default)]
 struct Web {
-    answer: Mutex<(u16, Vec<(HeaderName, &'static str)>, String)>,
+    answer: Mutex<(u16, Fields, String)>,
     fetched: Mutex<Vec<String>>,
 }
 
