@@ -4,10 +4,12 @@ use mcp_gateway_core::contract::{StoreError, When, Write};
 use mcp_gateway_core::record::Revoked;
 
 use super::state::won;
-use super::{AuthorizationServer, ClientAuthentication, KnownBy, OAuthClient, client_key};
+use super::{AuthorizationServer, ClientAuthentication, Grant, KnownBy, OAuthClient, client_key};
 
 /// Rounds that are tried when a client's record changes at the same time.
 const ATTEMPTS: usize = 3;
+/// Grants that end in one commit.
+const PAGE: usize = 100;
 
 impl AuthorizationServer {
     /// Blocks a client: it gets nothing any more, and what it has ends at every replica as soon as that has applied the
@@ -26,6 +28,32 @@ impl AuthorizationServer {
     /// Those of the store.
     pub async fn unblock_client(&self, id: &str) -> Result<(), StoreError> {
         self.set_blocked(id, false).await
+    }
+
+    /// Ends all that a person, a client or a login has: its grants for ever, its access tokens at every replica as soon
+    /// as that has applied the commits. Returns how many grants there were.
+    ///
+    /// # Errors
+    /// Those of the store; then call it again, for some may have ended.
+    pub async fn end_grants(&self, of: Revoked<'_>) -> Result<usize, StoreError> {
+        let inner = &self.0;
+        // First, so that no token is made of a grant that is about to go.
+        let revoke = inner.state.revoke(of, "ended by an administrator or a logout", &*inner.clock)?;
+        inner.state.commit(vec![revoke]).await?;
+        let Some(term) = Grant::ended_with(of) else { return Ok(0) };
+        let (mut count, mut after) = (0, None);
+        loop {
+            let (page, next) = inner.state.grants.list(Some(term.clone()), after.as_deref(), PAGE).await?;
+            let key = |id: &str| inner.state.grants.key(id);
+            let writes: Vec<Write> =
+                page.iter().map(|grant| Write::Delete { key: key(&grant.id), when: When::Any }).collect();
+            count += writes.len();
+            if !writes.is_empty() {
+                inner.state.commit(writes).await?;
+            }
+            let Some(next) = next else { return Ok(count) };
+            after = Some(next);
+        }
     }
 
     async fn set_blocked(&self, id: &str, blocked: bool) -> Result<(), StoreError> {

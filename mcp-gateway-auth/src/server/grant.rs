@@ -5,7 +5,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use jiff::Timestamp;
 use mcp_gateway_core::contract::{IndexTerm, Kind};
-use mcp_gateway_core::record::{Resource, Secret, Subject};
+use mcp_gateway_core::record::{Dependence, Resource, Revoked, Secret, Subject};
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
@@ -43,14 +43,41 @@ pub struct Grant {
 
 impl Resource for Grant {
     const KIND: Kind = Kind::quiet("oauth-grant");
-    const INDEXES: &'static [&'static str] = &["subject", "client"];
+    const INDEXES: &'static [&'static str] = &["subject", "client", "session"];
     const SEALED: &'static [&'static str] = &["/refreshKey"];
 
     fn terms(&self) -> Vec<IndexTerm> {
-        let term = |name, value: &str| IndexTerm { name, value: super::client_key(value).into() };
-        let subject = format!("{} {}", self.subject.issuer, self.subject.id);
-        vec![term("subject", &subject), term("client", &self.client_id)]
+        let mut terms = vec![Self::term("subject", &of_subject(&self.subject)), Self::term("client", &self.client_id)];
+        terms.extend(self.session.as_deref().map(|session| Self::term("session", session)));
+        terms
     }
+}
+
+impl Grant {
+    fn term(name: &'static str, value: &str) -> IndexTerm {
+        IndexTerm { name, value: super::client_key(value).into() }
+    }
+
+    /// The term under which the grants that end with this are listed.
+    pub(crate) fn ended_with(what: Revoked<'_>) -> Option<IndexTerm> {
+        match what {
+            Revoked::Subject(subject) => Some(Self::term("subject", &of_subject(subject))),
+            Revoked::Client(id) => Some(Self::term("client", id)),
+            Revoked::Session(id) => Some(Self::term("session", id)),
+            _ => None,
+        }
+    }
+
+    /// What it depends on, as of when it was given.
+    pub(crate) fn dependence(&self) -> Dependence {
+        let mut on = vec![Revoked::Subject(&self.subject).id(), Revoked::Client(&self.client_id).id()];
+        on.extend(self.session.as_deref().map(|session| Revoked::Session(session).id()));
+        Dependence { epoch: self.created_at, on: on.into() }
+    }
+}
+
+fn of_subject(subject: &Subject) -> String {
+    format!("{} {}", subject.issuer, subject.id)
 }
 
 /// A refresh token: which grant, which in the row, and the proof that we made it.

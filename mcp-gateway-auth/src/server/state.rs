@@ -61,7 +61,9 @@ impl State {
     /// Ends whatever depends on this.
     pub(crate) fn revoke(&self, what: Revoked<'_>, reason: &str, clock: &dyn Clock) -> Result<Write, StoreError> {
         let until = clock.now().saturating_add(ENDED).unwrap_or(Timestamp::MAX);
-        let revocation = Revocation { reason: reason.to_owned(), before: None, until };
+        // A person comes back by a new login.
+        let before = matches!(what, Revoked::Subject(_)).then(|| clock.now());
+        let revocation = Revocation { reason: reason.to_owned(), before, until };
         self.revocations.put(&what.id(), &revocation, Some(ENDED), When::Any)
     }
 

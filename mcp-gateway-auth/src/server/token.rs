@@ -198,6 +198,9 @@ impl Inner {
         let gone = || OAuthError::bad("invalid_grant", "There is no access to this server any more.");
         let person = self.standing.person(&grant.subject).filter(|person| person.epoch == grant.person_epoch);
         let person = person.ok_or_else(gone)?;
+        if self.standing.ended(&grant.dependence()) {
+            return Err(gone());
+        }
         let principal = Principal::new(grant.subject.issuer.clone(), grant.subject.id.clone())
             .with_tenant(grant.subject.tenant.clone())
             .with_roles(person.roles);

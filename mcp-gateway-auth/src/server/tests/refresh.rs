@@ -103,6 +103,35 @@ async fn counting_up_a_persons_epoch_ends_tokens_and_grants() {
 }
 
 #[tokio::test]
+async fn ending_a_login_or_a_person_ends_grants_for_ever_and_nobody_elses() {
+    use mcp_gateway_core::record::Revoked;
+    let world = World::new().await;
+    let client = world.laptop().await;
+    let ada = Subject::local("ada");
+    for what in [Revoked::Session("login-of-ada"), Revoked::Subject(&ada), Revoked::Client(&client)] {
+        let tokens = world.tokens(&client).await;
+        let (page, cookie) = world.ask(&client, "bob", &[]).await;
+        let code = world.decide(&page, &cookie, "bob", "allow").await.parameters().remove("code").unwrap();
+        let bobs = world.redeem(&client, &code, &[]).await.json();
+        let unused = world.code(&client).await;
+        let is_client = matches!(what, Revoked::Client(_));
+        assert_eq!(world.server.end_grants(what).await.unwrap(), if is_client { 2 } else { 1 }, "{what:?}");
+        world.settle().await;
+        assert!(world.call(text(&tokens, "access_token"), "github").await.is_err());
+        assert_eq!(world.redeem(&client, &unused, &[]).await.error(), "invalid_grant", "a code of before");
+        assert_eq!(world.call(text(&bobs, "access_token"), "github").await.is_ok(), !is_client);
+        world.clock.advance(25 * 3_600 * SECOND);
+        assert_eq!(world.refresh(&client, text(&tokens, "refresh_token")).await.error(), "invalid_grant");
+        let bobs = world.refresh(&client, text(&bobs, "refresh_token")).await;
+        assert_eq!(bobs.status, if is_client { 400 } else { 200 });
+        if let Some(refresh) = bobs.json()["refresh_token"].as_str() {
+            // For the next round.
+            world.post("/revoke", &[("client_id", &client), ("token", refresh)]).await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_refresh_keeps_to_its_resource() {
     let world = World::new().await;
     let client = world.laptop().await;
