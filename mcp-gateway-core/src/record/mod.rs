@@ -8,8 +8,10 @@ mod mount;
 mod principal;
 mod resource;
 mod revocation;
+mod roles;
 mod route;
 mod secret;
+mod user;
 
 pub use api_key::ApiKey;
 pub use audit::{ActorFacts, AuditBodies, AuditEvent, Category, EventKind, Label, Outcome, SpanFacts};
@@ -18,8 +20,10 @@ pub use entry::{
     UvxConfig,
 };
 pub use mount::{Mount, MountError};
-pub use principal::{Actor, ActorKind, Dependence, Principal, Roles, Scope, ServerList, Subject, TenantId};
+pub use principal::{Actor, ActorKind, Dependence, Principal, Scope, ServerList, Subject, TenantId};
 pub use resource::{FieldSealer, Resource, Resources, Stored};
 pub use revocation::{Revocation, Revocations, Revoked};
+pub use roles::Roles;
 pub use route::{Placement, Route, RouteTarget};
 pub use secret::Secret;
+pub use user::{Email, Group, User, UserState};

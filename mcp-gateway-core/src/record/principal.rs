@@ -6,6 +6,8 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::Roles;
+
 /// A tenant: everything that is kept, counted or cached is keyed by it first.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -72,6 +74,8 @@ pub enum ActorKind {
     Client,
     /// The bootstrap token.
     Bootstrap,
+    /// A person, by a browser's session.
+    Session,
     /// Something that the embedding service knows.
     Custom,
 }
@@ -138,33 +142,6 @@ impl ServerList {
     }
 }
 
-/// The roles of a subject, as bits.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub struct Roles(u8);
-
-impl Roles {
-    /// No role.
-    pub const NONE: Self = Self(0);
-    /// May do everything.
-    pub const OWNER: Self = Self(1);
-    /// May administer everything but owners.
-    pub const ADMIN: Self = Self(1 << 1);
-    /// May read the audit trail with its bodies.
-    pub const AUDITOR: Self = Self(1 << 2);
-
-    /// Whether all of these are held.
-    #[must_use]
-    pub const fn contains(self, other: Self) -> bool {
-        self.0 & other.0 == other.0
-    }
-
-    /// Both together.
-    #[must_use]
-    pub const fn union(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
-}
-
 /// What a credential depends on beside itself: when one of these ends, so does everything that it opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dependence {
@@ -196,12 +173,14 @@ pub struct Principal {
     pub scopes: Arc<[Scope]>,
     /// Which servers it is good for.
     pub servers: ServerList,
-    /// The subject's roles.
+    /// The subject's roles, with those that they include.
     pub roles: Roles,
     /// When the credential ends; streams opened with it end then.
     pub expires_at: Option<Timestamp>,
     /// What may end it earlier; `None` for credentials that are looked up themselves on every call.
     pub dependence: Option<Arc<Dependence>>,
+    /// When the person last proved who they are, where the credential is a session.
+    pub authenticated_at: Option<Timestamp>,
 }
 
 impl Principal {
@@ -216,6 +195,7 @@ impl Principal {
             roles: Roles::NONE,
             expires_at: None,
             dependence: None,
+            authenticated_at: None,
         }
     }
 
@@ -265,6 +245,13 @@ impl Principal {
     #[must_use]
     pub fn with_dependence(mut self, dependence: Dependence) -> Self {
         self.dependence = Some(Arc::new(dependence));
+        self
+    }
+
+    /// The same, having proved who they are at this time.
+    #[must_use]
+    pub fn with_authentication(mut self, at: Timestamp) -> Self {
+        self.authenticated_at = Some(at);
         self
     }
 

@@ -102,6 +102,7 @@ impl<'a> SessionOwner<'a> {
             ActorKind::ApiKey => "api-key",
             ActorKind::Client => "client",
             ActorKind::Bootstrap => "bootstrap",
+            ActorKind::Session => "session",
             ActorKind::Custom => "custom",
         };
         let Subject { tenant, issuer, id } = self.subject;

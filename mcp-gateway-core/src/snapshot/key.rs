@@ -41,9 +41,16 @@ impl KeyFacts {
             .with_actor(actor)
             .with_scopes(key.scopes.iter().copied())
             .with_servers(servers)
-            .with_roles(if key.owner { Roles::OWNER } else { Roles::NONE })
+            .with_roles(if key.owner { Roles::OWNER.with_included() } else { Roles::NONE })
             .with_expiry(key.expires_at);
         Ok(Self { id, secret_sha256, principal: Arc::new(principal), expires_at: key.expires_at })
+    }
+
+    /// The same key, whose subject holds these roles.
+    #[must_use]
+    pub fn with_roles(&self, roles: Roles) -> Arc<Self> {
+        let principal = Arc::new((*self.principal).clone().with_roles(roles));
+        Arc::new(Self { principal, ..self.clone() })
     }
 }
 

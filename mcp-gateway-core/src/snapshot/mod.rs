@@ -1,4 +1,4 @@
-//! What the data plane reads on every call: routes and keys in memory, kept up to date by the store's feed.
+//! What every call reads: routes, keys and people in memory, kept up to date by the store's feed.
 //!
 //! ```no_run
 //! # use std::sync::Arc;
@@ -19,6 +19,7 @@
 mod cache;
 mod follow;
 mod key;
+mod people;
 mod replica;
 mod stale;
 
@@ -33,15 +34,16 @@ use tokio::sync::watch;
 
 pub use cache::Cache;
 pub use key::KeyFacts;
+pub use people::{RolePresets, UserFacts};
 
 use self::follow::Driver;
 use crate::MaybeReady;
 use crate::contract::{
     Clock, EntryError, Resolve, ResolveError, ResourceStore, Revision, StoreError, StoreErrorKind, SystemClock,
 };
-use crate::record::{Entry, FieldSealer, Principal, Revocations, Route, TenantId};
+use crate::record::{Entry, FieldSealer, Principal, Revocations, Route, Subject, TenantId};
 
-/// One tenant's servers and keys at one moment. Immutable: a change makes a new one that shares what did not change.
+/// One tenant's servers, keys and people at one moment. Immutable: a change makes a new one that shares what did not change.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
     /// Every commit up to here is in it. Commits that concern nothing in here do not make a new snapshot:
@@ -51,10 +53,12 @@ pub struct Snapshot {
     pub routes: Arc<HashMap<Arc<str>, Arc<Route>>>,
     /// By id; those that the routes were compiled from.
     pub entries: Arc<HashMap<Arc<str>, Arc<Entry>>>,
-    /// By the id of the key.
+    /// By the id of the key; those whose owner may do anything, with the owner's roles of now.
     pub keys: Arc<HashMap<Box<str>, Arc<KeyFacts>>>,
     /// What ended before its time; looked at on every call with a token.
     pub revocations: Arc<Revocations>,
+    /// By the id of the user; those who may do nothing, too.
+    pub users: Arc<HashMap<Arc<str>, Arc<UserFacts>>>,
 }
 
 impl Snapshot {
@@ -62,6 +66,13 @@ impl Snapshot {
     #[must_use]
     pub fn key(&self, id: &str) -> Option<&Arc<KeyFacts>> {
         self.keys.get(id)
+    }
+
+    /// The person that a subject is; `None` for subjects of other issuers, and those that were never users. The caller
+    /// looks at [`enabled`](UserFacts::enabled) and the epoch.
+    #[must_use]
+    pub fn user(&self, subject: &Subject) -> Option<&Arc<UserFacts>> {
+        if *subject.issuer == *Subject::LOCAL { self.users.get(&*subject.id) } else { None }
     }
 }
 
@@ -83,6 +94,8 @@ pub struct SnapshotOptions {
     pub max_staleness: Duration,
     /// At most one new snapshot in this time; 20 ms by default.
     pub coalesce: Duration,
+    /// Roles of people by verified e-mail address; none by default.
+    pub presets: Arc<RolePresets>,
 }
 
 impl SnapshotOptions {
@@ -96,6 +109,7 @@ impl SnapshotOptions {
             clock: Arc::new(SystemClock),
             max_staleness: Duration::from_secs(15 * 60),
             coalesce: Duration::from_millis(20),
+            presets: Arc::default(),
         }
     }
 }
@@ -258,5 +272,7 @@ impl Shared {
     }
 }
 
+#[cfg(test)]
+mod people_tests;
 #[cfg(test)]
 mod tests;

@@ -5,17 +5,19 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::people::People;
 use super::{KeyFacts, Snapshot, SnapshotOptions};
 use crate::contract::{Change, Key, Kind, Record, Revision, StoreError, StoreErrorKind};
-use crate::record::{ApiKey, Entry, Resource, Revocation, Stored};
+use crate::record::{ApiKey, Entry, Group, Resource, Revocation, Stored, User};
 
 /// The kinds that are in a snapshot.
-pub(super) const KINDS: [Kind; 3] = [Entry::KIND, ApiKey::KIND, Revocation::KIND];
+pub(super) const KINDS: [Kind; 5] = [Entry::KIND, ApiKey::KIND, Revocation::KIND, User::KIND, Group::KIND];
 
 /// A snapshot in the making. Each map is copied at most once between two swaps, when its first change comes.
 pub(super) struct Replica {
     options: SnapshotOptions,
     snapshot: Snapshot,
+    people: People,
     /// Everything up to here is applied.
     pub(super) position: Revision,
     /// Whether the snapshot differs from what was published.
@@ -31,9 +33,11 @@ pub(super) struct Replica {
 impl Replica {
     /// An empty state; `before` is what is served until it is filled.
     pub(super) fn new(options: SnapshotOptions, before: Arc<Snapshot>) -> Self {
+        let people = People::new(Arc::clone(&options.presets));
         Self {
             options,
             snapshot: Snapshot::default(),
+            people,
             position: Revision(0),
             changed: true,
             incomplete: false,
@@ -76,6 +80,7 @@ impl Replica {
         if !std::mem::take(&mut self.changed) {
             return None;
         }
+        self.people.settle(&mut self.snapshot);
         self.snapshot.revision = self.position;
         Some(self.snapshot.clone())
     }
@@ -88,6 +93,12 @@ impl Replica {
             self.set_key(&record);
         } else if key.kind == Revocation::KIND {
             self.set_revocation(&record);
+        } else if key.kind == User::KIND {
+            let user = self.read::<User>(&record);
+            self.people.set_user(&mut self.snapshot, &key.id, user.as_ref());
+        } else if key.kind == Group::KIND {
+            let group = self.read::<Group>(&record);
+            self.people.set_group(&key.id, group.as_ref());
         }
     }
 
@@ -102,6 +113,14 @@ impl Replica {
         );
         let now = self.options.clock.now();
         Arc::make_mut(&mut self.snapshot.revocations).insert(record.key.id.clone(), revocation, now);
+    }
+
+    fn read<T: Resource>(&self, record: &Record) -> Option<T> {
+        let read = Stored::<T>::decode(record, &*self.options.sealer);
+        let (kind, id, revision) = (T::KIND.name, &*record.key.id, record.revision.0);
+        read.map_err(|error| tracing::warn!(kind, id, revision, %error, "a record cannot be read"))
+            .ok()
+            .map(|read| read.value)
     }
 
     fn set_entry(&mut self, record: &Record) {
@@ -146,7 +165,7 @@ impl Replica {
         });
         match facts {
             Ok(facts) => {
-                Arc::make_mut(&mut self.snapshot.keys).insert(record.key.id.clone(), Arc::new(facts));
+                self.people.set_key(&record.key.id, facts);
             }
             Err(error) => {
                 tracing::warn!(key = &*record.key.id, revision = record.revision.0, %error, "an API key cannot be used");
@@ -160,9 +179,13 @@ impl Replica {
             Arc::make_mut(&mut self.snapshot.entries).remove(&*key.id);
             Arc::make_mut(&mut self.snapshot.routes).remove(&*key.id);
         } else if key.kind == ApiKey::KIND {
-            Arc::make_mut(&mut self.snapshot.keys).remove(&key.id);
+            self.people.remove_key(&key.id);
         } else if key.kind == Revocation::KIND {
             Arc::make_mut(&mut self.snapshot.revocations).remove(&key.id);
+        } else if key.kind == User::KIND {
+            self.people.remove_user(&mut self.snapshot, &key.id);
+        } else if key.kind == Group::KIND {
+            self.people.set_group(&key.id, None);
         }
     }
 }

@@ -56,7 +56,7 @@ fn compile(entry: &Entry) -> Result<Route, EntryError> {
     })
 }
 
-fn options() -> SnapshotOptions {
+pub(super) fn options() -> SnapshotOptions {
     SnapshotOptions::new(Arc::new(Marker::default()), Arc::new(compile))
 }
 
@@ -70,7 +70,7 @@ fn entry(id: &str, version: &str) -> Entry {
     .unwrap()
 }
 
-fn api_key(name: &str, servers: &[&str]) -> ApiKey {
+pub(super) fn api_key(name: &str, servers: &[&str]) -> ApiKey {
     ApiKey {
         name: name.to_owned(),
         secret_sha256: "0f".repeat(32),
@@ -108,11 +108,11 @@ impl Writer {
     }
 }
 
-fn memory() -> Arc<dyn ResourceStore> {
+pub(super) fn memory() -> Arc<dyn ResourceStore> {
     Arc::new(MemoryStore::new(Arc::new(SystemClock)))
 }
 
-async fn following(store: Arc<dyn ResourceStore>, options: SnapshotOptions) -> Snapshots {
+pub(super) async fn following(store: Arc<dyn ResourceStore>, options: SnapshotOptions) -> Snapshots {
     let (snapshots, driver) = Snapshots::follow(store, options).await.unwrap();
     tokio::spawn(driver);
     snapshots

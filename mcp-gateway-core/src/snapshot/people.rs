@@ -1,0 +1,188 @@
+//! What a call needs to know of a person, compiled when something changes: no call merges anything.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use super::{KeyFacts, Snapshot};
+use crate::record::{Group, Roles, Subject, User, UserState};
+
+/// A person, ready for use: about 100 bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct UserFacts {
+    /// The person's id: that of the subject, whose issuer is `local`.
+    pub id: Arc<str>,
+    /// Whether the person may do anything. What belongs to one who may not is refused.
+    pub enabled: bool,
+    /// What the person may do: own roles, those of the groups, those preset for the verified address, and what these
+    /// include.
+    pub roles: Roles,
+    /// Ids of the person's groups.
+    pub groups: Arc<[Arc<str>]>,
+    /// What was issued under another epoch is void.
+    pub epoch: u64,
+    /// Without those of the groups.
+    own: Roles,
+}
+
+/// Roles by verified e-mail address, in lowercase, from the configuration.
+pub type RolePresets = HashMap<Box<str>, Roles>;
+
+/// What a replica remembers so that a change of one record reaches all that depend on it.
+#[derive(Default)]
+pub(super) struct People {
+    presets: Arc<RolePresets>,
+    /// Roles of groups that have any.
+    groups: HashMap<Arc<str>, Roles>,
+    /// One copy of each group's id.
+    names: HashSet<Arc<str>>,
+    /// Every key as it was kept, also those of people who may do nothing.
+    keys: HashMap<Box<str>, Arc<KeyFacts>>,
+    /// Ids of keys by the id of their local subject.
+    keys_of: HashMap<Arc<str>, Vec<Box<str>>>,
+    owned: bool,
+    changed: Changed,
+}
+
+#[derive(Default)]
+struct Changed {
+    users: HashSet<Arc<str>>,
+    groups: HashSet<Arc<str>>,
+    keys: HashSet<Box<str>>,
+}
+
+impl People {
+    pub(super) fn new(presets: Arc<RolePresets>) -> Self {
+        Self { presets, ..Self::default() }
+    }
+
+    /// A user that cannot be read may do nothing: the record may have been a restriction.
+    pub(super) fn set_user(&mut self, snapshot: &mut Snapshot, id: &str, user: Option<&User>) {
+        let id: Arc<str> = id.into();
+        let facts = user.map_or_else(
+            || UserFacts {
+                id: Arc::clone(&id),
+                enabled: false,
+                roles: Roles::NONE,
+                groups: Arc::default(),
+                epoch: u64::MAX,
+                own: Roles::NONE,
+            },
+            |user| self.compile(Arc::clone(&id), user),
+        );
+        Arc::make_mut(&mut snapshot.users).insert(Arc::clone(&id), Arc::new(facts));
+        self.changed.users.insert(id);
+    }
+
+    pub(super) fn remove_user(&mut self, snapshot: &mut Snapshot, id: &str) {
+        if let Some((id, _)) = Arc::make_mut(&mut snapshot.users).remove_entry(id) {
+            self.changed.users.insert(id);
+        }
+    }
+
+    /// `None` for a group that is gone or cannot be read: it gives nobody anything.
+    pub(super) fn set_group(&mut self, id: &str, group: Option<&Group>) {
+        let id = self.name(id);
+        match group.map(|group| group.roles).filter(|roles| *roles != Roles::NONE) {
+            Some(roles) => self.groups.insert(Arc::clone(&id), roles),
+            None => self.groups.remove(&id),
+        };
+        self.changed.groups.insert(id);
+    }
+
+    pub(super) fn set_key(&mut self, id: &str, facts: KeyFacts) {
+        self.remove_key(id);
+        if let Some(user) = local(&facts.principal.subject) {
+            self.keys_of.entry(Arc::clone(user)).or_default().push(id.into());
+        }
+        self.keys.insert(id.into(), Arc::new(facts));
+    }
+
+    pub(super) fn remove_key(&mut self, id: &str) {
+        self.changed.keys.insert(id.into());
+        let Some(old) = self.keys.remove(id) else { return };
+        if let Some(user) = local(&old.principal.subject)
+            && let Some(ids) = self.keys_of.get_mut(user)
+        {
+            ids.retain(|one| &**one != id);
+            if ids.is_empty() {
+                self.keys_of.remove(user);
+            }
+        }
+    }
+
+    /// Carries what changed to all that depends on it. Called once a swap.
+    pub(super) fn settle(&mut self, snapshot: &mut Snapshot) {
+        let Changed { mut users, groups, mut keys } = std::mem::take(&mut self.changed);
+        if !groups.is_empty() {
+            let members: Vec<_> = snapshot
+                .users
+                .values()
+                .filter(|facts| facts.groups.iter().any(|group| groups.contains(group)))
+                .map(Arc::clone)
+                .collect();
+            for facts in members {
+                let roles = self.effective(facts.own, &facts.groups);
+                if roles != facts.roles {
+                    let id = Arc::clone(&facts.id);
+                    let facts = UserFacts { roles, ..(*facts).clone() };
+                    Arc::make_mut(&mut snapshot.users).insert(Arc::clone(&id), Arc::new(facts));
+                    users.insert(id);
+                }
+            }
+        }
+        if !users.is_empty() {
+            let owned = snapshot.users.values().any(|facts| facts.enabled && facts.roles.contains(Roles::OWNER));
+            if std::mem::replace(&mut self.owned, owned) != owned {
+                keys.extend(self.keys.keys().cloned());
+            } else {
+                keys.extend(users.iter().filter_map(|id| self.keys_of.get(id)).flatten().cloned());
+            }
+        }
+        for id in keys {
+            let facts = self.keys.get(&id).and_then(|facts| self.for_its_owner(snapshot, facts));
+            let known = Arc::make_mut(&mut snapshot.keys);
+            match facts {
+                Some(facts) => known.insert(id, facts),
+                None => known.remove(&id),
+            };
+        }
+    }
+
+    /// The key with what its owner may do now; `None` when that is nothing.
+    fn for_its_owner(&self, snapshot: &Snapshot, facts: &Arc<KeyFacts>) -> Option<Arc<KeyFacts>> {
+        match snapshot.user(&facts.principal.subject) {
+            Some(user) => user.enabled.then(|| facts.with_roles(user.roles)),
+            // Made before there were users. Such a key's rights end when a person takes over.
+            None if self.owned => Some(facts.with_roles(Roles::NONE)),
+            None => Some(Arc::clone(facts)),
+        }
+    }
+
+    fn compile(&mut self, id: Arc<str>, user: &User) -> UserFacts {
+        let verified = user.email.as_ref().filter(|email| email.verified);
+        let preset = verified.and_then(|email| self.presets.get(&*email.address)).copied().unwrap_or_default();
+        let own = user.roles.union(preset);
+        let groups: Arc<[Arc<str>]> = user.groups.iter().map(|group| self.name(group)).collect();
+        let enabled = user.state == UserState::Active;
+        UserFacts { id, enabled, roles: self.effective(own, &groups), groups, epoch: user.epoch, own }
+    }
+
+    fn effective(&self, own: Roles, groups: &[Arc<str>]) -> Roles {
+        let of_groups = groups.iter().filter_map(|group| self.groups.get(group));
+        of_groups.fold(own, |all, roles| all.union(*roles)).with_included()
+    }
+
+    fn name(&mut self, id: &str) -> Arc<str> {
+        if let Some(name) = self.names.get(id) {
+            return Arc::clone(name);
+        }
+        let name: Arc<str> = id.into();
+        self.names.insert(Arc::clone(&name));
+        name
+    }
+}
+
+fn local(subject: &Subject) -> Option<&Arc<str>> {
+    (*subject.issuer == *Subject::LOCAL).then_some(&subject.id)
+}
