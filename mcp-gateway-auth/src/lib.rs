@@ -7,9 +7,16 @@
 //! - [`bootstrap`]: the owner's token until a real owner exists, for the admin API alone.
 //! - [`server`]: an OAuth 2.1 authorization server for MCP clients, to be mounted with one's own people.
 //! - [`token`]: OAuth access tokens, of this gateway and of issuers it trusts.
+//! - `login` (feature `login`): sessions of browsers, and the passwords that they begin with.
+//!
+//! `page` (feature `page`) has the pages that people see on the way.
+//!
+//! [`user`] keeps who people are and what they may do.
 
 mod bearer;
 mod secret_file;
+#[cfg(test)]
+mod testing;
 
 pub mod api_key;
 pub mod bootstrap;
@@ -17,3 +24,8 @@ pub mod bootstrap;
 pub mod check;
 pub mod server;
 pub mod token;
+#[cfg(feature = "login")]
+pub mod login;
+#[cfg(feature = "page")]
+pub mod page;
+pub mod user;

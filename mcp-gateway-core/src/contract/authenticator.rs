@@ -74,6 +74,10 @@ pub enum AuthError {
     /// The request is ambiguous or malformed, for example two credentials that name different callers: 400.
     #[error("{0}")]
     Malformed(&'static str),
+    /// The credential may be good, but whoever sent the request need not have meant to: a browser sends its cookies with
+    /// requests that another site makes it send. 403.
+    #[error("{0}")]
+    Forged(&'static str),
     /// The credential cannot be judged now: 503.
     #[error("credentials cannot be checked now")]
     Unavailable(#[source] crate::BoxError),

@@ -306,6 +306,10 @@ impl Inner {
                 Refusal::new(StatusCode::BAD_REQUEST, "The credentials of the request contradict each other.")
                     .challenge(self.challenge(resource, Some("invalid_request"), None))
             }
+            AuthError::Forged(reason) => {
+                tracing::debug!(reason, request_id = %cx.request_id(), "a request was not meant to be sent");
+                Refusal::new(StatusCode::FORBIDDEN, "The request does not come from a page of this gateway.")
+            }
             AuthError::Unavailable(cause) => {
                 Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "Credentials cannot be checked now.")
                     .retry_after(5)

@@ -1,0 +1,113 @@
+//! May this client act for you?
+
+use maud::html;
+
+use super::Page;
+use super::layout::hidden;
+
+/// Asks a person whether a client may use a server for them.
+///
+/// It leads with where the answer goes and how the client is known: its name is its own claim, and so in quotes, and it
+/// shows no logo.
+#[derive(Debug, Clone)]
+pub struct ConsentPage<'a> {
+    /// Where the form is posted: `csrf`, `request`, and `decision` (`allow` or `deny`).
+    pub action: &'a str,
+    /// The token of the session's cookie.
+    pub csrf: &'a str,
+    /// Which request is being answered.
+    pub request: &'a str,
+    /// Who is asked.
+    pub user: &'a str,
+    /// What the client calls itself.
+    pub client_name: &'a str,
+    /// How the client is known.
+    pub client: ClientOrigin<'a>,
+    /// Where the answer goes, whole; its host is shown.
+    pub redirect_uri: &'a str,
+    /// The host of it, as ASCII: look-alikes of other scripts show as `xn--`.
+    pub redirect_host: &'a str,
+    /// The server, for people.
+    pub server: &'a str,
+    /// What the client may do, for people.
+    pub scopes: &'a [&'a str],
+}
+
+/// How a client is known.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub enum ClientOrigin<'a> {
+    /// An administrator made it.
+    Registered,
+    /// By the document at its own URL, of this host.
+    Document {
+        /// The host.
+        host: &'a str,
+    },
+    /// It registered itself, without proof of who it is.
+    SelfRegistered,
+}
+
+impl ConsentPage<'_> {
+    /// The page.
+    #[must_use]
+    pub fn render(&self) -> Page {
+        let content = html! {
+            p { "The answer goes to" }
+            p.host { (self.redirect_host) }
+            dl {
+                dt { "The application calls itself" }
+                dd { "\u{201c}" (self.client_name) "\u{201d}" }
+                dt { "How it is known" }
+                dd {
+                    @match self.client {
+                        ClientOrigin::Registered => "An administrator of this gateway has registered it.",
+                        ClientOrigin::Document { host } => { (host) " vouches for it." }
+                        ClientOrigin::SelfRegistered => "It registered itself. Nobody has checked who it is.",
+                    }
+                }
+                dt { "It wants to use" }
+                dd { (self.server) }
+                dt { "It may then" }
+                dd { ul { @for scope in self.scopes { li { (scope) } } } }
+                dt { "As" }
+                dd { (self.user) }
+            }
+            p.soft { "Allow it only if you have just started this yourself." }
+            form method="post" action=(self.action) {
+                (hidden("csrf", self.csrf))
+                (hidden("request", self.request))
+                button type="submit" name="decision" value="allow" { "Allow" }
+                button.second type="submit" name="decision" value="deny" { "Deny" }
+            }
+        };
+        Page::new("Allow this application?", &content).leading_to(self.redirect_uri)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_shows_where_the_answer_goes_before_what_the_client_says() {
+        let page = ConsentPage {
+            action: "/consent",
+            csrf: "t",
+            request: "r",
+            user: "Ada",
+            client_name: "Claude<br>",
+            client: ClientOrigin::SelfRegistered,
+            redirect_uri: "https://xn--cloude-9ra.example/callback",
+            redirect_host: "xn--cloude-9ra.example",
+            server: "GitHub",
+            scopes: &["call its tools"],
+        };
+        let page = page.render();
+        let at = |text: &str| page.html().find(text).unwrap_or_else(|| panic!("{text}"));
+        assert!(at("xn--cloude-9ra.example") < at("\u{201c}Claude&lt;br&gt;\u{201d}"));
+        assert!(at("Nobody has checked") < at("GitHub"));
+        assert!(page.content_security_policy().contains("form-action 'self' https://xn--cloude-9ra.example;"));
+        assert!(!page.html().contains("<img"));
+    }
+}

@@ -1,0 +1,165 @@
+//! Signing in.
+
+use maud::html;
+
+use super::Page;
+use super::layout::{hidden, problem};
+
+/// Asks who somebody is. Its form is posted to `/login`: `csrf`, `next`, `login`, `password`.
+#[derive(Debug, Clone)]
+pub struct LoginPage<'a> {
+    /// The token of the browser's cookie.
+    pub csrf: &'a str,
+    /// Where it goes on after the login: a path of this gateway.
+    pub next: &'a str,
+    /// Whether there are passwords of this gateway.
+    pub password: bool,
+    /// Identity providers to choose from.
+    pub providers: &'a [Provider<'a>],
+    /// The name that was typed before.
+    pub login: &'a str,
+    /// What went wrong before.
+    pub problem: Option<&'a str>,
+}
+
+/// An identity provider on the login page.
+#[derive(Debug, Clone, Copy)]
+pub struct Provider<'a> {
+    /// Its name, for people.
+    pub name: &'a str,
+    /// Where the login with it begins.
+    pub href: &'a str,
+}
+
+impl LoginPage<'_> {
+    /// The page.
+    #[must_use]
+    pub fn render(&self) -> Page {
+        let content = html! {
+            (problem(self.problem))
+            @for provider in self.providers {
+                a.button href=(provider.href) { "Sign in with " (provider.name) }
+            }
+            @if self.password {
+                form method="post" action="/login" {
+                    (hidden("csrf", self.csrf))
+                    (hidden("next", self.next))
+                    label for="login" { "Name" }
+                    input #login name="login" value=(self.login) autocomplete="username" autocapitalize="none"
+                        spellcheck="false" maxlength="254" required autofocus;
+                    label for="password" { "Password" }
+                    input #password name="password" type="password" autocomplete="current-password" required;
+                    button type="submit" { "Sign in" }
+                }
+            }
+        };
+        Page::new("Sign in", &content)
+    }
+}
+
+/// Demands a new password before the first session. Posted to `/login/password`: `csrf`, `next`, `login`, `password`,
+/// `new_password`.
+#[derive(Debug, Clone)]
+pub struct PasswordPage<'a> {
+    /// The token of the browser's cookie.
+    pub csrf: &'a str,
+    /// Where it goes on.
+    pub next: &'a str,
+    /// Whose password.
+    pub login: &'a str,
+    /// What went wrong before.
+    pub problem: Option<&'a str>,
+}
+
+impl PasswordPage<'_> {
+    /// The page.
+    #[must_use]
+    pub fn render(&self) -> Page {
+        let content = html! {
+            (problem(self.problem))
+            p { "Somebody else has chosen your password. Choose one that only you know." }
+            form method="post" action="/login/password" {
+                (hidden("csrf", self.csrf))
+                (hidden("next", self.next))
+                label for="login" { "Name" }
+                input #login name="login" value=(self.login) autocomplete="username" readonly;
+                label for="password" { "Password until now" }
+                input #password name="password" type="password" autocomplete="current-password" required autofocus;
+                label for="new" { "New password" }
+                input #new name="new_password" type="password" autocomplete="new-password" minlength="12" required
+                    aria-describedby="rule";
+                p.soft #rule { "At least 12 characters." }
+                button type="submit" { "Change and sign in" }
+            }
+        };
+        Page::new("Choose a password", &content)
+    }
+}
+
+/// Says who is signed in. Its form is posted to `/logout`: `csrf`.
+#[derive(Debug, Clone)]
+pub struct SignedInPage<'a> {
+    /// The token of the session's cookie.
+    pub csrf: &'a str,
+    /// The person's name.
+    pub name: &'a str,
+}
+
+impl SignedInPage<'_> {
+    /// The page.
+    #[must_use]
+    pub fn render(&self) -> Page {
+        let content = html! {
+            p { "You are signed in as " strong { (self.name) } "." }
+            form method="post" action="/logout" {
+                (hidden("csrf", self.csrf))
+                button.second type="submit" { "Sign out" }
+            }
+        };
+        Page::new("Signed in", &content)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EVIL: &str = "\"><script>alert(1)</script><b a='";
+
+    #[test]
+    fn foreign_text_stays_text() {
+        let provider = Provider { name: EVIL, href: "/login/x" };
+        let page = LoginPage {
+            csrf: EVIL,
+            next: EVIL,
+            password: true,
+            providers: &[provider],
+            login: EVIL,
+            problem: Some(EVIL),
+        };
+        let pages = [
+            page.render(),
+            PasswordPage { csrf: EVIL, next: EVIL, login: EVIL, problem: Some(EVIL) }.render(),
+            SignedInPage { csrf: EVIL, name: EVIL }.render(),
+        ];
+        for page in pages {
+            assert!(!page.html().contains("<script") && !page.html().contains("<b a="), "{}", page.html());
+            assert!(page.html().contains("&lt;script&gt;"));
+        }
+    }
+
+    #[test]
+    fn every_field_has_a_label_and_every_form_a_token() {
+        let login = LoginPage { csrf: "t", next: "/", password: true, providers: &[], login: "", problem: None };
+        let password = PasswordPage { csrf: "t", next: "/", login: "ada", problem: None };
+        for page in [login.render(), password.render()] {
+            let html = page.html();
+            for input in html.split("<input ").skip(1).filter(|input| !input.contains("type=\"hidden\"")) {
+                let id = input.split("id=\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap();
+                assert!(html.contains(&format!("<label for=\"{id}\"")), "{id}");
+            }
+            assert_eq!(html.matches("<form").count(), html.matches("name=\"csrf\"").count());
+            assert!(html.starts_with("<!DOCTYPE html>") && html.contains("lang=\"en\""));
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! What can be wrong.
+
+use mcp_gateway_core::contract::StoreError;
+
+/// Why something about a person was not done. The text says what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UserError {
+    /// A field is wrong: 422.
+    #[error("{field} {problem}")]
+    Invalid {
+        /// Which.
+        field: &'static str,
+        /// What is wrong, and what to do.
+        problem: &'static str,
+    },
+    /// The caller's own roles do not suffice: 403.
+    #[error("{0}")]
+    Forbidden(&'static str),
+    /// There is no such user or group: 404.
+    #[error("there is none of this id")]
+    Missing,
+    /// Somebody of this id or login exists already: 409.
+    #[error("there is one of this {0} already")]
+    Exists(&'static str),
+    /// Nobody could make owners any more: 409.
+    #[error("this is the last owner: make another one first")]
+    LastOwner,
+    /// The person may not sign in: an administrator has disabled them.
+    #[error("the user is disabled")]
+    Disabled,
+    /// The store failed; a conflict is [`StoreErrorKind::Conflict`](mcp_gateway_core::contract::StoreErrorKind).
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+pub(crate) fn wrong<T>(field: &'static str, problem: &'static str) -> Result<T, UserError> {
+    Err(UserError::Invalid { field, problem })
+}

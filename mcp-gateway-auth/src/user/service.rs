@@ -1,0 +1,320 @@
+//! What is done to people.
+
+use std::fmt;
+use std::sync::Arc;
+
+use mcp_gateway_core::contract::{Clock, IndexTerm, Key, ResourceStore, Revision, StoreLimits, When, Write};
+use mcp_gateway_core::record::{
+    ApiKey, FieldSealer, Group, Principal, Resources, Roles, Stored, Subject, TenantId, User, UserState,
+};
+use rand::RngExt as _;
+
+use super::error::{UserError, wrong};
+use super::identity::PASSWORD;
+use super::{Identity, UserDirectory, UserLimits};
+
+/// Only an owner gives or takes these.
+const OWNERS_TO_GIVE: Roles = Roles::OWNER.union(Roles::AUDITOR);
+
+/// The people and groups of one tenant.
+///
+/// Whether the caller may call at all is for the API to decide. What the roles of the caller mean for the roles of
+/// others is decided here: only an owner makes, changes or unmakes owners and auditors, and the last owner stays.
+#[derive(Clone)]
+pub struct Users {
+    pub(super) users: Resources<User>,
+    pub(super) identities: Resources<Identity>,
+    pub(super) groups: Resources<Group>,
+    keys: Resources<ApiKey>,
+    pub(super) clock: Arc<dyn Clock>,
+    directory: Arc<dyn UserDirectory>,
+    pub(super) options: UserOptions,
+}
+
+/// How users are made.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct UserOptions {
+    /// `roles.default`: the roles of somebody who signs in for the first time; basic.
+    pub default_roles: Roles,
+}
+
+impl Default for UserOptions {
+    fn default() -> Self {
+        Self { default_roles: Roles::BASIC }
+    }
+}
+
+impl UserOptions {
+    /// The same with these roles for new users.
+    #[must_use]
+    pub fn with_default_roles(mut self, roles: Roles) -> Self {
+        self.default_roles = roles;
+        self
+    }
+}
+
+impl Users {
+    /// The people that are kept here.
+    pub fn new(
+        store: Arc<dyn ResourceStore>,
+        sealer: Arc<dyn FieldSealer>,
+        tenant: TenantId,
+        clock: Arc<dyn Clock>,
+        directory: Arc<dyn UserDirectory>,
+        options: UserOptions,
+    ) -> Self {
+        let (users, identities) = (
+            Resources::new(Arc::clone(&store), Arc::clone(&sealer), tenant.clone()),
+            Resources::new(Arc::clone(&store), Arc::clone(&sealer), tenant.clone()),
+        );
+        let groups = Resources::new(Arc::clone(&store), Arc::clone(&sealer), tenant.clone());
+        Self { users, identities, groups, keys: Resources::new(store, sealer, tenant), clock, directory, options }
+    }
+
+    /// Reads one; `None` for a deleted one, too.
+    ///
+    /// # Errors
+    /// [`UserError::Store`].
+    pub async fn get(&self, id: &str) -> Result<Option<Stored<User>>, UserError> {
+        if !is_id(id) {
+            return Ok(None);
+        }
+        Ok(self.users.get(id).await?.filter(|user| user.value.state != UserState::Deleted))
+    }
+
+    /// Reads a page of those that are not deleted, in the order of ids, and where the next begins.
+    ///
+    /// # Errors
+    /// [`UserError::Store`].
+    pub async fn list(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<(Vec<Stored<User>>, Option<Box<str>>), UserError> {
+        let present = IndexTerm { name: "present", value: "yes".into() };
+        Ok(self.users.list(Some(present), after, limit.clamp(1, UserLimits::PAGE)).await?)
+    }
+
+    /// What a user may do in the end, with the roles of groups and those that are preset; as of the snapshot.
+    #[must_use]
+    pub fn effective_roles(&self, id: &str) -> Roles {
+        self.directory.user(id).map_or(Roles::NONE, |user| user.roles)
+    }
+
+    /// Gives a user exactly these roles, beside those of their groups.
+    ///
+    /// # Errors
+    /// [`UserError`]; a `when` that does not hold is a conflict.
+    pub async fn set_roles(
+        &self,
+        by: &Principal,
+        id: &str,
+        roles: Roles,
+        when: Option<Revision>,
+    ) -> Result<Revision, UserError> {
+        let Stored { revision, value: mut user, .. } = self.to_change(by, id).await?;
+        may_give(by, user.roles, roles)?;
+        if roles.contains(Roles::OWNER) && !user.roles.contains(Roles::OWNER) {
+            self.demand_identity(id).await?;
+        }
+        if user.roles.contains(Roles::OWNER) && !roles.contains(Roles::OWNER) {
+            self.demand_other_owner(id)?;
+        }
+        user.roles = roles;
+        Ok(self.users.save(id, &user, When::At(when.unwrap_or(revision))).await?)
+    }
+
+    /// Disables a user, or enables them again. Disabling ends sessions and tokens for good, and keys until the user is
+    /// enabled again; a replica that has applied the revision accepts none of them.
+    ///
+    /// # Errors
+    /// [`UserError`].
+    pub async fn set_state(
+        &self,
+        by: &Principal,
+        id: &str,
+        state: UserState,
+        when: Option<Revision>,
+    ) -> Result<Revision, UserError> {
+        if state == UserState::Deleted {
+            return self.delete(by, id, when).await;
+        }
+        let Stored { revision, value: mut user, .. } = self.to_change(by, id).await?;
+        if state == UserState::Disabled {
+            if user.state == UserState::Active {
+                self.demand_other_owner(id)?;
+            }
+            user.epoch += 1;
+        }
+        user.state = state;
+        Ok(self.users.save(id, &user, When::At(when.unwrap_or(revision))).await?)
+    }
+
+    /// Ends every session and token of a user; keys stay.
+    ///
+    /// # Errors
+    /// [`UserError`].
+    pub async fn end_sessions(&self, by: &Principal, id: &str) -> Result<Revision, UserError> {
+        let Stored { revision, value: mut user, .. } = if *by.subject.id == *id && *by.subject.issuer == *Subject::LOCAL
+        {
+            self.get(id).await?.ok_or(UserError::Missing)?
+        } else {
+            self.to_change(by, id).await?
+        };
+        user.epoch += 1;
+        Ok(self.users.save(id, &user, When::At(revision)).await?)
+    }
+
+    /// Deletes a user: what is kept about the person, their identities, passwords and keys. The emptied record stays, so that the
+    /// id is never somebody else's. Whoever signs in with the same identity later is a new user.
+    ///
+    /// # Errors
+    /// [`UserError`]; after one of the store, nothing of the user is good for anything, and a second call removes what
+    /// was left.
+    pub async fn delete(&self, by: &Principal, id: &str, when: Option<Revision>) -> Result<Revision, UserError> {
+        if !is_id(id) {
+            return Err(UserError::Missing);
+        }
+        let stored = self.users.get(id).await?.ok_or(UserError::Missing)?;
+        if stored.value.state != UserState::Deleted {
+            self.may_touch(by, id, &stored.value)?;
+            self.demand_other_owner(id)?;
+        }
+        // First of all nothing works any more, then it goes.
+        let emptied = User {
+            name: String::new(),
+            email: None,
+            roles: Roles::NONE,
+            groups: Vec::new(),
+            state: UserState::Deleted,
+            epoch: stored.value.epoch + 1,
+            created_at: stored.value.created_at,
+        };
+        let revision = self.users.save(id, &emptied, When::At(when.unwrap_or(stored.revision))).await?;
+        let of_user = IndexTerm { name: "user", value: id.into() };
+        let of_subject = IndexTerm { name: "subject", value: format!("{} {id}", Subject::LOCAL).into() };
+        loop {
+            let (identities, more) = self.identities.list(Some(of_user.clone()), None, StoreLimits::WRITES / 4).await?;
+            let (keys, more_keys) = self.keys.list(Some(of_subject.clone()), None, StoreLimits::WRITES / 4).await?;
+            let gone = |key| Write::Delete { key, when: When::Any };
+            let mut writes: Vec<_> = identities.iter().map(|one| gone(self.identities.key(&one.id))).collect();
+            let tenant = self.users.key(id).tenant;
+            writes.extend(identities.iter().map(|one| gone(Key::new(tenant.clone(), PASSWORD, one.id.clone()))));
+            writes.extend(keys.iter().map(|one| gone(self.keys.key(&one.id))));
+            if !writes.is_empty() {
+                self.users.store().commit(writes).await?;
+            }
+            if more.is_none() && more_keys.is_none() {
+                return Ok(revision);
+            }
+        }
+    }
+
+    /// Reads a group.
+    ///
+    /// # Errors
+    /// [`UserError::Store`].
+    pub async fn group(&self, id: &str) -> Result<Option<Stored<Group>>, UserError> {
+        if !is_id(id) {
+            return Ok(None);
+        }
+        Ok(self.groups.get(id).await?)
+    }
+
+    /// Reads a page of groups, in the order of ids, and where the next begins.
+    ///
+    /// # Errors
+    /// [`UserError::Store`].
+    pub async fn list_groups(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<(Vec<Stored<Group>>, Option<Box<str>>), UserError> {
+        Ok(self.groups.list(None, after, limit.clamp(1, UserLimits::PAGE)).await?)
+    }
+
+    /// Gives every member of a group exactly these roles, beside their own.
+    ///
+    /// # Errors
+    /// [`UserError`].
+    pub async fn set_group_roles(
+        &self,
+        by: &Principal,
+        id: &str,
+        roles: Roles,
+        when: Option<Revision>,
+    ) -> Result<Revision, UserError> {
+        let Stored { revision, value: mut group, .. } = self.group(id).await?.ok_or(UserError::Missing)?;
+        may_give(by, group.roles, roles)?;
+        group.roles = roles;
+        Ok(self.groups.save(id, &group, When::At(when.unwrap_or(revision))).await?)
+    }
+
+    /// The identities of a user, at most 100.
+    pub(crate) async fn identities_of(&self, id: &str) -> Result<Vec<Identity>, UserError> {
+        let of_user = IndexTerm { name: "user", value: id.into() };
+        let (found, _) = self.identities.list(Some(of_user), None, 100).await?;
+        Ok(found.into_iter().map(|one| one.value).collect())
+    }
+
+    /// The user, if this caller may change them.
+    pub(crate) async fn to_change(&self, by: &Principal, id: &str) -> Result<Stored<User>, UserError> {
+        let stored = self.get(id).await?.ok_or(UserError::Missing)?;
+        self.may_touch(by, id, &stored.value)?;
+        Ok(stored)
+    }
+
+    /// 26 characters of base32, 128 bits: never a name that somebody chose.
+    pub(super) fn new_id() -> String {
+        const BASE32: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+        let mut random = rand::rng();
+        (0..26).map(|_| char::from(BASE32[random.random_range(0..BASE32.len())])).collect()
+    }
+
+    fn may_touch(&self, by: &Principal, id: &str, user: &User) -> Result<(), UserError> {
+        let roles = user.roles.union(self.effective_roles(id));
+        if roles.intersects(OWNERS_TO_GIVE) && !by.roles.contains(Roles::OWNER) {
+            return Err(UserError::Forbidden("only an owner may change an owner or auditor"));
+        }
+        Ok(())
+    }
+
+    /// An owner who cannot sign in would end the bootstrap token, and nobody could get in any more.
+    async fn demand_identity(&self, id: &str) -> Result<(), UserError> {
+        if self.identities_of(id).await?.is_empty() {
+            return wrong("roles", "must not make an owner of somebody who cannot sign in");
+        }
+        Ok(())
+    }
+
+    fn demand_other_owner(&self, id: &str) -> Result<(), UserError> {
+        let is_owner = self.effective_roles(id).contains(Roles::OWNER);
+        if is_owner && !self.directory.has_owner_but(id) { Err(UserError::LastOwner) } else { Ok(()) }
+    }
+}
+
+impl fmt::Debug for Users {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Users").field("users", &self.users).field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+/// Whoever gives a role that only owners give, or takes one, must be one.
+pub(super) fn may_give(by: &Principal, old: Roles, new: Roles) -> Result<(), UserError> {
+    let changed = old.without(new).union(new.without(old));
+    if changed.intersects(OWNERS_TO_GIVE) && !by.roles.contains(Roles::OWNER) {
+        return Err(UserError::Forbidden("only an owner may give or take the roles owner and auditor"));
+    }
+    Ok(())
+}
+
+/// Asked about anything else, a store would rightly call it an invalid request.
+pub(super) fn is_id(id: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    (1..=UserLimits::ID).contains(&id.len()) && id.bytes().all(fits)
+}
+
+#[cfg(test)]
+#[path = "service_tests.rs"]
+mod tests;

@@ -1,0 +1,193 @@
+use mcp_gateway_core::contract::StoreErrorKind;
+use mcp_gateway_core::record::Email;
+
+use super::*;
+use crate::testing::{World, owner};
+use crate::user::{Asserted, AssertedGroup, IdentityKey};
+
+const ISSUER: &str = "https://login.example";
+
+fn asserted(subject: &str) -> Asserted {
+    Asserted::new(IdentityKey::new(ISSUER, subject), subject)
+}
+
+fn groups(ids: &[&str]) -> Vec<AssertedGroup> {
+    ids.iter().map(|id| AssertedGroup { id: (*id).to_owned(), name: id.to_uppercase() }).collect()
+}
+
+fn with_roles(id: &str, roles: Roles) -> Principal {
+    Principal::new("local", id).with_roles(roles.with_included())
+}
+
+/// A user who signed in and was given these roles.
+async fn made(world: &World, name: &str, roles: Roles) -> String {
+    let id = world.users.sign_in(&asserted(name)).await.unwrap().id;
+    world.applied(world.users.set_roles(&owner(), &id, roles, None).await.unwrap()).await;
+    id.into()
+}
+
+#[tokio::test]
+async fn a_person_is_an_identity_and_never_an_address() {
+    let world = World::new().await;
+    let email = Some(Email { address: "ada@a.example".into(), verified: true });
+    let ada = world.users.sign_in(&asserted("1").with_email(email.clone())).await.unwrap();
+    assert!(ada.first && ada.user.roles == Roles::BASIC);
+    let again = world.users.sign_in(&asserted("1")).await.unwrap();
+    assert_eq!((&again.id, again.first, &again.user.email), (&ada.id, false, &email), "what is not said stays");
+
+    let elsewhere = Asserted::new(IdentityKey::new("https://evil.example", "1"), "Ada").with_email(email);
+    assert_ne!(world.users.sign_in(&elsewhere).await.unwrap().id, ada.id);
+    let nameless = Asserted::new(IdentityKey::new(ISSUER, ""), "Ada");
+    assert!(matches!(world.users.sign_in(&nameless).await, Err(UserError::Invalid { field: "identity", .. })));
+}
+
+#[tokio::test]
+async fn one_person_who_signs_in_many_times_at_once_is_one_user() {
+    let world = World::new().await;
+    let ada = asserted("1").in_groups(groups(&["ops"]));
+    let all = [(); 4].map(|()| world.users.sign_in(&ada));
+    let [a, b, c, d] = all;
+    let (a, b, c, d) = tokio::join!(a, b, c, d);
+    let ids: std::collections::BTreeSet<_> = [a, b, c, d].map(|one| one.unwrap().id).into_iter().collect();
+    assert_eq!(ids.len(), 1);
+    assert_eq!(world.users.list(None, 10).await.unwrap().0.len(), 1);
+}
+
+#[tokio::test]
+async fn roles_of_groups_follow_the_last_login() {
+    let world = World::new().await;
+    let ada = world.users.sign_in(&asserted("1").in_groups(groups(&["admins", "all"]))).await.unwrap();
+    let (listed, _) = world.users.list_groups(None, 10).await.unwrap();
+    assert_eq!(listed.len(), 2);
+    let admins = listed.iter().find(|group| group.value.external_id == "admins").unwrap();
+    assert_eq!((&*admins.value.provider, &*admins.value.name, admins.value.roles), (ISSUER, "ADMINS", Roles::NONE));
+    // A group of the same name at another provider is another group.
+    let eve = Asserted::new(IdentityKey::new("https://evil.example", "1"), "Eve").in_groups(groups(&["admins"]));
+    let eve = world.users.sign_in(&eve).await.unwrap();
+    world.applied(world.users.set_group_roles(&owner(), &admins.id, Roles::ADMIN, None).await.unwrap()).await;
+    assert!(world.users.effective_roles(&ada.id).contains(Roles::ADMIN));
+    assert!(!world.users.effective_roles(&eve.id).contains(Roles::ADMIN));
+
+    let left = world.users.sign_in(&asserted("1").in_groups(groups(&["all"]))).await.unwrap();
+    world.applied(left.revision).await;
+    assert!(!world.users.effective_roles(&ada.id).contains(Roles::ADMIN));
+
+    let many = |count: usize| (0..count).map(|n| AssertedGroup { id: format!("g{n}"), name: String::new() }).collect();
+    let most = world.users.sign_in(&asserted("2").in_groups(many(UserLimits::GROUPS))).await.unwrap();
+    assert_eq!(most.user.groups.len(), UserLimits::GROUPS);
+    let more = world.users.sign_in(&asserted("2").in_groups(many(UserLimits::GROUPS + 1))).await;
+    assert!(matches!(more, Err(UserError::Invalid { field: "groups", .. })));
+}
+
+#[tokio::test]
+async fn only_owners_make_and_touch_owners_and_auditors() {
+    let world = World::new().await;
+    let ada = made(&world, "ada", Roles::OWNER).await;
+    let eve = made(&world, "eve", Roles::BASIC).await;
+    let admin = with_roles("adam", Roles::ADMIN);
+    let users = &world.users;
+    for roles in [Roles::OWNER, Roles::AUDITOR, Roles::BASIC.union(Roles::AUDITOR)] {
+        assert!(matches!(users.set_roles(&admin, &eve, roles, None).await, Err(UserError::Forbidden(_))));
+    }
+    let group = users.sign_in(&asserted("g").in_groups(groups(&["ops"]))).await.unwrap().user.groups[0].clone();
+    assert!(matches!(users.set_group_roles(&admin, &group, Roles::OWNER, None).await, Err(UserError::Forbidden(_))));
+    users.set_group_roles(&admin, &group, Roles::ADMIN, None).await.unwrap();
+    world.applied(users.set_roles(&admin, &eve, Roles::ADMIN, None).await.unwrap()).await;
+
+    assert!(matches!(users.set_roles(&admin, &ada, Roles::BASIC, None).await, Err(UserError::Forbidden(_))));
+    assert!(matches!(users.set_state(&admin, &ada, UserState::Disabled, None).await, Err(UserError::Forbidden(_))));
+    assert!(matches!(users.delete(&admin, &ada, None).await, Err(UserError::Forbidden(_))));
+    assert!(matches!(users.end_sessions(&admin, &ada).await, Err(UserError::Forbidden(_))));
+    users.end_sessions(&with_roles(&ada, Roles::NONE), &ada).await.unwrap();
+    users.end_sessions(&admin, &eve).await.unwrap();
+    assert!(matches!(users.set_roles(&owner(), "nobody", Roles::BASIC, None).await, Err(UserError::Missing)));
+}
+
+#[tokio::test]
+async fn an_owner_by_group_is_as_far_from_admins_reach() {
+    let world = World::new().await;
+    let ada = world.users.sign_in(&asserted("ada").in_groups(groups(&["board"]))).await.unwrap();
+    let board = ada.user.groups[0].clone();
+    world.applied(world.users.set_group_roles(&owner(), &board, Roles::OWNER, None).await.unwrap()).await;
+    let by = with_roles("adam", Roles::ADMIN);
+    let refused = world.users.set_state(&by, &ada.id, UserState::Disabled, None).await;
+    assert!(matches!(refused, Err(UserError::Forbidden(_))));
+}
+
+#[tokio::test]
+async fn the_last_owner_stays() {
+    let world = World::new().await;
+    let ada = made(&world, "ada", Roles::OWNER).await;
+    let by = with_roles(&ada, Roles::OWNER);
+    let users = &world.users;
+    assert!(matches!(users.set_roles(&by, &ada, Roles::ADMIN, None).await, Err(UserError::LastOwner)));
+    assert!(matches!(users.set_state(&by, &ada, UserState::Disabled, None).await, Err(UserError::LastOwner)));
+    assert!(matches!(users.delete(&by, &ada, None).await, Err(UserError::LastOwner)));
+    made(&world, "bob", Roles::OWNER).await;
+    users.set_roles(&by, &ada, Roles::ADMIN, None).await.unwrap();
+}
+
+#[tokio::test]
+async fn changes_are_compared_with_what_was_read() {
+    let world = World::new().await;
+    let eve = world.users.sign_in(&asserted("eve")).await.unwrap();
+    let read = world.users.get(&eve.id).await.unwrap().unwrap().revision;
+    world.users.set_roles(&owner(), &eve.id, Roles::ADMIN, Some(read)).await.unwrap();
+    match world.users.set_roles(&owner(), &eve.id, Roles::BASIC, Some(read)).await {
+        Err(UserError::Store(error)) => assert_eq!(error.kind(), StoreErrorKind::Conflict),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn who_is_deleted_is_gone_with_all_that_was_theirs() {
+    let world = World::new().await;
+    let eve = made(&world, "eve", Roles::ADMIN).await;
+    let keys = world.of::<ApiKey>();
+    let record: ApiKey = serde_json::from_value(serde_json::json!({
+        "name": "k", "secret_sha256": "0f".repeat(32), "subject": User::subject(TenantId::default(), &eve),
+        "scopes": ["mcp"], "servers": ["*"], "created_at": "2026-01-01T00:00:00Z",
+    }))
+    .unwrap();
+    world.applied(keys.save("k", &record, When::Any).await.unwrap()).await;
+    assert!(world.snapshots.load().key("k").is_some());
+
+    let revision = world.users.delete(&owner(), &eve, None).await.unwrap();
+    world.applied(revision).await;
+    assert!(world.snapshots.load().key("k").is_none());
+    assert!(keys.get("k").await.unwrap().is_none());
+    assert!(world.users.get(&eve).await.unwrap().is_none());
+    assert!(world.users.list(None, 10).await.unwrap().0.is_empty());
+    let emptied = world.of::<User>().get(&eve).await.unwrap().unwrap().value;
+    assert_eq!((&*emptied.name, emptied.email, emptied.epoch), ("", None, 1));
+    // A key that is made for the id all the same is dead.
+    world.applied(keys.save("late", &record, When::Any).await.unwrap()).await;
+    assert!(world.snapshots.load().key("late").is_none());
+    // The same identity is somebody new, without the roles of before.
+    let anew = world.users.sign_in(&asserted("eve")).await.unwrap();
+    assert!(anew.first && *anew.id != *eve && anew.user.roles == Roles::BASIC);
+}
+
+#[tokio::test]
+async fn who_is_disabled_cannot_sign_in_until_enabled() {
+    let world = World::new().await;
+    let eve = world.users.sign_in(&asserted("eve")).await.unwrap().id;
+    world.users.set_state(&owner(), &eve, UserState::Disabled, None).await.unwrap();
+    assert!(matches!(world.users.sign_in(&asserted("eve")).await, Err(UserError::Disabled)));
+    world.users.set_state(&owner(), &eve, UserState::Active, None).await.unwrap();
+    let back = world.users.sign_in(&asserted("eve")).await.unwrap();
+    assert_eq!((&back.id, back.user.epoch), (&eve, 1), "sessions of before stay ended");
+    assert!(world.users.get("a/b").await.unwrap().is_none() && world.users.group("%").await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_preset_makes_an_owner_of_a_verified_address_alone() {
+    let presets = [("ada@a.example".into(), Roles::OWNER)].into_iter().collect();
+    let world = World::with_presets(presets).await;
+    for (subject, verified) in [("1", false), ("2", true)] {
+        let email = Some(Email { address: "ada@a.example".into(), verified });
+        let ada = world.users.sign_in(&asserted(subject).with_email(email)).await.unwrap();
+        world.applied(ada.revision).await;
+        assert_eq!(world.users.effective_roles(&ada.id).contains(Roles::OWNER), verified);
+    }
+}
