@@ -23,6 +23,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use crate::api_key::{ApiKeyError, ApiKeys, CreatedKey, NewKey};
+use crate::user::UserDirectory;
 use crate::{bearer, secret_file};
 
 const ID: &str = "state";
@@ -275,6 +276,7 @@ impl fmt::Debug for Bootstrap {
 pub struct BootstrapAuthenticator {
     token: Arc<Token>,
     clock: Arc<dyn Clock>,
+    users: Option<Arc<dyn UserDirectory>>,
 }
 
 struct Token {
@@ -288,7 +290,14 @@ impl BootstrapAuthenticator {
     fn new(token: &Secret, tenant: TenantId, until: Timestamp, clock: Arc<dyn Clock>) -> Self {
         let principal = Arc::new(owner(tenant).with_expiry(Some(until)));
         let sha256 = Sha256::digest(token.expose()).into();
-        Self { token: Arc::new(Token { sha256, until, principal, ended: false.into() }), clock }
+        Self { token: Arc::new(Token { sha256, until, principal, ended: false.into() }), clock, users: None }
+    }
+
+    /// The same, refusing as soon as, and for as long as, a person is an owner: at every replica that has heard of it.
+    #[must_use]
+    pub fn until_owned(mut self, users: Arc<dyn UserDirectory>) -> Self {
+        self.users = Some(users);
+        self
     }
 
     /// When the token's time is over.
@@ -309,6 +318,9 @@ impl BootstrapAuthenticator {
         let ended = self.token.ended.load(Ordering::Acquire);
         if ended || self.clock.now() >= self.token.until {
             return Err(AuthError::Invalid("the bootstrap token's time is over"));
+        }
+        if self.users.as_ref().is_some_and(|users| users.has_owner_but("")) {
+            return Err(AuthError::Invalid("the bootstrap token is void: there is an owner"));
         }
         Ok(Some(Arc::clone(&self.token.principal)))
     }
@@ -337,7 +349,7 @@ fn owner(tenant: TenantId) -> Principal {
         .with_tenant(tenant)
         .with_actor(actor)
         .with_scopes([Scope::ApiRead, Scope::ApiWrite])
-        .with_roles(Roles::OWNER)
+        .with_roles(Roles::OWNER.with_included())
 }
 
 fn is_token(text: &str) -> bool {

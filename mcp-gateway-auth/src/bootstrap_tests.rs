@@ -159,5 +159,5 @@ async fn one_starter_key_on_the_first_start_on_loopback() {
     let second = world.supplied().await;
     assert!(!second.is_first_start());
     assert!(second.starter_key(&world.keys, true).await.unwrap().is_none());
-    assert_eq!(world.keys.list(None, 10).await.unwrap().0.len(), 1);
+    assert_eq!(world.keys.list(None, None, 10).await.unwrap().0.len(), 1);
 }

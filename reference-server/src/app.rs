@@ -5,6 +5,8 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 use mcp_gateway_auth::api_key::{ApiKeys, LastUsed};
+use mcp_gateway_auth::login::{CookieNames, LocalLogins, Sessions};
+use mcp_gateway_auth::user::Users;
 use mcp_gateway_core::contract::{AuditSink, AuditStore, Authenticator, Clock, RateLimiter, ResourceStore, Runtime};
 use mcp_gateway_core::egress::Connections;
 use mcp_gateway_core::layer::admit::Load;
@@ -34,7 +36,7 @@ pub struct App {
     pub audit_store: Arc<dyn AuditStore>,
     /// The audit trail, to be written: the same sink that the data plane writes to.
     pub audit_sink: Arc<dyn AuditSink>,
-    /// Routes, entries and keys, in memory.
+    /// Routes, entries, keys and people, in memory.
     pub snapshots: Snapshots,
     /// Runs servers; `None` when this server runs none.
     pub runtime: Option<Arc<dyn Runtime>>,
@@ -44,7 +46,9 @@ pub struct App {
     pub last_used: Arc<LastUsed>,
     /// The keys that seal legacy sessions.
     pub session_keys: Arc<SessionKeyRing>,
-    /// Who calls the admin API, asked in order: API keys, then the bootstrap token while there is one.
+    /// People, and how they sign in.
+    pub logins: Logins,
+    /// Who calls the admin API, asked in order: API keys, sessions, then the bootstrap token while there is one.
     pub admin_authenticators: Vec<Arc<dyn Authenticator>>,
     /// Budgets, shared with the data plane: failures of authentication count together.
     pub limiter: Arc<dyn RateLimiter>,
@@ -64,6 +68,19 @@ pub struct App {
     pub started: Instant,
     /// Cancelled when the server begins to drain: `/readyz` answers 503 from then on, and open log streams end.
     pub draining: CancellationToken,
+}
+
+/// People, and how they sign in.
+#[derive(Debug, Clone)]
+pub struct Logins {
+    /// Who there is, and what they may do.
+    pub users: Users,
+    /// Those with a password of this gateway.
+    pub local: LocalLogins,
+    /// Browsers that are signed in.
+    pub sessions: Sessions,
+    /// The names of their cookies.
+    pub cookies: CookieNames,
 }
 
 /// Reads the figures of the audit spool.

@@ -8,6 +8,7 @@ pub mod app;
 pub mod cli;
 pub mod config;
 pub mod listen;
+mod login;
 pub mod metrics;
 #[cfg(feature = "otel")]
 pub mod traces;

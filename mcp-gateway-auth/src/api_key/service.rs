@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
-use mcp_gateway_core::contract::{Clock, Revision, StoreError, When, Write};
+use mcp_gateway_core::contract::{Clock, IndexTerm, Revision, StoreError, When, Write};
 use mcp_gateway_core::record::{ApiKey, Principal, Resources, Roles, Scope, Secret, Stored, Subject};
 
 use super::{LastUsed, NewKeyText};
@@ -18,6 +19,7 @@ pub struct ApiKeys {
     keys: Resources<ApiKey>,
     last_used: Arc<LastUsed>,
     clock: Arc<dyn Clock>,
+    longest: Option<Duration>,
 }
 
 /// The bounds of a key.
@@ -112,7 +114,15 @@ pub enum ApiKeyError {
 impl ApiKeys {
     /// The keys that are kept here.
     pub fn new(keys: Resources<ApiKey>, last_used: Arc<LastUsed>, clock: Arc<dyn Clock>) -> Self {
-        Self { keys, last_used, clock }
+        Self { keys, last_used, clock, longest: None }
+    }
+
+    /// The same, making no key that is good for longer than this (`auth.key_max_days`); one that is made without an end
+    /// ends then.
+    #[must_use]
+    pub fn ending_within(mut self, longest: Option<Duration>) -> Self {
+        self.longest = longest;
+        self
     }
 
     /// Makes a key. Its text is in the answer and nowhere else.
@@ -133,6 +143,10 @@ impl ApiKeys {
         if new.expires_at.is_some_and(|end| end <= now) {
             return wrong("expiresAt", "must be in the future");
         }
+        let latest = self.longest.and_then(|longest| now.saturating_add(longest).ok());
+        if new.expires_at.zip(latest).is_some_and(|(end, latest)| end > latest) {
+            return wrong("expiresAt", "is later than auth.key_max_days permits");
+        }
         let text = NewKeyText::generate();
         let record = ApiKey {
             name: new.name,
@@ -142,7 +156,7 @@ impl ApiKeys {
             scopes: checked_scopes(&new.scopes)?,
             servers: checked_servers(new.servers)?,
             created_at: now,
-            expires_at: new.expires_at,
+            expires_at: new.expires_at.or(latest),
         };
         let revision = self.keys.save(&text.id, &record, When::Absent).await?;
         Ok(CreatedKey { id: text.id, record, key: text.text, revision })
@@ -160,16 +174,20 @@ impl ApiKeys {
         Ok(self.with_uses(vec![stored]).await?.pop())
     }
 
-    /// Reads a page of at most [`ApiKeyLimits::PAGE`], in the order of ids, and where the next begins.
+    /// Reads a page of at most [`ApiKeyLimits::PAGE`] of everybody's keys, or of one subject's, in the order of ids, and
+    /// where the next begins.
     ///
     /// # Errors
     /// [`ApiKeyError::Store`].
     pub async fn list(
         &self,
+        of: Option<&Subject>,
         after: Option<&str>,
         limit: usize,
     ) -> Result<(Vec<KeyInfo>, Option<Box<str>>), ApiKeyError> {
-        let (page, next) = self.keys.list(None, after, limit.clamp(1, ApiKeyLimits::PAGE)).await?;
+        let value = |of: &Subject| format!("{} {}", of.issuer, of.id).into();
+        let term = of.map(|of| IndexTerm { name: "subject", value: value(of) });
+        let (page, next) = self.keys.list(term, after, limit.clamp(1, ApiKeyLimits::PAGE)).await?;
         Ok((self.with_uses(page).await?, next))
     }
 

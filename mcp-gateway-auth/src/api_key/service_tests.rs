@@ -55,15 +55,15 @@ async fn keys_are_made_listed_and_revoked() {
 
     let second = world.keys.create(&owner(), NewKey::named("server")).await.unwrap();
     assert!(second.record.owner);
-    let (page, next) = world.keys.list(None, 1).await.unwrap();
-    let (rest, end) = world.keys.list(next.as_deref(), 1).await.unwrap();
+    let (page, next) = world.keys.list(None, None, 1).await.unwrap();
+    let (rest, end) = world.keys.list(None, next.as_deref(), 1).await.unwrap();
     let mut ids = [page[0].id.clone(), rest[0].id.clone()];
     ids.sort();
     let mut expected = [created.id.clone(), second.id];
     expected.sort();
     assert_eq!(ids, expected);
     // Whether an exactly full last page knows that it is the last is the store's business.
-    assert!(end.is_none() || world.keys.list(end.as_deref(), 1).await.unwrap().0.is_empty());
+    assert!(end.is_none() || world.keys.list(None, end.as_deref(), 1).await.unwrap().0.is_empty());
 
     assert!(world.keys.revoke(&created.id).await.unwrap().unwrap() > created.revision);
     assert!(world.keys.get(&created.id).await.unwrap().is_none());
@@ -180,4 +180,29 @@ async fn a_key_is_written_at_most_once_a_minute() {
     }
     assert!((2..=3).contains(&revisions.len()), "{} writes in three minutes", revisions.len());
     task.abort();
+}
+
+#[tokio::test]
+async fn no_key_is_good_for_longer_than_permitted() {
+    let world = World::new().await;
+    let longest = Duration::from_secs(30 * 24 * 3_600);
+    let keys = world.keys.clone().ending_within(Some(longest));
+    let latest = world.clock.now().saturating_add(longest).unwrap();
+    let ending = |end| NewKey { expires_at: end, ..NewKey::named("k") };
+    for end in [Some(latest), None] {
+        assert_eq!(keys.create(&ada(), ending(end)).await.unwrap().record.expires_at, Some(latest));
+    }
+    let later = latest.saturating_add(Duration::from_secs(1)).ok();
+    let refused = keys.create(&ada(), ending(later)).await;
+    assert!(matches!(refused, Err(ApiKeyError::Invalid { field: "expiresAt", .. })));
+    assert_eq!(world.keys.create(&ada(), ending(later)).await.unwrap().record.expires_at, later);
+}
+
+#[tokio::test]
+async fn one_subjects_keys_are_listed_apart() {
+    let world = World::new().await;
+    let mine = world.keys.create(&ada(), NewKey::named("mine")).await.unwrap();
+    world.keys.create(&owner(), NewKey::named("another's")).await.unwrap();
+    let (page, next) = world.keys.list(Some(&ada().subject), None, 10).await.unwrap();
+    assert_eq!((page.len(), &page[0].id, next), (1, &mine.id, None));
 }

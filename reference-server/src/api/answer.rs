@@ -1,6 +1,7 @@
 //! Answers: documents with tags, pages, problems.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
@@ -9,6 +10,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::header::{ALLOW, CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use mcp_gateway_auth::api_key::ApiKeyError;
+use mcp_gateway_auth::user::UserError;
 use mcp_gateway_core::context::McpContext;
 use mcp_gateway_core::contract::{Revision, RuntimeError, RuntimeErrorKind, StoreError, StoreErrorKind};
 use mcp_gateway_core::refusal::Refusal;
@@ -16,6 +18,11 @@ use mcp_gateway_core::wire::untrusted::Untrusted;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use utoipa::ToSchema;
+
+use crate::app::App;
+
+/// How long an answer waits until this process has applied what it wrote.
+const APPLY: Duration = Duration::from_secs(5);
 
 /// An error on its way out. Rendered with the request's context where that is known, by [`as_problem`].
 #[derive(Debug)]
@@ -61,6 +68,21 @@ impl From<ApiKeyError> for Problem {
             }
             error => Refusal::new(StatusCode::FORBIDDEN, format!("{error}.")).into(),
         }
+    }
+}
+
+impl From<UserError> for Problem {
+    fn from(error: UserError) -> Self {
+        let status = match error {
+            UserError::Store(error) => return error.into(),
+            UserError::Invalid { field, problem } => return invalid(field, format!("`{field}` {problem}.")).into(),
+            UserError::Missing => StatusCode::NOT_FOUND,
+            UserError::Exists(_) | UserError::LastOwner => StatusCode::CONFLICT,
+            _ => StatusCode::FORBIDDEN,
+        };
+        let text = error.to_string();
+        let first = text.chars().next().map(|first| first.to_ascii_uppercase());
+        Refusal::new(status, format!("{}{}.", first.unwrap_or_default(), text.get(1..).unwrap_or_default())).into()
     }
 }
 
@@ -207,6 +229,29 @@ pub(super) fn demand(headers: &HeaderMap, revision: Revision) -> Result<(), Prob
     Ok(())
 }
 
+/// The revision that the caller demands (RFC 9110 §13.1.1): one strong tag, or `*` for whatever there is.
+pub(super) fn expected(headers: &HeaderMap) -> Result<Option<Revision>, Problem> {
+    let mut fields = headers.get_all(IF_MATCH).iter();
+    let Some(field) = fields.next() else { return Ok(None) };
+    let text = field.to_str().unwrap_or_default().trim();
+    if text == "*" && fields.next().is_none() {
+        return Ok(None);
+    }
+    let digits = text.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
+    match digits.and_then(|digits| digits.parse().ok()) {
+        Some(revision) if fields.next().is_none() => Ok(Some(Revision(revision))),
+        _ => {
+            let text = "It is no longer the version that If-Match names: read it again.";
+            Err(Refusal::new(StatusCode::PRECONDITION_FAILED, text).into())
+        }
+    }
+}
+
+/// Waits until the local snapshot has applied a revision, and says whether it has.
+pub(super) async fn applied(app: &App, revision: Revision) -> bool {
+    tokio::time::timeout(APPLY, app.snapshots.wait_for(revision)).await.is_ok()
+}
+
 /// Whether a condition names the tag; `None` without the condition.
 fn matches(headers: &HeaderMap, condition: http::HeaderName, tag: &HeaderValue, weak: bool) -> Option<bool> {
     let mut fields = headers.get_all(condition).iter().peekable();
@@ -280,6 +325,20 @@ mod tests {
         }
         let answer = tagged(&header(IF_NONE_MATCH, "W/\"7\""), Some(revision), &1).unwrap();
         assert_eq!(answer.status(), StatusCode::NOT_MODIFIED);
+    }
+
+    #[test]
+    fn one_version_may_be_demanded() {
+        let header = |value: &'static str| HeaderMap::from_iter([(IF_MATCH, HeaderValue::from_static(value))]);
+        assert_eq!(expected(&HeaderMap::new()).unwrap(), None);
+        assert_eq!(expected(&header("*")).unwrap(), None);
+        assert_eq!(expected(&header("\"7\"")).unwrap(), Some(Revision(7)));
+        for bad in ["7", "W/\"7\"", "\"7\", \"8\"", "\"x\"", ""] {
+            assert!(expected(&header(bad)).is_err(), "{bad}");
+        }
+        let mut twice = header("\"7\"");
+        twice.append(IF_MATCH, HeaderValue::from_static("\"8\""));
+        assert!(expected(&twice).is_err());
     }
 
     #[test]

@@ -14,7 +14,7 @@ use utoipa::{OpenApi, ToSchema};
 
 use super::answer::{Problem, ProblemDetails, plain, tagged};
 use super::operation::OPERATIONS;
-use super::{audit, bodies, entries, keys, logs, servers, session_keys};
+use super::{audit, bodies, entries, groups, keys, logs, me, servers, session_keys, users};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -25,6 +25,19 @@ use super::{audit, bodies, entries, keys, logs, servers, session_keys};
     paths(
         index,
         openapi,
+        me::read,
+        users::list,
+        users::create,
+        users::read,
+        users::delete,
+        users::set_roles,
+        users::set_password,
+        users::disable,
+        users::end_sessions,
+        users::enable,
+        groups::list,
+        groups::read,
+        groups::set_roles,
         entries::list,
         entries::read,
         servers::list,
@@ -80,6 +93,7 @@ pub(super) fn of_method<'a>(item: &'a mut PathItem, method: &str) -> Option<&'a 
     match method {
         "GET" => item.get.as_mut(),
         "POST" => item.post.as_mut(),
+        "PUT" => item.put.as_mut(),
         "DELETE" => item.delete.as_mut(),
         _ => None,
     }

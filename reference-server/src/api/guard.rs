@@ -1,6 +1,7 @@
 //! Lets through who may, and records it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{FromRequestParts, RawPathParams, Request, State};
 use axum::middleware::Next;
@@ -48,7 +49,8 @@ pub(super) async fn guard(State(guard): State<Guard>, request: Request, next: Ne
     };
     let event = guard.event(&cx, &principal, &mut parts).await;
     let request = Request::from_parts(parts, body);
-    if let Err(refusal) = guard.operation.access.check(&principal) {
+    let fresh = Duration::from_secs(guard.app.config.login.fresh_seconds);
+    if let Err(refusal) = guard.operation.access.check(&principal, guard.app.clock.now(), fresh) {
         let response = refusal.into_problem(Some(&cx));
         // The answer is the same whether or not there was room to say so in the trail; the sink counts it.
         let _ = guard.record(guard.ended(event, &cx, &response)).await;

@@ -1,7 +1,6 @@
 //! `/api/v1/api-keys`.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
@@ -9,21 +8,17 @@ use http::header::{ETAG, LOCATION};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use jiff::Timestamp;
 use mcp_gateway_auth::api_key::{KeyInfo, NewKey};
-use mcp_gateway_core::contract::Revision;
 use mcp_gateway_core::layer::authenticate::Caller;
-use mcp_gateway_core::record::{ApiKey, Scope, Subject};
+use mcp_gateway_core::record::{ApiKey, Principal, Roles, Scope, Subject};
 use mcp_gateway_core::refusal::Refusal;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::answer::{Page, Problem, ProblemDetails, cursor_of, demand, plain, tag, tagged};
+use super::answer::{Page, Problem, ProblemDetails, applied, cursor_of, demand, plain, tag, tagged};
 use super::extract::{Document, Nothing, PageParameters, Parameters};
 use super::guard::Target;
 use super::servers::SubjectView;
 use crate::app::App;
-
-/// How long an answer waits until this process has applied what it wrote.
-const APPLY: Duration = Duration::from_secs(5);
 
 /// A key that is to be made.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -130,22 +125,24 @@ impl KeyView {
     }
 }
 
-/// Lists the keys, in the order of ids.
+/// Lists the caller's keys, in the order of ids; for an admin, everybody's.
 #[utoipa::path(get, path = "/api/v1/api-keys", tag = "keys", params(PageParameters),
     responses((status = 200, description = "A page of keys.", body = Page<KeyView>)))]
 pub(super) async fn list(
     State(app): State<Arc<App>>,
+    caller: Caller,
     Parameters(page): Parameters<PageParameters>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let (found, next) = app.keys.list(page.after()?.as_deref(), page.limit()?).await?;
+    let of = (!sees_all(&caller.0)).then_some(&caller.0.subject);
+    let (found, next) = app.keys.list(of, page.after()?.as_deref(), page.limit()?).await?;
     let items = found.into_iter().map(KeyView::from_info).collect();
     tagged(&headers, None, &Page::<KeyView> { items, next_cursor: next.as_deref().map(cursor_of) })
 }
 
 /// Makes a key. The answer is the only time that it is shown.
 ///
-/// Only an owner in person may: a key cannot make keys.
+/// Only a person may: a key cannot make keys. Only an owner makes keys for others.
 #[utoipa::path(post, path = "/api/v1/api-keys", tag = "keys", request_body = NewKeyDocument,
     responses((status = 201, description = "The key.", body = CreatedKeyView, headers(("Location" = String, description = "Where it can be read."))), (status = 409, description = "Keys of another person exist, and child processes serve one.", body = ProblemDetails, content_type = "application/problem+json"), (status = 422, description = "A field is wrong.", body = ProblemDetails, content_type = "application/problem+json")))]
 pub(super) async fn create(
@@ -193,10 +190,11 @@ fn check_people(app: &App, subject: &Subject) -> Result<(), Problem> {
     responses((status = 200, description = "The key.", body = KeyView), (status = 404, description = "There is none.", body = ProblemDetails, content_type = "application/problem+json")))]
 pub(super) async fn read(
     State(app): State<Arc<App>>,
+    caller: Caller,
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let info = app.keys.get(&id).await?.ok_or_else(absent)?;
+    let info = visible(&app, &caller.0, &id).await?;
     let revision = info.revision;
     tagged(&headers, Some(revision), &KeyView::from_info(info))
 }
@@ -206,23 +204,29 @@ pub(super) async fn read(
     responses((status = 204, description = "It is revoked."), (status = 202, description = "It is revoked in the store, which this process cannot hear at the moment."), (status = 404, description = "There is none.", body = ProblemDetails, content_type = "application/problem+json"), (status = 412, description = "It is another version.", body = ProblemDetails, content_type = "application/problem+json")))]
 pub(super) async fn revoke(
     State(app): State<Arc<App>>,
+    caller: Caller,
     Path(id): Path<String>,
     headers: HeaderMap,
     Nothing: Nothing,
 ) -> Result<Response, Problem> {
     // A key's record never changes, and its id is never used again: what is compared here is what is deleted.
-    let info = app.keys.get(&id).await?.ok_or_else(absent)?;
+    let info = visible(&app, &caller.0, &id).await?;
     demand(&headers, info.revision)?;
     let revision = app.keys.revoke(&id).await?.ok_or_else(absent)?;
     let status = if applied(&app, revision).await { StatusCode::NO_CONTENT } else { StatusCode::ACCEPTED };
     Ok(status.into_response())
 }
 
-fn absent() -> Refusal {
-    Refusal::new(StatusCode::NOT_FOUND, "There is no API key of this id.")
+fn sees_all(caller: &Principal) -> bool {
+    caller.roles.with_included().contains(Roles::ADMIN)
 }
 
-/// Waits until the local snapshot has applied a revision, and says whether it has.
-async fn applied(app: &App, revision: Revision) -> bool {
-    tokio::time::timeout(APPLY, app.snapshots.wait_for(revision)).await.is_ok()
+/// A key of somebody else is not there for who is no admin.
+async fn visible(app: &App, caller: &Principal, id: &str) -> Result<KeyInfo, Problem> {
+    let info = app.keys.get(id).await?.filter(|info| sees_all(caller) || info.record.subject == caller.subject);
+    Ok(info.ok_or_else(absent)?)
+}
+
+fn absent() -> Refusal {
+    Refusal::new(StatusCode::NOT_FOUND, "There is no API key of this id.")
 }

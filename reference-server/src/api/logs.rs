@@ -97,6 +97,20 @@ fn event(line: &LogLine) -> Event {
     Event::default().json_data(line).unwrap_or_default()
 }
 
+/// Whether what the caller's rights came from is still there. A session that is signed out of stays until its end.
+fn stands(app: &App, caller: &Principal) -> bool {
+    let snapshot = app.snapshots.load();
+    match caller.actor.kind {
+        ActorKind::ApiKey => {
+            snapshot.key(&caller.actor.id).is_some_and(|key| key.principal.roles.contains(caller.roles))
+        }
+        ActorKind::Session => {
+            snapshot.user(&caller.subject).is_some_and(|user| user.enabled && user.roles.contains(caller.roles))
+        }
+        _ => true,
+    }
+}
+
 /// Waits until the caller may no longer read: the credential ends, is revoked, or the server drains.
 async fn ended(app: Arc<App>, caller: Arc<Principal>) {
     let expired = async {
@@ -113,7 +127,7 @@ async fn ended(app: Arc<App>, caller: Arc<Principal>) {
     };
     let revoked = async {
         let mut swapped = app.snapshots.swapped();
-        while caller.actor.kind != ActorKind::ApiKey || app.snapshots.load().key(&caller.actor.id).is_some() {
+        while stands(&app, &caller) {
             if swapped.changed().await.is_err() {
                 std::future::pending::<()>().await;
             }

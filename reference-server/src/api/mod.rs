@@ -6,8 +6,9 @@
 //! [`OPERATIONS`] is the one table of what there is: method, path, the rights that it needs, and the action under which
 //! it is in the audit trail. The router is made from it, so nothing can be reached that is not in it.
 //!
-//! Callers authenticate by a bearer; there are no cookies, so no other site can make a browser act for somebody. A
-//! request of a foreign `Origin` is refused all the same.
+//! Callers authenticate by a bearer, or by the cookie of a browser's session. With a cookie, whatever is not a read must
+//! come from a page of the gateway and carry the session's `X-CSRF-Token`, which `GET /api/v1/me` tells. A request of a
+//! foreign `Origin` is refused in any case.
 
 mod answer;
 mod audit;
@@ -15,12 +16,15 @@ mod bodies;
 mod document;
 mod entries;
 mod extract;
+mod groups;
 mod guard;
 mod keys;
 mod logs;
+mod me;
 mod operation;
 mod servers;
 mod session_keys;
+mod users;
 
 use std::sync::Arc;
 
@@ -30,6 +34,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, StatusCode};
+use mcp_gateway_auth::login::{CookieNames, csrf_token, read_cookie};
 use mcp_gateway_core::context::McpContext;
 use mcp_gateway_core::contract::Resource;
 use mcp_gateway_core::layer::authenticate::{AuthenticateLayer, Rendering};
@@ -98,8 +103,13 @@ async fn absent() -> Problem {
 }
 
 /// Makes every error a problem document, whoever made it, keeps answers out of caches, and counts refusals of
-/// strangers.
-async fn finish(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+/// strangers. Keeps a session's token against forgery for who asks for it: credentials go no further than to the layer
+/// that checks them.
+async fn finish(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+    if let Ok(Some(session)) = read_cookie(request.headers(), app.logins.cookies.session()) {
+        let token = me::CsrfToken(csrf_token(session).into());
+        request.extensions_mut().insert(token);
+    }
     let cx = McpContext::of(request.extensions()).cloned();
     let response = next.run(request).await;
     let status = response.status();

@@ -1,12 +1,15 @@
 //! The table of operations.
 
-use axum::routing::{MethodRouter, delete, get, post};
+use std::time::Duration;
+
+use axum::routing::{MethodRouter, delete, get, post, put};
 use http::header::WWW_AUTHENTICATE;
 use http::{HeaderValue, Method, StatusCode};
+use jiff::Timestamp;
 use mcp_gateway_core::record::{ActorKind, Principal, Roles, Scope};
 use mcp_gateway_core::refusal::Refusal;
 
-use super::{Shared, audit, bodies, document, entries, keys, logs, servers, session_keys};
+use super::{Shared, audit, bodies, document, entries, groups, keys, logs, me, servers, session_keys, users};
 
 /// An operation of the admin API.
 pub struct Operation {
@@ -34,9 +37,10 @@ impl std::fmt::Debug for Operation {
 pub struct Access {
     /// What the credential must be good for.
     pub scope: Scope,
-    /// The subject must hold one of these.
+    /// The subject must hold one of these, or a role that includes it.
     pub roles: &'static [Roles],
-    /// Whether an API key suffices.
+    /// Whether an API key suffices. Where it does not, a person must have signed in a short while ago
+    /// (`login.fresh_seconds`): whoever finds a browser open changes no rights.
     pub by_key: bool,
 }
 
@@ -52,9 +56,10 @@ pub enum Recorded {
 }
 
 const OWNER: &[Roles] = &[Roles::OWNER];
-const ADMINS: &[Roles] = &[Roles::OWNER, Roles::ADMIN];
+const ADMINS: &[Roles] = &[Roles::ADMIN];
 const READERS: &[Roles] = &[Roles::OWNER, Roles::AUDITOR];
-const AUDITORS: &[Roles] = &[Roles::OWNER, Roles::ADMIN, Roles::AUDITOR];
+const AUDITORS: &[Roles] = &[Roles::ADMIN, Roles::AUDITOR];
+const EVERYBODY: &[Roles] = &[Roles::BASIC, Roles::AUDITOR];
 
 const fn read(roles: &'static [Roles]) -> Access {
     Access { scope: Scope::ApiRead, roles, by_key: true }
@@ -62,6 +67,10 @@ const fn read(roles: &'static [Roles]) -> Access {
 
 const fn write(roles: &'static [Roles]) -> Access {
     Access { scope: Scope::ApiWrite, roles, by_key: true }
+}
+
+const fn in_person(roles: &'static [Roles]) -> Access {
+    Access { scope: Scope::ApiWrite, roles, by_key: false }
 }
 
 macro_rules! operations {
@@ -81,6 +90,20 @@ macro_rules! operations {
 operations! {
     GET get "/api/v1", read(AUDITORS), "api.index", No => document::index;
     GET get "/api/v1/openapi.json", read(AUDITORS), "api.document", No => document::openapi;
+    GET get "/api/v1/me", read(EVERYBODY), "me.read", No => me::read;
+    GET get "/api/v1/users", read(AUDITORS), "user.list", No => users::list;
+    POST post "/api/v1/users", in_person(ADMINS), "user.create", Write => users::create;
+    GET get "/api/v1/users/{id}", read(AUDITORS), "user.read", No => users::read;
+    DELETE delete "/api/v1/users/{id}", in_person(ADMINS), "user.delete", Write => users::delete;
+    PUT put "/api/v1/users/{id}/roles", in_person(ADMINS), "user.set-roles", Write => users::set_roles;
+    PUT put "/api/v1/users/{id}/password", in_person(ADMINS), "user.set-password", Write => users::set_password;
+    // Taking rights away must be quick, and by a program, too; giving them back is another matter.
+    POST post "/api/v1/users/{id}/disable", write(ADMINS), "user.disable", Write => users::disable;
+    POST post "/api/v1/users/{id}/end-sessions", write(ADMINS), "user.end-sessions", Write => users::end_sessions;
+    POST post "/api/v1/users/{id}/enable", in_person(ADMINS), "user.enable", Write => users::enable;
+    GET get "/api/v1/groups", read(AUDITORS), "group.list", No => groups::list;
+    GET get "/api/v1/groups/{id}", read(AUDITORS), "group.read", No => groups::read;
+    PUT put "/api/v1/groups/{id}/roles", in_person(ADMINS), "group.set-roles", Write => groups::set_roles;
     GET get "/api/v1/entries", read(ADMINS), "entry.list", No => entries::list;
     GET get "/api/v1/entries/{id}", read(ADMINS), "entry.read", No => entries::read;
     GET get "/api/v1/servers", read(ADMINS), "server.list", No => servers::list;
@@ -88,11 +111,12 @@ operations! {
     GET get "/api/v1/servers/{id}/logs", read(ADMINS), "server.logs", Look => logs::follow;
     POST post "/api/v1/servers/{id}/restart", write(ADMINS), "server.restart", Write => servers::restart;
     POST post "/api/v1/servers/{id}/stop", write(ADMINS), "server.stop", Write => servers::stop;
-    GET get "/api/v1/api-keys", read(OWNER), "api-key.list", No => keys::list;
+    // Their own keys; an admin everybody's.
+    GET get "/api/v1/api-keys", read(EVERYBODY), "api-key.list", No => keys::list;
     // A key that makes keys would outlive its own revocation.
-    POST post "/api/v1/api-keys", Access { by_key: false, ..write(OWNER) }, "api-key.create", Write => keys::create;
-    GET get "/api/v1/api-keys/{id}", read(OWNER), "api-key.read", No => keys::read;
-    DELETE delete "/api/v1/api-keys/{id}", write(OWNER), "api-key.revoke", Write => keys::revoke;
+    POST post "/api/v1/api-keys", in_person(EVERYBODY), "api-key.create", Write => keys::create;
+    GET get "/api/v1/api-keys/{id}", read(EVERYBODY), "api-key.read", No => keys::read;
+    DELETE delete "/api/v1/api-keys/{id}", write(EVERYBODY), "api-key.revoke", Write => keys::revoke;
     POST post "/api/v1/session-keys/replace", write(OWNER), "session-key.replace", Write => session_keys::replace;
     GET get "/api/v1/audit-events", read(AUDITORS), "audit-event.list", Look => audit::list;
     // What people said to servers is not for whoever only keeps them running.
@@ -111,11 +135,11 @@ impl Operation {
 }
 
 impl Access {
-    /// Whether this caller may.
+    /// Whether this caller may, `now`, where a login is fresh for so long.
     ///
     /// # Errors
     /// 403 that says what is missing.
-    pub fn check(&self, principal: &Principal) -> Result<(), Refusal> {
+    pub fn check(&self, principal: &Principal, now: Timestamp, fresh: Duration) -> Result<(), Refusal> {
         if !principal.has(self.scope) {
             let scope = self.scope.as_str();
             let refusal = Refusal::new(StatusCode::FORBIDDEN, format!("The credential lacks the scope `{scope}`."));
@@ -125,14 +149,20 @@ impl Access {
                 Err(_) => refusal,
             });
         }
-        if !self.by_key && principal.actor.kind != ActorKind::Bootstrap {
+        if !self.by_key && !matches!(principal.actor.kind, ActorKind::Bootstrap | ActorKind::Session) {
             return Err(Refusal::new(
                 StatusCode::FORBIDDEN,
-                "Only an owner in person may do this, not an API key: a key cannot make keys.",
+                "Only a person may do this, not an API key: a key makes no keys and changes no rights.",
             ));
         }
-        if !self.roles.iter().any(|role| principal.roles.contains(*role)) {
+        let held = principal.roles.with_included();
+        if !self.roles.iter().any(|role| held.contains(*role)) {
             return Err(Refusal::new(StatusCode::FORBIDDEN, "The credential's subject lacks the role for this."));
+        }
+        let stale = |at: Timestamp| Duration::try_from(now.duration_since(at)).is_ok_and(|age| age > fresh);
+        if !self.by_key && principal.authenticated_at.is_some_and(stale) {
+            let text = "Sign in again for this: the last login is too long ago.";
+            return Err(Refusal::new(StatusCode::FORBIDDEN, text).with_data(serde_json::json!({ "login": "/login" })));
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::{HeaderName, Uri};
 use mcp_gateway_core::egress::{AllowRule, EgressPolicy};
-use mcp_gateway_core::record::Mount;
+use mcp_gateway_core::record::{Mount, Roles};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use serde_json::Value;
@@ -26,6 +26,23 @@ pub enum Database {
 }
 
 impl Config {
+    /// `roles.default`.
+    ///
+    /// # Errors
+    /// Names the one that is no role, or that nobody gets by default.
+    pub fn default_roles(&self) -> Result<Roles, ConfigError> {
+        self.roles.default.iter().enumerate().try_fold(Roles::NONE, |roles, (n, name)| {
+            let usual = [Roles::POWER_USER_PLUS, Roles::POWER_USER, Roles::BASIC];
+            match Roles::named(name).filter(|role| usual.contains(role)) {
+                Some(role) => Ok(roles.union(role)),
+                None => Err(ConfigError::value(
+                    format!("roles.default[{n}]"),
+                    "must be power_user_plus, power_user or basic; higher roles are given to people one by one",
+                )),
+            }
+        })
+    }
+
     /// What needs more than one setting, or more than a type, to be judged.
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         let mount = self.mount()?;
@@ -48,6 +65,7 @@ impl Config {
         self.database()?;
         self.egress_policy()?;
         self.redacted_headers()?;
+        self.default_roles()?;
         for (name, number) in [
             ("catalog.poll_seconds", self.catalog.poll_seconds),
             ("limits.body_bytes", self.limits.body_bytes),
@@ -69,6 +87,12 @@ impl Config {
             ("limits.message_depth", self.limits.message_depth.into()),
             ("sessions.max_age_days", self.sessions.max_age_days),
             ("auth.max_staleness_seconds", self.auth.max_staleness_seconds),
+            ("login.session_idle_seconds", self.login.session_idle_seconds),
+            ("login.session_seconds", self.login.session_seconds),
+            ("login.fresh_seconds", self.login.fresh_seconds),
+            ("login.attempts_per_account", self.login.attempts_per_account.into()),
+            ("login.attempts_per_address", self.login.attempts_per_address.into()),
+            ("login.hashes_at_once", self.login.hashes_at_once as u64),
             ("audit.stall_timeout_ms", self.audit.stall_timeout_ms),
         ] {
             if number == 0 {

@@ -55,6 +55,10 @@ section! {
         sessions: Sessions = Sessions::default(),
         /// Who may call.
         auth: Auth = Auth::default(),
+        /// How people sign in.
+        login: Login = Login::default(),
+        /// What people may do.
+        roles: RoleSettings = RoleSettings::default(),
         /// The log, on standard error.
         log: Log = Log::default(),
         /// What is told to whom beside log and metrics.
@@ -302,6 +306,34 @@ section! {
         /// How long keys are believed while the store cannot be reached; then calls are refused with 503, and streams
         /// end.
         max_staleness_seconds: u64 = 900,
+        /// Days that an API key is good for at most; one that is made without an end ends then. 0: no limit.
+        key_max_days: u64 = 0,
+    }
+}
+
+section! {
+    /// `login`.
+    pub struct Login {
+        /// How long a session may be without a request.
+        session_idle_seconds: u64 = 12 * 3_600,
+        /// How long after the login a session ends in any case.
+        session_seconds: u64 = 7 * 24 * 3_600,
+        /// How long after the login a session may change rights, passwords and keys.
+        fresh_seconds: u64 = 900,
+        /// Attempts for one name in 15 minutes.
+        attempts_per_account: u32 = 10,
+        /// Attempts from one address in 15 minutes.
+        attempts_per_address: u32 = 50,
+        /// Passwords that are hashed at once; each takes 19 MiB.
+        hashes_at_once: usize = 2,
+    }
+}
+
+section! {
+    /// `roles`.
+    pub struct RoleSettings {
+        /// Roles of a new user: of `power_user_plus`, `power_user`, `basic`.
+        default: Vec<String> = vec!["basic".to_owned()],
     }
 }
 

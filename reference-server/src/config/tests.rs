@@ -62,6 +62,8 @@ fn a_wrong_value_names_its_path() {
         ("telemetry: {traces: {queue_spans: 0}}", "telemetry.traces.queue_spans"),
         ("telemetry: {traces: {endpoint: 'localhost:4318'}}", "telemetry.traces.endpoint"),
         ("telemetry: {traces: {endpoint: 'http://127.0.0.1:4318'}}", "telemetry.traces.endpoint"),
+        ("roles: {default: [basic, owner]}", "roles.default[1]"),
+        ("login: {fresh_seconds: 0}", "login.fresh_seconds"),
     ] {
         let error = read(yaml, &[]).unwrap_err();
         assert!(error.contains(place), "{yaml}: {error}");

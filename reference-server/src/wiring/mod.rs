@@ -8,6 +8,7 @@ mod banner;
 mod catalog;
 mod data_plane;
 mod limits;
+mod logins;
 #[cfg(feature = "process")]
 mod process;
 mod router;

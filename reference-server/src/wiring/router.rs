@@ -12,6 +12,7 @@ use mcp_gateway_core::refusal::Refusal;
 
 use crate::api;
 use crate::app::App;
+use crate::login;
 use crate::metrics;
 
 /// The routes of the public listener.
@@ -23,6 +24,7 @@ pub(super) fn public(app: &Arc<App>) -> Router {
     }
     router
         .merge(api::router(Arc::clone(app)))
+        .merge(login::router(app))
         .fallback(absent)
         .layer(axum::middleware::map_response(harden))
         // Against DNS rebinding: the admin API of a gateway on loopback is within reach of every web page.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use mcp_gateway_auth::api_key::{ApiKeys, LastUsed};
 use mcp_gateway_auth::bootstrap::{Bootstrap, BootstrapOptions};
+use mcp_gateway_auth::login::SessionAuthenticator;
 use mcp_gateway_core::catalog;
 use mcp_gateway_core::contract::{AuditSink, Authenticator, Clock, ResourceStore, Runtime, SystemClock};
 use mcp_gateway_core::egress::Connections;
@@ -21,8 +22,8 @@ use tokio_util::task::TaskTracker;
 use super::banner::Banner;
 use super::data_plane::{self, Ingredients};
 use super::tasks::{Background, Upkeep};
-use super::{router, storage};
-use crate::app::{App, DataPlaneLoad};
+use super::{logins, router, storage};
+use crate::app::{App, DataPlaneLoad, Logins};
 use crate::config::{Capacity, Config};
 use crate::listen::{Dispatch, Drain, Listener, ListenerOptions, TlsFiles, TlsReloader};
 use crate::metrics::{self, MeteredSink, Metrics};
@@ -103,7 +104,9 @@ impl Server {
         super::catalog::follow(&config, &typed.of(), &mount, &tasks).await?;
         let snapshots = follow(&config, &typed, &mount, &clock, &tasks).await?;
         let last_used = Arc::new(LastUsed::new(typed.of()));
-        let keys = ApiKeys::new(typed.of(), Arc::clone(&last_used), Arc::clone(&clock));
+        let key_days = config.auth.key_max_days;
+        let longest = (key_days > 0).then(|| Duration::from_secs(key_days.saturating_mul(24 * 3_600)));
+        let keys = ApiKeys::new(typed.of(), Arc::clone(&last_used), Arc::clone(&clock)).ending_within(longest);
         let bootstrap = Bootstrap::open(typed.of(), Arc::clone(&clock), bootstrap_options(&config, &options)).await?;
 
         let counts = Arc::new(Metrics::new());
@@ -127,6 +130,7 @@ impl Server {
         let counted = Arc::clone(&limiter);
         counts.count_limiter_overflows(move || counted.overflows());
         let connections = Arc::new(Connections::default());
+        let logins = logins::build(&config, &mount, &typed, &snapshots, limiter.clone(), &clock)?;
         let built = data_plane::build(
             &config,
             Ingredients {
@@ -172,7 +176,8 @@ impl Server {
             keys,
             last_used,
             session_keys: storage.ring,
-            admin_authenticators: admin_authenticators(&snapshots, &bootstrap, &clock),
+            admin_authenticators: admin_authenticators(&mount, &snapshots, &logins, &bootstrap, &clock),
+            logins,
             limiter,
             spool_stats: Some(Arc::new(move || spool.stats())),
             strangers: built.strangers,
@@ -318,13 +323,13 @@ fn listener_options(config: &Config, capacity: Capacity) -> ListenerOptions {
 }
 
 /// Typed access to the records of the one tenant.
-struct Typed {
-    store: Arc<dyn ResourceStore>,
-    sealer: Arc<dyn FieldSealer>,
+pub(super) struct Typed {
+    pub(super) store: Arc<dyn ResourceStore>,
+    pub(super) sealer: Arc<dyn FieldSealer>,
 }
 
 impl Typed {
-    fn of<T: Resource>(&self) -> Resources<T> {
+    pub(super) fn of<T: Resource>(&self) -> Resources<T> {
         Resources::new(Arc::clone(&self.store), Arc::clone(&self.sealer), TenantId::default())
     }
 }
@@ -355,14 +360,19 @@ fn bootstrap_options(config: &Config, options: &StartOptions) -> BootstrapOption
 }
 
 fn admin_authenticators(
+    mount: &Mount,
     snapshots: &Snapshots,
+    logins: &Logins,
     bootstrap: &Bootstrap,
     clock: &Arc<dyn Clock>,
 ) -> Vec<Arc<dyn Authenticator>> {
     let keys = mcp_gateway_auth::api_key::ApiKeyAuthenticator::new(Arc::new(snapshots.clone()), Arc::clone(clock));
-    let mut chain: Vec<Arc<dyn Authenticator>> = vec![Arc::new(keys)];
+    let users = Arc::new(snapshots.clone());
+    let sessions =
+        SessionAuthenticator::new(logins.sessions.clone(), users.clone(), TenantId::default(), mount.origin());
+    let mut chain: Vec<Arc<dyn Authenticator>> = vec![Arc::new(keys), Arc::new(sessions)];
     if let Some(token) = bootstrap.authenticator() {
-        chain.push(Arc::new(token));
+        chain.push(Arc::new(token.until_owned(users)));
     }
     chain
 }

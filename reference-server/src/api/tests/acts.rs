@@ -288,7 +288,7 @@ async fn a_write_ends_although_its_caller_hangs_up() {
         }
     };
     tokio::time::timeout(std::time::Duration::from_secs(20), made).await.unwrap();
-    assert_eq!(world.app.keys.list(None, 10).await.unwrap().0.len(), 1);
+    assert_eq!(world.app.keys.list(None, None, 10).await.unwrap().0.len(), 1);
 }
 
 #[tokio::test]

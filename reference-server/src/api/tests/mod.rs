@@ -1,4 +1,5 @@
 mod acts;
+mod people;
 mod reads;
 mod schema;
 mod trail;

@@ -8,6 +8,8 @@ use http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt as _;
 use mcp_gateway_auth::api_key::{ApiKeyAuthenticator, ApiKeys, LastUsed, NewKey};
 use mcp_gateway_auth::bootstrap::{Bootstrap, BootstrapOptions};
+use mcp_gateway_auth::login::{CookieNames, LocalLogins, Passwords, SessionAuthenticator, SessionOptions, Sessions};
+use mcp_gateway_auth::user::{UserOptions, Users};
 use mcp_gateway_core::BoxFuture;
 use mcp_gateway_core::conformance::{FlakyStore, ManualClock};
 use mcp_gateway_core::contract::{
@@ -26,7 +28,7 @@ use tower::ServiceExt as _;
 
 use super::schema;
 use crate::api::router;
-use crate::app::{App, DataPlaneLoad};
+use crate::app::{App, DataPlaneLoad, Logins};
 use crate::config::Config;
 use crate::metrics::{MeteredSink, Metrics};
 
@@ -85,8 +87,25 @@ impl World {
             Bootstrap::open(state, clock.clone(), BootstrapOptions::supplied(Secret::new(BOOTSTRAP))).await.unwrap();
         let by_key =
             ApiKeyAuthenticator::new(Arc::new(snapshots.clone()), clock.clone()).with_last_used(last_used.clone());
+        let directory = Arc::new(snapshots.clone());
+        let users = Users::new(
+            resources.clone(),
+            sealer.clone(),
+            tenant.clone(),
+            clock.clone(),
+            directory.clone(),
+            UserOptions::default(),
+        );
+        let passwords = Resources::new(resources.clone(), sealer.clone(), tenant.clone());
+        let limiter = MemoryRateLimiter::new(SystemClock, 1_000);
+        let local = LocalLogins::new(users.clone(), passwords, Passwords::default(), limiter.clone(), clock.clone());
+        let sessions = Resources::new(resources.clone(), sealer.clone(), tenant.clone());
+        let sessions = Sessions::new(sessions, clock.clone(), SessionOptions::default());
+        let by_session = SessionAuthenticator::new(sessions.clone(), directory.clone(), tenant.clone(), mount.origin());
+        let by_token = bootstrap.authenticator().unwrap().until_owned(directory);
         let authenticators: Vec<Arc<dyn Authenticator>> =
-            vec![Arc::new(by_key), Arc::new(bootstrap.authenticator().unwrap())];
+            vec![Arc::new(by_key), Arc::new(by_session), Arc::new(by_token)];
+        let logins = Logins { users, local, sessions, cookies: CookieNames::for_url(mount.origin()) };
         let audit = Arc::new(MemoryAuditStore::new());
         let sink = Arc::new(MemoryAuditSink::with_store(10_000, audit.clone()));
         let metrics = Arc::new(Metrics::new());
@@ -105,8 +124,9 @@ impl World {
             keys,
             last_used,
             session_keys,
+            logins,
             admin_authenticators: authenticators,
-            limiter: MemoryRateLimiter::new(SystemClock, 1_000),
+            limiter,
             spool_stats: None,
             strangers: Arc::new(Strangers::new(100)),
             load: DataPlaneLoad { calls: Arc::default(), streams: Arc::default(), connections: Arc::default() },

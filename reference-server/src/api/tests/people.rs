@@ -1,0 +1,266 @@
+//! Users, groups, sessions, and what each role may do.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use http::{Request, StatusCode};
+use mcp_gateway_auth::login::{SessionUser, csrf_token};
+use mcp_gateway_auth::user::{Asserted, AssertedGroup, IdentityKey};
+use mcp_gateway_core::record::{Principal, Roles, Scope};
+use serde_json::{Value, json};
+
+use super::world::{Answer, World};
+use super::{OPERATIONS, concrete};
+use crate::api::Recorded;
+
+/// Somebody at a browser.
+struct Person {
+    id: String,
+    token: String,
+}
+
+impl World {
+    /// A person with these roles, who has just signed in.
+    async fn person(&self, name: &str, roles: Roles) -> Person {
+        let users = &self.app.logins.users;
+        let id = users.sign_in(&Asserted::new(IdentityKey::new("https://login.example", name), name)).await.unwrap().id;
+        let owner = Principal::new("local", "owner").with_roles(Roles::OWNER);
+        let revision = users.set_roles(&owner, &id, roles, None).await.unwrap();
+        self.app.snapshots.wait_for(revision).await;
+        let begun = self.app.logins.sessions.begin(&SessionUser { id: id.clone(), epoch: 0 }, "test").await.unwrap();
+        Person { id: id.into(), token: begun.token.expose().to_owned() }
+    }
+
+    async fn as_person(&self, person: &Person, method: &str, path: &str, body: Option<&Value>) -> Answer {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("cookie", format!("__Host-mcpgw_session={}", person.token))
+            .header("sec-fetch-site", "same-origin")
+            .header("x-csrf-token", csrf_token(&person.token));
+        if body.is_some() {
+            request = request.header("content-type", "application/json");
+        }
+        let body = body.map_or_else(Body::empty, |body| Body::from(body.to_string()));
+        self.ask(request.body(body).unwrap()).await
+    }
+}
+
+#[tokio::test]
+async fn the_table_says_who_may_do_what() {
+    let world = World::with_servers().await;
+    let everybody = [
+        ("admin", Roles::ADMIN),
+        ("power_user_plus", Roles::POWER_USER_PLUS),
+        ("power_user", Roles::POWER_USER),
+        ("basic", Roles::BASIC),
+        ("auditor", Roles::AUDITOR),
+        ("nothing", Roles::NONE),
+    ];
+    for (name, roles) in everybody {
+        let person = world.person(name, roles).await;
+        for operation in OPERATIONS {
+            let path = concrete(operation.path);
+            let answer = world.as_person(&person, operation.method.as_str(), &path, None).await;
+            let may = operation.access.roles.iter().any(|role| roles.with_included().contains(*role));
+            assert_eq!(answer.status != StatusCode::FORBIDDEN, may, "{name} {operation:?}: {}", answer.body);
+        }
+        // An auditor looks, and changes nothing but their own keys.
+        let changes = |roles: Roles| {
+            OPERATIONS.iter().filter(move |operation| {
+                operation.recorded == Recorded::Write && operation.access.roles.contains(&roles)
+            })
+        };
+        assert!(changes(Roles::AUDITOR).all(|operation| operation.path.starts_with("/api/v1/api-keys")));
+    }
+}
+
+#[tokio::test]
+async fn the_first_owner_ends_the_bootstrap() {
+    let world = World::new().await;
+    let key = world.key(&[Scope::ApiRead], true).await.1;
+    assert_eq!(world.with_key(&key, "GET", "/api/v1/users").await.status, StatusCode::OK);
+    let ada = json!({ "login": "ada", "password": "only the first time", "name": "Ada", "roles": ["owner"] });
+    let made = world.post("/api/v1/users", &ada).await;
+    assert_eq!(made.status, StatusCode::CREATED, "{}", made.body);
+    assert_eq!(made.body["effective_roles"][0], "owner");
+    assert_eq!(world.get("/api/v1/users").await.status, StatusCode::UNAUTHORIZED);
+    // So have the rights of a key that was made with it; what it is good for on the data plane, it is good for still.
+    assert_eq!(world.with_key(&key, "GET", "/api/v1/users").await.status, StatusCode::FORBIDDEN);
+}
+
+#[tokio::test]
+async fn users_are_made_changed_disabled_and_deleted() {
+    let world = World::new().await;
+    let owner = world.person("owner", Roles::OWNER).await;
+    let eve = json!({ "login": "Eve", "password": "only the first time", "name": "Eve", "email": "Eve@E.example" });
+    let made = world.as_person(&owner, "POST", "/api/v1/users", Some(&eve)).await;
+    assert_eq!(made.status, StatusCode::CREATED, "{}", made.body);
+    let path = made.headers["location"].to_str().unwrap().to_owned();
+    assert_eq!((&made.body["roles"], &made.body["email"]), (&json!(["basic"]), &json!("eve@e.example")));
+    assert!(!made.body.to_string().contains("first time"));
+    let again = world.as_person(&owner, "POST", "/api/v1/users", Some(&eve)).await;
+    assert_eq!(again.status, StatusCode::CONFLICT, "the login is taken, in whatever case");
+
+    let read = world.as_person(&owner, "GET", &path, None).await;
+    assert_eq!((read.status, &read.headers["etag"]), (StatusCode::OK, &made.headers["etag"]));
+    let roles = |names: &[&str]| json!({ "roles": names });
+    let put = async |body: Value| world.as_person(&owner, "PUT", &format!("{path}/roles"), Some(&body)).await;
+    let changed = put(roles(&["power_user", "auditor"])).await;
+    assert_eq!(changed.body["effective_roles"], json!(["power_user", "basic", "auditor"]), "{}", changed.body);
+    assert_eq!(put(roles(&["root"])).await.status, StatusCode::UNPROCESSABLE_ENTITY);
+
+    let post = async |act: &str| world.as_person(&owner, "POST", &format!("{path}/{act}"), None).await;
+    let disabled = post("disable").await;
+    assert_eq!(disabled.body["state"], "disabled");
+    assert_eq!(post("enable").await.body["state"], "active");
+    assert_eq!(post("end-sessions").await.status, StatusCode::OK);
+    let password = json!({ "password": "another first time" });
+    let set = world.as_person(&owner, "PUT", &format!("{path}/password"), Some(&password)).await;
+    assert_eq!(set.status, StatusCode::OK, "{}", set.body);
+    let listed = world.as_person(&owner, "GET", "/api/v1/users", None).await;
+    assert_eq!(listed.body["items"].as_array().unwrap().len(), 2);
+
+    assert_eq!(world.as_person(&owner, "DELETE", &path, None).await.status, StatusCode::NO_CONTENT);
+    assert_eq!(world.as_person(&owner, "GET", &path, None).await.status, StatusCode::NOT_FOUND);
+    let own = format!("/api/v1/users/{}", owner.id);
+    let last = world.as_person(&owner, "DELETE", &own, None).await;
+    assert_eq!(last.status, StatusCode::CONFLICT, "{}", last.body);
+    assert!(last.body["detail"].as_str().unwrap().starts_with("This is the last owner"), "{}", last.body);
+}
+
+#[tokio::test]
+async fn a_version_that_was_changed_meanwhile_is_not_changed() {
+    let world = World::new().await;
+    let owner = world.person("owner", Roles::OWNER).await;
+    let eve = world.person("eve", Roles::BASIC).await;
+    let path = format!("/api/v1/users/{}/roles", eve.id);
+    let put = async |tag: &str| {
+        let request = Request::put(&path)
+            .header("cookie", format!("__Host-mcpgw_session={}", owner.token))
+            .header("sec-fetch-site", "same-origin")
+            .header("x-csrf-token", csrf_token(&owner.token))
+            .header("content-type", "application/json")
+            .header("if-match", tag);
+        world.ask(request.body(Body::from(r#"{"roles":["admin"]}"#)).unwrap()).await
+    };
+    let tag = world.as_person(&owner, "GET", &format!("/api/v1/users/{}", eve.id), None).await.headers["etag"].clone();
+    let tag = tag.to_str().unwrap();
+    assert_eq!(put("\"1\"").await.status, StatusCode::PRECONDITION_FAILED);
+    assert_eq!(put(tag).await.status, StatusCode::OK);
+    assert_eq!(put(tag).await.status, StatusCode::PRECONDITION_FAILED);
+}
+
+#[tokio::test]
+async fn only_owners_give_what_only_owners_give() {
+    let world = World::new().await;
+    let owner = world.person("owner", Roles::OWNER).await;
+    let admin = world.person("admin", Roles::ADMIN).await;
+    for (path, body) in [
+        (format!("/api/v1/users/{}/roles", admin.id), json!({ "roles": ["owner"] })),
+        (format!("/api/v1/users/{}/roles", admin.id), json!({ "roles": ["admin", "auditor"] })),
+        (format!("/api/v1/users/{}/roles", owner.id), json!({ "roles": ["basic"] })),
+    ] {
+        let answer = world.as_person(&admin, "PUT", &path, Some(&body)).await;
+        assert_eq!(answer.status, StatusCode::FORBIDDEN, "{path} {body}");
+    }
+    let disable = format!("/api/v1/users/{}/disable", owner.id);
+    assert_eq!(world.as_person(&admin, "POST", &disable, None).await.status, StatusCode::FORBIDDEN);
+}
+
+#[tokio::test]
+async fn roles_of_a_group_are_those_of_its_members() {
+    let world = World::new().await;
+    let owner = world.person("owner", Roles::OWNER).await;
+    let identity = IdentityKey::new("https://login.example", "7");
+    let ops = AssertedGroup { id: "ops".into(), name: "Operations".into() };
+    let eve = world.app.logins.users.sign_in(&Asserted::new(identity, "Eve").in_groups(vec![ops])).await.unwrap();
+    world.app.snapshots.wait_for(eve.revision).await;
+    let groups = world.as_person(&owner, "GET", "/api/v1/groups", None).await;
+    let group = &groups.body["items"][0];
+    assert_eq!((&group["name"], &group["roles"]), (&json!("Operations"), &json!([])));
+    let path = format!("/api/v1/groups/{}", group["id"].as_str().unwrap());
+    let body = json!({ "roles": ["admin"] });
+    assert_eq!(world.as_person(&owner, "PUT", &format!("{path}/roles"), Some(&body)).await.status, StatusCode::OK);
+    assert_eq!(world.as_person(&owner, "GET", &path, None).await.body["roles"], json!(["admin"]));
+    let eve = world.as_person(&owner, "GET", &format!("/api/v1/users/{}", eve.id), None).await;
+    assert_eq!((&eve.body["roles"], &eve.body["effective_roles"][0]), (&json!(["basic"]), &json!("admin")));
+}
+
+#[tokio::test]
+async fn an_old_login_changes_no_rights() {
+    let mut config = crate::config::Config::default();
+    config.login.fresh_seconds = 60;
+    let world = World::with(config).await;
+    let owner = world.person("owner", Roles::OWNER).await;
+    let fresh = Duration::from_secs(world.app.config.login.fresh_seconds);
+    let password = json!({ "password": "another first time" });
+    let path = "/api/v1/users/nobody/password";
+    world.clock.advance(fresh);
+    assert_eq!(world.as_person(&owner, "PUT", path, Some(&password)).await.status, StatusCode::NOT_FOUND);
+    world.clock.advance(Duration::from_secs(1));
+    let answer = world.as_person(&owner, "PUT", path, Some(&password)).await;
+    assert_eq!((answer.status, &answer.body["data"]["login"]), (StatusCode::FORBIDDEN, &json!("/login")));
+    assert_eq!(world.as_person(&owner, "GET", "/api/v1/users", None).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn people_have_their_own_keys_and_see_no_others() {
+    let world = World::new().await;
+    let ada = world.person("ada", Roles::BASIC).await;
+    let bob = world.person("bob", Roles::BASIC).await;
+    let key = json!({ "name": "laptop", "servers": ["*"], "scopes": ["mcp", "api:read"] });
+    let made = world.as_person(&ada, "POST", "/api/v1/api-keys", Some(&key)).await;
+    assert_eq!(made.status, StatusCode::CREATED, "{}", made.body);
+    assert_eq!(made.body["subject"]["id"], ada.id.as_str());
+    let path = format!("/api/v1/api-keys/{}", made.body["id"].as_str().unwrap());
+    let listed = async |person: &Person| {
+        world.as_person(person, "GET", "/api/v1/api-keys", None).await.body["items"].as_array().unwrap().len()
+    };
+    assert_eq!((listed(&ada).await, listed(&bob).await), (1, 0));
+    for method in ["GET", "DELETE"] {
+        assert_eq!(world.as_person(&bob, method, &path, None).await.status, StatusCode::NOT_FOUND);
+    }
+    let for_bob = json!({ "name": "x", "servers": ["*"], "subject": bob.id });
+    let refused = world.as_person(&ada, "POST", "/api/v1/api-keys", Some(&for_bob)).await;
+    assert_eq!(refused.status, StatusCode::FORBIDDEN);
+
+    // An admin sees and revokes it; and with its owner, it ends.
+    let admin = world.person("admin", Roles::ADMIN).await;
+    assert_eq!(world.as_person(&admin, "GET", &path, None).await.status, StatusCode::OK);
+    let text = made.body["key"].as_str().unwrap();
+    let me = world.with_key(text, "GET", "/api/v1/me").await;
+    assert_eq!((&me.body["subject"]["id"], &me.body["csrf_token"]), (&json!(ada.id), &Value::Null));
+    let act = async |act: &str| {
+        let path = format!("/api/v1/users/{}/{act}", ada.id);
+        assert_eq!(world.as_person(&admin, "POST", &path, None).await.status, StatusCode::OK);
+    };
+    act("disable").await;
+    assert_eq!(world.with_key(text, "GET", "/api/v1/me").await.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(world.as_person(&ada, "GET", "/api/v1/me", None).await.status, StatusCode::UNAUTHORIZED);
+    act("enable").await;
+    assert_eq!(world.with_key(text, "GET", "/api/v1/me").await.status, StatusCode::OK);
+    assert_eq!(world.as_person(&ada, "GET", "/api/v1/me", None).await.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(world.as_person(&admin, "DELETE", &path, None).await.status, StatusCode::NO_CONTENT);
+}
+
+#[tokio::test]
+async fn a_page_of_another_site_cannot_act_for_anybody() {
+    let world = World::new().await;
+    let owner = world.person("owner", Roles::OWNER).await;
+    let me = world.as_person(&owner, "GET", "/api/v1/me", None).await;
+    let token = me.body["csrf_token"].as_str().unwrap();
+    assert_eq!(me.body["roles"][0], "owner");
+    let post = |site: &str, token: &str| {
+        Request::post(format!("/api/v1/users/{}/end-sessions", owner.id))
+            .header("cookie", format!("__Host-mcpgw_session={}", owner.token))
+            .header("sec-fetch-site", site)
+            .header("x-csrf-token", token)
+            .body(Body::empty())
+            .unwrap()
+    };
+    assert_eq!(world.ask(post("cross-site", token)).await.status, StatusCode::FORBIDDEN);
+    assert_eq!(world.ask(post("same-origin", "guess")).await.status, StatusCode::FORBIDDEN);
+    assert_eq!(world.ask(post("same-origin", token)).await.status, StatusCode::OK);
+    assert_eq!(world.ask(post("same-origin", token)).await.status, StatusCode::UNAUTHORIZED, "they have ended");
+}

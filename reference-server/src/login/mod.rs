@@ -1,0 +1,289 @@
+//! The pages by which people sign in and out.
+//!
+//! | route | what |
+//! |---|---|
+//! | `GET /login?next=` | the form, or who is signed in |
+//! | `POST /login` | name and password |
+//! | `POST /login/password` | the first password replaced |
+//! | `POST /logout` | ends the session |
+//!
+//! Forms carry a token that belongs to a cookie of the browser, so no other site can sign somebody in or out. Every
+//! attempt is in the audit trail, without name or password when it failed.
+
+mod form;
+mod trail;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{DefaultBodyLimit, Query, State};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::header::{LOCATION, RETRY_AFTER, SET_COOKIE};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use mcp_gateway_auth::login::{LocalSignIn, LoginError, SessionUser, csrf_token, is_csrf_token, read_cookie};
+use mcp_gateway_auth::page::{ErrorPage, LoginPage, PasswordPage, SignedInPage};
+use mcp_gateway_core::context::McpContext;
+use mcp_gateway_core::layer::context::ContextLayer;
+use serde::Deserialize;
+
+use self::form::{Fields, Form};
+use crate::app::App;
+
+/// Bytes of a form.
+const FORM_LIMIT: usize = 16 << 10;
+/// Bytes of the path where it goes on after a login.
+const NEXT: usize = 2_048;
+/// How long an answer waits until this process knows what it has just written.
+const APPLY: Duration = Duration::from_secs(5);
+/// Where it goes on when nobody says.
+const HERE: &str = "/login";
+
+/// The routes of login and logout.
+pub(crate) fn router(app: &Arc<App>) -> Router {
+    let context = ContextLayer::with(Arc::clone(&app.clock), app.config.trusted_proxies.clone());
+    Router::new()
+        .route("/login", get(show).post(sign_in))
+        .route("/login/password", post(change))
+        .route("/logout", post(sign_out))
+        .with_state(Arc::clone(app))
+        .layer(DefaultBodyLimit::max(FORM_LIMIT))
+        .layer(context)
+}
+
+#[derive(Debug, Deserialize)]
+struct Parameters {
+    #[serde(default)]
+    next: String,
+}
+
+async fn show(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    query: Result<Query<Parameters>, QueryRejection>,
+) -> Response {
+    let next = query.map(|Query(query)| query.next).unwrap_or_default();
+    match signed_in(&app, &headers).await {
+        Ok(Some((cookie, name))) => {
+            SignedInPage { csrf: &csrf_token(&cookie), name: &name }.render().into_response(StatusCode::OK)
+        }
+        Ok(None) => form(&app, &headers, StatusCode::OK, &local(&next), "", None),
+        Err(response) => *response,
+    }
+}
+
+async fn sign_in(State(app): State<Arc<App>>, cx: Cx, headers: HeaderMap, Form(sent): Form) -> Response {
+    if let Err(response) = checked(&app, &headers, &sent) {
+        return *response;
+    }
+    let (login, next) = (sent.text("login"), local(sent.text("next")));
+    let answer = app.logins.local.sign_in(login, &sent.secret("password"), cx.0.address().copied()).await;
+    match answer {
+        Ok(LocalSignIn::Done(user)) => begin(&app, &cx.0, &user, &next).await,
+        Ok(LocalSignIn::MustChange) => new_password(&sent, StatusCode::OK, &next, None),
+        Err(error) => {
+            trail::failed(&app, &cx.0, "login.password", &error).await;
+            match refused(&cx.0, &error) {
+                Ok((status, text, retry)) => {
+                    let mut response = form(&app, &headers, status, &next, login, Some(text));
+                    retry.map(|retry| response.headers_mut().insert(RETRY_AFTER, retry));
+                    response
+                }
+                Err(response) => *response,
+            }
+        }
+    }
+}
+
+async fn change(State(app): State<Arc<App>>, cx: Cx, headers: HeaderMap, Form(sent): Form) -> Response {
+    if let Err(response) = checked(&app, &headers, &sent) {
+        return *response;
+    }
+    let (old, new) = (sent.secret("password"), sent.secret("new_password"));
+    let next = local(sent.text("next"));
+    match app.logins.local.change(sent.text("login"), &old, &new, cx.0.address().copied()).await {
+        Ok((user, revision)) => {
+            // The session carries the new epoch, which this process must know before it is used.
+            let _ = tokio::time::timeout(APPLY, app.snapshots.wait_for(revision)).await;
+            trail::done(&app, &cx.0, "login.change-password", &user.id).await;
+            begin(&app, &cx.0, &user, &next).await
+        }
+        Err(error) => {
+            trail::failed(&app, &cx.0, "login.change-password", &error).await;
+            match refused(&cx.0, &error) {
+                Ok((status, text, retry)) => {
+                    let mut response = new_password(&sent, status, &next, Some(text));
+                    retry.map(|retry| response.headers_mut().insert(RETRY_AFTER, retry));
+                    response
+                }
+                Err(response) => *response,
+            }
+        }
+    }
+}
+
+async fn sign_out(State(app): State<Arc<App>>, cx: Cx, headers: HeaderMap, Form(sent): Form) -> Response {
+    let cookies = app.logins.cookies;
+    let Ok(Some(token)) = read_cookie(&headers, cookies.session()) else { return see(HERE) };
+    if !is_csrf_token(token, sent.text("csrf")) {
+        return *forged();
+    }
+    let session = app.logins.sessions.find(token).await;
+    if let Err(error) = app.logins.sessions.end(token).await {
+        return *unavailable(&cx.0, &error);
+    }
+    if let Ok(Some(session)) = session {
+        trail::done(&app, &cx.0, "login.sign-out", &session.value.user).await;
+    }
+    let mut response = see(HERE);
+    set(&mut response, cookies.remove(cookies.session()));
+    response
+}
+
+/// Begins a session and goes on.
+async fn begin(app: &App, cx: &McpContext, user: &SessionUser, next: &str) -> Response {
+    match app.logins.sessions.begin(user, "local").await {
+        Ok(begun) => {
+            trail::done(app, cx, "login.password", &user.id).await;
+            let mut response = see(next);
+            let cookies = app.logins.cookies;
+            set(&mut response, cookies.set(cookies.session(), begun.token.expose()));
+            // What was bound to the browser before the login is not after it.
+            set(&mut response, cookies.remove(cookies.browser()));
+            response
+        }
+        Err(error) => *unavailable(cx, &error),
+    }
+}
+
+/// The login form, with a cookie for a browser that has none.
+fn form(
+    app: &App,
+    headers: &HeaderMap,
+    status: StatusCode,
+    next: &str,
+    login: &str,
+    problem: Option<&str>,
+) -> Response {
+    let cookies = app.logins.cookies;
+    let known = read_cookie(headers, cookies.browser()).ok().flatten().map(str::to_owned);
+    let new = known.is_none().then(|| URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>()));
+    let browser = known.or_else(|| new.clone()).unwrap_or_default();
+    let csrf = csrf_token(&browser);
+    let page = LoginPage { csrf: &csrf, next, password: true, providers: &[], login, problem };
+    let mut response: Response<Body> = page.render().into_response(status);
+    if let Some(new) = new {
+        set(&mut response, cookies.set(cookies.browser(), &new));
+    }
+    response
+}
+
+fn new_password(sent: &Fields, status: StatusCode, next: &str, problem: Option<&str>) -> Response {
+    let page = PasswordPage { csrf: sent.text("csrf"), next, login: sent.text("login"), problem };
+    page.render().into_response(status)
+}
+
+/// The form came from a page of this gateway, in this browser.
+fn checked(app: &App, headers: &HeaderMap, sent: &Fields) -> Result<(), Box<Response>> {
+    // On loopback the gateway has several names; the browser knows whether the form came from the one in use.
+    let foreign = match headers.get("sec-fetch-site") {
+        Some(site) => site != "same-origin",
+        None => headers.get(http::header::ORIGIN).is_some_and(|origin| origin != app.mount.origin()),
+    };
+    if foreign {
+        return Err(forged());
+    }
+    match read_cookie(headers, app.logins.cookies.browser()) {
+        Ok(Some(browser)) if is_csrf_token(browser, sent.text("csrf")) => Ok(()),
+        _ => Err(forged()),
+    }
+}
+
+/// The cookie and the name of whoever is signed in.
+async fn signed_in(app: &App, headers: &HeaderMap) -> Result<Option<(String, String)>, Box<Response>> {
+    let Ok(Some(token)) = read_cookie(headers, app.logins.cookies.session()) else { return Ok(None) };
+    let failed = |error: &dyn std::fmt::Display| {
+        tracing::warn!(%error, "sessions cannot be read");
+        notice(StatusCode::SERVICE_UNAVAILABLE, "Not now", "The gateway cannot reach its store. Try again soon.", None)
+    };
+    let found = app.logins.sessions.find(token).await.map_err(|error| failed(&error))?;
+    let Some(session) = found.map(|found| found.value) else { return Ok(None) };
+    let stands =
+        app.snapshots.load().users.get(&*session.user).is_some_and(|user| user.enabled && user.epoch == session.epoch);
+    if !stands {
+        return Ok(None);
+    }
+    let user = app.logins.users.get(&session.user).await.map_err(|error| failed(&error))?;
+    Ok(user.map(|user| (token.to_owned(), user.value.name)))
+}
+
+type Said = (StatusCode, &'static str, Option<HeaderValue>);
+
+/// What is said about a failed login; a page of its own when it is the gateway's fault.
+fn refused(cx: &McpContext, error: &LoginError) -> Result<Said, Box<Response>> {
+    match error {
+        LoginError::Refused => Ok((StatusCode::UNAUTHORIZED, "The name or the password is wrong.", None)),
+        LoginError::Throttled { retry_after } => {
+            let seconds = HeaderValue::from(retry_after.as_secs().saturating_add(1));
+            Ok((StatusCode::TOO_MANY_REQUESTS, "Too many attempts. Wait some minutes, then try again.", Some(seconds)))
+        }
+        LoginError::Unfit => {
+            let text = "The new password must be another one, of at least 12 characters.";
+            Ok((StatusCode::UNPROCESSABLE_ENTITY, text, None))
+        }
+        error => Err(unavailable(cx, error)),
+    }
+}
+
+fn unavailable(cx: &McpContext, error: &dyn std::fmt::Display) -> Box<Response> {
+    tracing::error!(%error, request_id = %cx.request_id(), "a login failed at the gateway");
+    let text = "The gateway cannot do this now. Try again soon.";
+    notice(StatusCode::SERVICE_UNAVAILABLE, "Not now", text, Some(&cx.request_id().to_string()))
+}
+
+fn forged() -> Box<Response> {
+    let text = "This form is too old, or was not made by this gateway for this browser. Open the login page again; \
+                cookies must be allowed.";
+    notice(StatusCode::FORBIDDEN, "Start again", text, None)
+}
+
+fn notice(status: StatusCode, title: &str, text: &str, request_id: Option<&str>) -> Box<Response> {
+    Box::new(ErrorPage { title, text, request_id }.render().into_response(status))
+}
+
+fn see(path: &str) -> Response {
+    let location = HeaderValue::from_str(path).unwrap_or(HeaderValue::from_static(HERE));
+    (StatusCode::SEE_OTHER, [(LOCATION, location)]).into_response()
+}
+
+fn set(response: &mut Response, cookie: Option<HeaderValue>) {
+    if let Some(cookie) = cookie {
+        response.headers_mut().append(SET_COOKIE, cookie);
+    }
+}
+
+/// A path of this gateway, or the login page: never another site (open redirect, RFC 9700 §4.11).
+fn local(next: &str) -> String {
+    let is_path = next.starts_with('/') && !next.starts_with("//") && next.len() <= NEXT;
+    let is_plain = next.bytes().all(|byte| (0x21..=0x7e).contains(&byte) && byte != b'\\');
+    if is_path && is_plain { next.to_owned() } else { HERE.to_owned() }
+}
+
+/// The request's context.
+struct Cx(McpContext);
+
+impl<S: Send + Sync> axum::extract::FromRequestParts<S> for Cx {
+    type Rejection = StatusCode;
+
+    async fn from_request_parts(parts: &mut http::request::Parts, _: &S) -> Result<Self, StatusCode> {
+        McpContext::of(&parts.extensions).cloned().map(Self).ok_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+}
+
+#[cfg(test)]
+mod tests;
