@@ -22,10 +22,10 @@ pub mod api_key;
 pub mod bootstrap;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod check;
-pub mod server;
-pub mod token;
 #[cfg(feature = "login")]
 pub mod login;
 #[cfg(feature = "page")]
 pub mod page;
+pub mod server;
+pub mod token;
 pub mod user;

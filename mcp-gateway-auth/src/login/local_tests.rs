@@ -14,20 +14,20 @@ fn secret(text: &str) -> Secret {
     Secret::new(text)
 }
 
-async fn logins(world: &World) -> LocalLogins {
+fn logins(world: &World) -> LocalLogins {
     let limiter = MemoryRateLimiter::new(SystemClock, 100);
     LocalLogins::new(world.users.clone(), world.of(), Passwords::default(), limiter, world.clock.clone())
 }
 
 async fn with_ada(world: &World) -> (LocalLogins, String) {
-    let logins = logins(world).await;
+    let logins = logins(world);
     let new = NewUser { name: "Ada".into(), email: Some("Ada@A.example".into()), ..NewUser::default() };
     let (ada, revision) = logins.create(&owner(), new, "ada@a.example", &secret(FIRST)).await.unwrap();
     world.applied(revision).await;
     (logins, ada)
 }
 
-fn refused<T: fmt::Debug>(answer: Result<T, LoginError>) -> bool {
+fn refused<T: fmt::Debug>(answer: &Result<T, LoginError>) -> bool {
     matches!(answer, Err(LoginError::Refused))
 }
 
@@ -44,12 +44,12 @@ async fn the_first_password_only_buys_another_one() {
         let (logins, old, new) = (logins.clone(), secret(old), secret(new));
         async move { logins.change("ada@a.example", &old, &new, None).await }
     };
-    assert!(refused(change("wrong password!", SECOND).await));
+    assert!(refused(&change("wrong password!", SECOND).await));
     assert!(matches!(change(FIRST, "too short").await, Err(LoginError::Unfit)));
     assert!(matches!(change(FIRST, FIRST).await, Err(LoginError::Unfit)), "it would still be known");
     let (user, _) = change(FIRST, SECOND).await.unwrap();
     assert_eq!((&*user.id, user.epoch), (&*ada, 1), "sessions of before end");
-    assert!(refused(logins.sign_in("ada@a.example", &secret(FIRST), None).await));
+    assert!(refused(&logins.sign_in("ada@a.example", &secret(FIRST), None).await));
     assert_eq!(logins.sign_in("ada@a.example", &secret(SECOND), None).await.unwrap(), LocalSignIn::Done(user));
 }
 
@@ -59,7 +59,7 @@ async fn an_administrator_sets_another_password() {
     let (logins, ada) = with_ada(&world).await;
     logins.change("ada@a.example", &secret(FIRST), &secret(SECOND), None).await.unwrap();
     world.applied(logins.reset(&owner(), &ada, &secret(FIRST)).await.unwrap()).await;
-    assert!(refused(logins.sign_in("ada@a.example", &secret(SECOND), None).await));
+    assert!(refused(&logins.sign_in("ada@a.example", &secret(SECOND), None).await));
     let again = logins.sign_in("ada@a.example", &secret(FIRST), None).await.unwrap();
     assert_eq!(again, LocalSignIn::MustChange);
     assert_eq!(world.users.get(&ada).await.unwrap().unwrap().value.epoch, 2);
@@ -78,12 +78,12 @@ async fn whoever_may_not_sign_in_learns_nothing_else() {
         ("ada@a.example", &"x".repeat(2_000)),
         ("ada@a.example", ""),
     ] {
-        assert!(refused(logins.sign_in(login, &secret(password), None).await), "{login:?}");
+        assert!(refused(&logins.sign_in(login, &secret(password), None).await), "{login:?}");
     }
     world.users.set_state(&owner(), &ada, UserState::Disabled, None).await.unwrap();
-    assert!(refused(logins.sign_in("ada@a.example", &secret(FIRST), None).await));
+    assert!(refused(&logins.sign_in("ada@a.example", &secret(FIRST), None).await));
     world.users.delete(&owner(), &ada, None).await.unwrap();
-    assert!(refused(logins.sign_in("ada@a.example", &secret(FIRST), None).await));
+    assert!(refused(&logins.sign_in("ada@a.example", &secret(FIRST), None).await));
     let id = IdentityKey::new(Subject::LOCAL, "ada@a.example").id();
     assert!(world.of::<PasswordRecord>().get(&id).await.unwrap().is_none(), "it goes with its user");
 }
@@ -109,7 +109,7 @@ async fn attempts_are_counted_by_name_and_by_address() {
         }
     }
     // The address's: the third passes, the fourth does not, whoever is tried.
-    assert!(refused(attempt("third", from(1)).await));
+    assert!(refused(&attempt("third", from(1)).await));
     assert!(matches!(attempt("fourth", from(1)).await, Err(LoginError::Throttled { .. })));
 }
 

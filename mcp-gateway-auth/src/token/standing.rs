@@ -36,4 +36,12 @@ impl Standing for Snapshots {
     fn refuses(&self) -> bool {
         Snapshots::refuses(self)
     }
+
+    /// People of this gateway have roles and an epoch, also those who are deleted: what is kept of them is disabled.
+    /// Whoever was never one of them has no role.
+    fn person(&self, subject: &Subject) -> Option<Person> {
+        self.load().user(subject).map_or(Some(Person::default()), |user| {
+            user.enabled.then_some(Person { roles: user.roles, epoch: user.epoch })
+        })
+    }
 }

@@ -129,7 +129,7 @@ impl Fetcher {
             .pool_idle_timeout(Duration::from_secs(30))
             .pool_max_idle_per_host(2)
             .pool_timer(TokioTimer::new())
-            .build(connector(Some(options.policy.clone()), options.timeout));
+            .build(connector(Some(options.policy.clone()), options.timeout, Arc::default()));
         Self { client, options: Arc::new(options) }
     }
 }

@@ -34,7 +34,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, StatusCode};
-use mcp_gateway_auth::login::{CookieNames, csrf_token, read_cookie};
+use mcp_gateway_auth::login::{csrf_token, read_cookie};
 use mcp_gateway_core::context::McpContext;
 use mcp_gateway_core::contract::Resource;
 use mcp_gateway_core::layer::authenticate::{AuthenticateLayer, Rendering};
