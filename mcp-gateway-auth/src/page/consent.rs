@@ -25,7 +25,7 @@ pub struct ConsentPage<'a> {
     pub client: ClientOrigin<'a>,
     /// Where the answer goes, whole; its host is shown.
     pub redirect_uri: &'a str,
-    /// The host of it, as ASCII: look-alikes of other scripts show as `xn--`.
+    /// The host of it, as ASCII: letters of other scripts that look the same show as `xn--`.
     pub redirect_host: &'a str,
     /// The server, for people.
     pub server: &'a str,
