@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::record::{Actor, ActorKind, ApiKey, Principal, Roles, ServerList, TenantId};
+use crate::record::{Actor, ActorKind, ApiKey, Principal, Roles, Scope, ServerList, TenantId};
 
 /// An API key, ready for use: nothing is parsed or allocated per call.
 #[derive(Clone, PartialEq, Eq)]
@@ -44,6 +44,15 @@ impl KeyFacts {
             .with_roles(if key.owner { Roles::OWNER.with_included() } else { Roles::NONE })
             .with_expiry(key.expires_at);
         Ok(Self { id, secret_sha256, principal: Arc::new(principal), expires_at: key.expires_at })
+    }
+
+    /// The same key, whose subject is a person with these roles. It calls servers only as long as the person may.
+    pub(super) fn of_person(&self, roles: Roles) -> Arc<Self> {
+        let mut principal = (*self.principal).clone().with_roles(roles);
+        if !roles.contains(Roles::BASIC) {
+            principal.scopes = principal.scopes.iter().copied().filter(|scope| *scope != Scope::Mcp).collect();
+        }
+        Arc::new(Self { principal: Arc::new(principal), ..self.clone() })
     }
 
     /// The same key, whose subject holds these roles.

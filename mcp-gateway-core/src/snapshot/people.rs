@@ -152,7 +152,7 @@ impl People {
     /// The key with what its owner may do now; `None` when that is nothing.
     fn for_its_owner(&self, snapshot: &Snapshot, facts: &Arc<KeyFacts>) -> Option<Arc<KeyFacts>> {
         match snapshot.user(&facts.principal.subject) {
-            Some(user) => user.enabled.then(|| facts.with_roles(user.roles)),
+            Some(user) => user.enabled.then(|| facts.of_person(user.roles)),
             // Made before there were users. Such a key's rights end when a person takes over.
             None if self.owned => Some(facts.with_roles(Roles::NONE)),
             None => Some(Arc::clone(facts)),

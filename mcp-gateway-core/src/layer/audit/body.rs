@@ -115,8 +115,14 @@ impl AuditBody {
         Ok(())
     }
 
+    /// An answer that is no stream holds one response. A request in its place would reach clients that nobody was
+    /// asked about.
     fn end_whole(&mut self) -> Result<(), BoxError> {
         let Reader::Whole { scanner, last } = std::mem::replace(&mut self.reader, Reader::Done) else { return Ok(()) };
+        if scanner.as_ref().is_some_and(|scanner| asks(scanner, self.recorder.is_modern())) {
+            self.fail("the server answered with a request");
+            return Err("the server answered with a request".into());
+        }
         let recorded = match scanner {
             Some(scanner) => end_by(&mut self.recorder, &scanner),
             None => self.recorder.end(Outcome::Opaque, |_| {}),
@@ -163,7 +169,7 @@ impl AuditBody {
             Reader::Events { splitter, stream, .. } => {
                 let rest = splitter.take().map(|splitter| splitter.finish()).unwrap_or_default();
                 // No client may dispatch an event without its end, and some do; nobody was asked about this one.
-                let rest = if is_request(&rest) { Bytes::new() } else { rest };
+                let rest = if is_request(&rest, self.recorder.is_modern()) { Bytes::new() } else { rest };
                 let closes_plainly = *stream;
                 self.reader = Reader::Done;
                 if self.recorder.is_done() {
@@ -181,13 +187,13 @@ impl AuditBody {
         }
     }
 
-    fn fail(&mut self) {
+    fn fail(&mut self, why: &'static str) {
         self.ended = true;
         self.reader = Reader::Done;
         if !self.recorder.is_done() {
             // The answer is broken whatever becomes of its event: it is recorded, but not waited for.
             if let MaybeReady::Wait(wait) = self.recorder.end(Outcome::UpstreamFailed, |event| {
-                event.error = Some("the server broke off its answer".into());
+                event.error = Some(why.into());
             }) && let Ok(runtime) = tokio::runtime::Handle::try_current()
             {
                 runtime.spawn(wait);
@@ -247,7 +253,7 @@ impl http_body::Body for AuditBody {
                 Some(Err(error)) => Err(error),
             };
             if let Err(error) = read {
-                this.fail();
+                this.fail("the server broke off its answer");
                 return Poll::Ready(Some(Err(error)));
             }
         }
@@ -279,8 +285,16 @@ impl http_body::Body for AuditBody {
     }
 }
 
+/// Whether some reader takes this for a request of the server; `modern` where there are none.
+fn asks(scanner: &Scanner, modern: bool) -> bool {
+    match scanner.kind() {
+        Some(kind) => kind == Kind::Request,
+        None => modern && (scanner.method().is_some() || scanner.outcome() == outcome::Outcome::Batch),
+    }
+}
+
 /// Whether what is left of a stream would be a request, if it were an event.
-fn is_request(rest: &Bytes) -> bool {
+fn is_request(rest: &Bytes, modern: bool) -> bool {
     if rest.is_empty() {
         return false;
     }
@@ -291,7 +305,7 @@ fn is_request(rest: &Bytes) -> bool {
     if let Ok(Some(event)) = splitter.next_event() {
         scanner.push(&event.data);
     }
-    scanner.kind() == Some(Kind::Request)
+    asks(&scanner, modern)
 }
 
 fn end_by(recorder: &mut Recorder, scanner: &Scanner) -> Recorded {
@@ -351,11 +365,7 @@ fn read_event(event: &Event, id: Option<&[u8]>, stream: bool, recorder: &mut Rec
             Step::Pass
         }
         // What some reader may take for a request, where there are none.
-        None if recorder.is_modern()
-            && (scanner.method().is_some() || scanner.outcome() == outcome::Outcome::Batch) =>
-        {
-            Step::Asked(recorder.ask(""))
-        }
+        None if asks(&scanner, recorder.is_modern()) => Step::Asked(recorder.ask("")),
         // A batch, or what readers may take for different things: it may answer a call, so it waits like an answer.
         None => Step::Recorded(recorder.message(EventKind::Resumed, Outcome::Opaque, |row| {
             row.error = Some("a message of the stream could not be read in one way only".into());

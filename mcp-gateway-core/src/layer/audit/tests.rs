@@ -275,6 +275,25 @@ async fn a_server_of_the_era_without_server_requests_sends_none() {
 }
 
 #[tokio::test]
+async fn an_answer_that_is_no_stream_is_no_way_for_a_request() {
+    let modern = r#"{"jsonrpc":"2.0","id":7,"method":"ping","params":{"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}}}"#;
+    let asks = r#"{"jsonrpc":"2.0","id":1,"method":"sampling/createMessage","params":{}}"#;
+    let batch = format!("[{asks}]");
+    for (call, answer) in [(CALL, asks), (modern, asks), (modern, batch.as_str())] {
+        let exchange = Exchange::new(Sink::default());
+        let response = exchange.answer("POST", call, "application/json", vec![answer]).await;
+        assert!(text(response).await.is_err(), "{answer}");
+        let rows = exchange.events();
+        assert_eq!((rows.len(), rows[1].outcome), (2, Outcome::UpstreamFailed), "{answer}");
+    }
+    // A stream's end without the blank line that would make it an event.
+    let exchange = Exchange::new(Sink::default());
+    let tail = format!("data: {batch}");
+    let response = exchange.answer("POST", modern, "text/event-stream", vec![ANSWER, &tail]).await;
+    assert_eq!(text(response).await.unwrap(), ANSWER);
+}
+
+#[tokio::test]
 async fn a_caller_that_hangs_up_is_recorded() {
     let exchange = Exchange::new(Sink::default());
     let mut body = exchange
