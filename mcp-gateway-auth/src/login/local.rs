@@ -1,7 +1,7 @@
 //! People with a password at this gateway.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -246,7 +246,7 @@ impl LocalLogins {
 
     /// Hashed names are of one length, so a stranger cannot fill the limiter with long ones.
     async fn take(&self, id: &str, address: Option<IpAddr>) -> Result<(), LoginError> {
-        let address = address.map(|address| address.to_canonical().to_string());
+        let address = address.map(|address| network(address).to_string());
         let budget =
             |scope, id, limit| Budget { key: LimitKey { scope, id }, cost: 1, limit, period: Throttle::PERIOD };
         let mut budgets = vec![budget("login-account", id.into(), self.throttle.account)];
@@ -304,6 +304,14 @@ fn store_error(error: UserError) -> LoginError {
     match error {
         UserError::Store(error) => LoginError::Store(error),
         _ => LoginError::Refused,
+    }
+}
+
+/// Who has one IPv6 address has 2^64 of them: their network is what is counted.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
+        IpAddr::V4(address) => IpAddr::V4(address),
     }
 }
 

@@ -28,7 +28,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Document<T> {
         let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
             let field = error.path().to_string();
             let inner = error.into_inner();
-            let text = escaped_line(&inner.to_string());
+            let text = escaped_line(without_value(&inner.to_string()));
             if inner.is_data() {
                 // The field itself is unknown or absent: serde says which, the path ends above it.
                 let named = text.split('`').nth(1).filter(|_| field == ".").map(str::to_owned).unwrap_or(field);
@@ -40,6 +40,12 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Document<T> {
         reader.end().map_err(|_| Refusal::new(StatusCode::BAD_REQUEST, "Something follows the JSON document."))?;
         Ok(Self(value))
     }
+}
+
+/// What serde says is wrong, without the value: it may be a password, and the text goes into the trail.
+fn without_value(text: &str) -> &str {
+    let names_value = text.starts_with("invalid type: ") || text.starts_with("invalid value: ");
+    text.split_once(", ").filter(|_| names_value).map_or(text, |(_, expected)| expected)
 }
 
 /// No body, or an empty JSON object: for writes that need nothing said.

@@ -14,6 +14,7 @@ use mcp_gateway_core::contract::LogLine;
 use mcp_gateway_core::layer::authenticate::Caller;
 use mcp_gateway_core::record::{ActorKind, Principal};
 use mcp_gateway_core::refusal::Refusal;
+use mcp_gateway_core::snapshot::UserFacts;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -98,14 +99,16 @@ fn event(line: &LogLine) -> Event {
 }
 
 /// Whether what the caller's rights came from is still there. A session that is signed out of stays until its end.
-fn stands(app: &App, caller: &Principal) -> bool {
+fn stands(app: &App, caller: &Principal, epoch: Option<u64>) -> bool {
     let snapshot = app.snapshots.load();
     match caller.actor.kind {
         ActorKind::ApiKey => {
             snapshot.key(&caller.actor.id).is_some_and(|key| key.principal.roles.contains(caller.roles))
         }
         ActorKind::Session => {
-            snapshot.user(&caller.subject).is_some_and(|user| user.enabled && user.roles.contains(caller.roles))
+            let stands =
+                |user: &UserFacts| user.enabled && user.roles.contains(caller.roles) && Some(user.epoch) == epoch;
+            snapshot.user(&caller.subject).is_some_and(|user| stands(user))
         }
         _ => true,
     }
@@ -127,7 +130,8 @@ async fn ended(app: Arc<App>, caller: Arc<Principal>) {
     };
     let revoked = async {
         let mut swapped = app.snapshots.swapped();
-        while stands(&app, &caller) {
+        let epoch = app.snapshots.load().user(&caller.subject).map(|user| user.epoch);
+        while stands(&app, &caller, epoch) {
             if swapped.changed().await.is_err() {
                 std::future::pending::<()>().await;
             }

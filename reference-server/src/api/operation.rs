@@ -117,10 +117,10 @@ operations! {
     POST post "/api/v1/api-keys", in_person(EVERYBODY), "api-key.create", Write => keys::create;
     GET get "/api/v1/api-keys/{id}", read(EVERYBODY), "api-key.read", No => keys::read;
     DELETE delete "/api/v1/api-keys/{id}", write(EVERYBODY), "api-key.revoke", Write => keys::revoke;
-    POST post "/api/v1/session-keys/replace", write(OWNER), "session-key.replace", Write => session_keys::replace;
+    POST post "/api/v1/session-keys/replace", in_person(OWNER), "session-key.replace", Write => session_keys::replace;
     GET get "/api/v1/audit-events", read(AUDITORS), "audit-event.list", Look => audit::list;
     // What people said to servers is not for whoever only keeps them running.
-    GET get "/api/v1/audit-events/{id}/bodies", read(READERS), "audit-event.bodies", Look => bodies::read;
+    GET get "/api/v1/audit-events/{id}/bodies", Access { by_key: false, ..read(READERS) }, "audit-event.bodies", Look => bodies::read;
     GET get "/api/v1/usage", read(AUDITORS), "usage.read", Look => audit::usage;
 }
 

@@ -2,7 +2,8 @@ use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 use mcp_gateway_core::contract::{AuditRow, AuditStore as _, StreamId};
 use mcp_gateway_core::record::{
-    ActorFacts, ActorKind, AuditBodies, AuditEvent, Category, EventKind, Outcome, Principal, Roles, Scope, Subject,
+    Actor, ActorFacts, ActorKind, AuditBodies, AuditEvent, Category, EventKind, Outcome, Principal, Roles, Scope,
+    Subject,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -130,7 +131,10 @@ async fn captured_bodies_are_read_by_owners_and_auditors_and_the_look_is_recorde
         assert_eq!(answer.status, StatusCode::NOT_FOUND, "{absent}");
     }
     let operation = OPERATIONS.iter().find(|operation| operation.action == "audit-event.bodies").unwrap();
-    let of = |roles| Principal::new("local", "x").with_scopes([Scope::ApiRead]).with_roles(roles);
+    let session = Actor { kind: ActorKind::Session, id: "x".into(), name: None };
+    let of = |roles| {
+        Principal::new("local", "x").with_actor(session.clone()).with_scopes([Scope::ApiRead]).with_roles(roles)
+    };
     for (roles, may) in [(Roles::OWNER, true), (Roles::AUDITOR, true), (Roles::ADMIN, false)] {
         assert_eq!(
             operation.access.check(&of(roles), jiff::Timestamp::UNIX_EPOCH, std::time::Duration::ZERO).is_ok(),
