@@ -55,6 +55,7 @@ class McpProxy:
 
     def __init__(self, binary, upstream, folder, port, start):
         folder.mkdir()
+        self.folder = folder
         issuer, audience = "https://issuer.example", "bench"
         jwks, token = signed_token(folder, issuer, audience)
         self.authorization, self.port = f"Bearer {token}", port
@@ -99,9 +100,10 @@ jwks_uri = "http://127.0.0.1:{serve(jwks)}/jwks"
             try:
                 answered, _ = self.post(hello, {})
                 break
-            except OSError:
+            except OSError as error:
                 if time.monotonic() > end:
-                    raise
+                    log = (self.folder / "log").read_text()[-2000:]
+                    raise SystemExit(f"mcp-proxy does not answer: {error}\n{log}") from error
                 time.sleep(0.05)
         headers = {"MCP-Protocol-Version": "2025-11-25"}
         if session := answered.get("mcp-session-id"):
