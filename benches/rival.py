@@ -4,6 +4,7 @@ import base64
 import http.server
 import json
 import pathlib
+import secrets
 import subprocess
 import threading
 import time
@@ -56,7 +57,8 @@ class McpProxy:
     def __init__(self, binary, upstream, folder, port, start):
         folder.mkdir()
         self.folder = folder
-        issuer, audience = "https://issuer.example", "bench"
+        # It wants tokens for the address that it listens on.
+        issuer, audience = "https://issuer.example", f"http://127.0.0.1:{port}"
         jwks, token = signed_token(folder, issuer, audience)
         self.authorization, self.port = f"Bearer {token}", port
         (folder / "proxy.toml").write_text(f"""
@@ -69,6 +71,10 @@ port = {port}
 name = "bench"
 transport = "http"
 url = "{upstream.base}/rpc"
+[observability]
+log_level = "warn"
+[security]
+admin_token = "{secrets.token_hex(24)}"
 [auth]
 type = "jwt"
 issuer = "{issuer}"
