@@ -4,12 +4,14 @@
 //! cases (a buffered request, bytes off a socket) need no allocation of their own.
 
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
+use hyper::body::Incoming;
 
 /// Any error, boxed: what streams and foreign services fail with.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -23,7 +25,8 @@ enum Kind {
     #[default]
     Empty,
     Full(Bytes),
-    Incoming(hyper::body::Incoming),
+    Incoming(Incoming),
+    Lent(Lent),
     Boxed(UnsyncBoxBody<Bytes, BoxError>),
 }
 
@@ -40,8 +43,15 @@ impl Body {
         match &self.0 {
             Kind::Empty => Some(Bytes::new()),
             Kind::Full(bytes) => Some(bytes.clone()),
-            Kind::Incoming(_) | Kind::Boxed(_) => None,
+            Kind::Incoming(_) | Kind::Lent(_) | Kind::Boxed(_) => None,
         }
+    }
+
+    /// A body off a socket that goes back to its connection if it is dropped before its end.
+    #[must_use]
+    pub fn lent(incoming: Incoming, lender: &Arc<Unread>) -> Self {
+        *lender.0.lock().unwrap_or_else(PoisonError::into_inner) = Return::Awaited;
+        Self(Kind::Lent(Lent { incoming: Some(incoming), lender: Arc::clone(lender) }))
     }
 
     /// Wraps any body; an already erased one is not boxed again.
@@ -56,12 +66,68 @@ impl Body {
         if let Some(same) = any.downcast_mut::<Option<Body>>() {
             return same.take().unwrap_or_default();
         }
-        if let Some(incoming) = any.downcast_mut::<Option<hyper::body::Incoming>>() {
+        if let Some(incoming) = any.downcast_mut::<Option<Incoming>>() {
             return incoming.take().map(Self::from).unwrap_or_default();
         }
         match slot {
             Some(body) => Self(Kind::Boxed(body.map_err(Into::into).boxed_unsync())),
             None => Self::empty(),
+        }
+    }
+}
+
+/// Where a connection gets back what nobody has read of a request's body.
+///
+/// An answer may be ready before the body has arrived: the caller is unknown, or the body too large. Until the rest is
+/// read, the connection can carry no other request (RFC 9112 §9.3).
+#[derive(Debug, Default)]
+pub struct Unread(Mutex<Return>);
+
+#[derive(Debug, Default)]
+enum Return {
+    /// Nobody waits for a body.
+    #[default]
+    Settled,
+    Awaited,
+    Unread(Incoming),
+}
+
+impl Unread {
+    /// The rest of the body that was lent last, if nobody reads it any more. What comes back later is dropped.
+    #[must_use]
+    pub fn take(&self) -> Option<Body> {
+        match std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner)) {
+            Return::Unread(incoming) => Some(incoming.into()),
+            Return::Settled | Return::Awaited => None,
+        }
+    }
+}
+
+struct Lent {
+    /// Until its end was read.
+    incoming: Option<Incoming>,
+    lender: Arc<Unread>,
+}
+
+impl Lent {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
+        let frame = http_body::Body::poll_frame(Pin::new(incoming), cx);
+        if matches!(frame, Poll::Ready(None)) {
+            self.incoming = None;
+        }
+        frame.map_err(Into::into)
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        let Some(incoming) = self.incoming.take().filter(|incoming| !http_body::Body::is_end_stream(incoming)) else {
+            return;
+        };
+        let mut lender = self.lender.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(*lender, Return::Awaited) {
+            *lender = Return::Unread(incoming);
         }
     }
 }
@@ -72,8 +138,8 @@ impl From<Bytes> for Body {
     }
 }
 
-impl From<hyper::body::Incoming> for Body {
-    fn from(incoming: hyper::body::Incoming) -> Self {
+impl From<Incoming> for Body {
+    fn from(incoming: Incoming) -> Self {
         Self(Kind::Incoming(incoming))
     }
 }
@@ -83,7 +149,7 @@ impl std::fmt::Debug for Body {
         let kind = match &self.0 {
             Kind::Empty => "Empty",
             Kind::Full(_) => "Full",
-            Kind::Incoming(_) => "Incoming",
+            Kind::Incoming(_) | Kind::Lent(_) => "Incoming",
             Kind::Boxed(_) => "Boxed",
         };
         f.debug_tuple("Body").field(&kind).finish()
@@ -103,6 +169,7 @@ impl http_body::Body for Body {
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
             Kind::Incoming(incoming) => Pin::new(incoming).poll_frame(cx).map_err(Into::into),
+            Kind::Lent(lent) => lent.poll_frame(cx),
             Kind::Boxed(boxed) => Pin::new(boxed).poll_frame(cx),
         }
     }
@@ -112,6 +179,7 @@ impl http_body::Body for Body {
             Kind::Empty => true,
             Kind::Full(bytes) => bytes.is_empty(),
             Kind::Incoming(incoming) => incoming.is_end_stream(),
+            Kind::Lent(lent) => lent.incoming.as_ref().is_none_or(http_body::Body::is_end_stream),
             Kind::Boxed(boxed) => boxed.is_end_stream(),
         }
     }
@@ -121,6 +189,7 @@ impl http_body::Body for Body {
             Kind::Empty => SizeHint::with_exact(0),
             Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Kind::Incoming(incoming) => incoming.size_hint(),
+            Kind::Lent(lent) => lent.incoming.as_ref().map_or(SizeHint::with_exact(0), http_body::Body::size_hint),
             Kind::Boxed(boxed) => boxed.size_hint(),
         }
     }

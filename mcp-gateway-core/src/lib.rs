@@ -26,5 +26,5 @@ pub mod wire;
 #[doc = include_str!("docs/embed.md")]
 pub mod embed {}
 
-pub use body::{Body, BoxError};
+pub use body::{Body, BoxError, Unread};
 pub use ready::{BoxFuture, MaybeReady, MaybeReadyFuture};

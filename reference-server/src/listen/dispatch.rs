@@ -14,7 +14,7 @@ use mcp_gateway_core::context::PeerAddr;
 use mcp_gateway_core::gateway::Gateway;
 use mcp_gateway_core::wire::mirror::MCP_METHOD;
 use mcp_gateway_core::wire::sse::is_event_stream;
-use mcp_gateway_core::{Body, BoxFuture};
+use mcp_gateway_core::{Body, BoxFuture, Unread};
 use tower::ServiceExt as _;
 use tower::util::Oneshot;
 
@@ -22,6 +22,7 @@ use super::Drain;
 use super::activity::{Activity, UnderWay, UnderWayBody};
 use super::drain::StreamBody;
 use super::handover::Handover;
+use super::unread::{self, Concluded};
 
 /// What answers requests of one listener.
 ///
@@ -53,8 +54,8 @@ impl Dispatch {
 
     /// For one connection.
     pub(super) fn to(&self, peer: SocketAddr, is_http2: bool) -> Connected {
-        let (activity, handover) = (Arc::new(Activity::new()), Arc::default());
-        Connected { dispatch: self.clone(), peer, is_http2, activity, handover }
+        let (activity, handover, unread) = (Arc::new(Activity::new()), Arc::default(), Arc::default());
+        Connected { dispatch: self.clone(), peer, is_http2, activity, handover, unread }
     }
 }
 
@@ -72,9 +73,10 @@ pub(super) struct Connected {
     is_http2: bool,
     pub(super) activity: Arc<Activity>,
     pub(super) handover: Arc<Handover>,
+    unread: Arc<Unread>,
 }
 
-type Answer = Either<Oneshot<Gateway, Request<Incoming>>, BoxFuture<Result<Response<Body>, Infallible>>>;
+type Answer = Either<Concluded<Oneshot<Gateway, Request<Body>>>, BoxFuture<Result<Response<Body>, Infallible>>>;
 
 impl hyper::service::Service<Request<Incoming>> for Connected {
     type Response = Response<Body>;
@@ -93,11 +95,16 @@ impl hyper::service::Service<Request<Incoming>> for Connected {
         }
         // Only HTTP/1.1 knows chunks, and gives a stream a connection of its own.
         let alone = request.version() == Version::HTTP_11;
+        let expects = unread::expects(request.headers());
+        // HTTP/2 ends a stream whose body nobody reads, and the connection goes on (RFC 9113 §8.1).
+        let request = request.map(|body| {
+            if self.is_http2 || body.is_end_stream() { body.into() } else { Body::lent(body, &self.unread) }
+        });
         let answer = match gateway {
             Some((mount, gateway)) if is_below(request.uri().path(), mount) => {
                 let answer = gateway.clone().oneshot(request);
                 if !waits && under_way.is_none() {
-                    return Either::Left(answer);
+                    return Either::Left(Concluded::new(answer, Arc::clone(&self.unread), expects));
                 }
                 Either::Left(answer)
             }
@@ -106,6 +113,7 @@ impl hyper::service::Service<Request<Incoming>> for Connected {
                 Either::Right(answer.map_ok(|answer| answer.map(Body::new)))
             }
         };
+        let answer = Concluded::new(answer, Arc::clone(&self.unread), expects);
         let (drain, handover) = (drain.clone(), Arc::clone(&self.handover));
         Either::Right(Box::pin(async move {
             let response = answer.await?;

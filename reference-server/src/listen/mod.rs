@@ -12,6 +12,7 @@ mod end;
 mod handover;
 mod linger;
 mod tls;
+mod unread;
 
 pub use self::accept::{Listener, ListenerOptions};
 pub use self::dispatch::Dispatch;

@@ -79,6 +79,46 @@ async fn a_body_that_does_not_say_its_size_is_measured() {
     }
 }
 
+/// Reads one answer with a length, and returns its head.
+async fn head_of(stream: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
+    let length = head.split("content-length: ").nth(1).unwrap().split("\r\n").next().unwrap();
+    stream.read_exact(&mut vec![0; length.parse().unwrap()]).await.unwrap();
+    head
+}
+
+#[tokio::test]
+async fn a_connection_goes_on_after_a_refusal_or_says_that_it_does_not() {
+    const READ: usize = 64 << 10;
+    let fixture = Fixture::start();
+    let gateway = Gateway::start(&[fixture.entry()]).await;
+    for (size, expects, goes_on) in [(READ, "", true), (READ + 1, "", false), (9, "Expect: 100-continue\r\n", false)] {
+        let mut stream = TcpStream::connect(gateway.address).await.unwrap();
+        let head = format!(
+            "POST /mcp-connect/fixture HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\n{expects}Content-Length: {size}\r\n\r\n",
+            gateway.address
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        if goes_on {
+            // The refusal is made long before the body comes.
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            stream.write_all(&vec![b' '; size]).await.unwrap();
+        }
+        let first = head_of(&mut stream).await;
+        assert!(first.starts_with("http/1.1 401 "), "{first}");
+        assert_eq!(!first.contains("\r\nconnection: close\r\n"), goes_on, "{size} {first}");
+        if goes_on {
+            stream.write_all(head.as_bytes()).await.unwrap();
+            stream.write_all(&vec![b' '; size]).await.unwrap();
+            assert!(head_of(&mut stream).await.starts_with("http/1.1 401 "));
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_body_that_trickles_in_is_cut_short() {
     let fixture = Fixture::start();
