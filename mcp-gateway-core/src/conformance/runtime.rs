@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
 use futures_util::future::join_all;
+use futures_util::{FutureExt as _, StreamExt as _};
 
 use crate::contract::{
     Deployment, Incarnation, Observation, Runtime, RuntimeErrorKind, Workload, WorkloadId, WorkloadState,
@@ -126,7 +126,7 @@ async fn a_failure_says_why(runtime: &dyn Runtime, workload: &Arc<Workload>) {
 async fn a_caller_that_leaves_does_not_end_the_start(runtime: &dyn Runtime, workload: &Arc<Workload>) {
     let mut start = Box::pin(runtime.ensure(workload));
     // A runtime that is ready at once has nothing to leave.
-    let _ = futures_util::poll!(&mut start);
+    let _ = start.as_mut().now_or_never();
     drop(start);
     state_becomes(runtime, &workload.id, WorkloadState::Running).await;
 }

@@ -6,6 +6,7 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use mcp_gateway_core::wire::method::Method;
 use mcp_gateway_core::wire::{Fault, Id, Limits, Message, peek, rpc};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
@@ -24,6 +25,8 @@ pub(super) struct Call<T> {
     pub(super) token: Option<Box<[u8]>>,
     /// Its client reads one JSON object, so nothing else is kept for it.
     pub(super) plain: bool,
+    /// It subscribes: what it waits for are events, which may never come.
+    pub(super) listens: bool,
     /// Where its messages go. Its client waits as long as a reader is attached.
     pub(super) stream: Arc<Stream>,
     /// What only its era needs to know.
@@ -33,7 +36,8 @@ pub(super) struct Call<T> {
 impl<T> Call<T> {
     pub(super) fn new(message: &Message<'_>, plain: bool, stream: Arc<Stream>, own: T) -> Self {
         let token = message.meta().and_then(|meta| meta.progress_token).map(|token| Box::from(token.raw()));
-        Self { id: message.id.map(Id::raw).unwrap_or_default().into(), token, plain, stream, own }
+        let listens = message.method() == Method::SubscriptionsListen.as_str();
+        Self { id: message.id.map(Id::raw).unwrap_or_default().into(), token, plain, listens, stream, own }
     }
 }
 
@@ -100,11 +104,11 @@ impl<K: Eq + Hash, T> Calls<K, T> {
         self.last_use = Instant::now();
     }
 
-    /// How many clients wait, and when a message last passed or a client left.
+    /// How many clients wait for an answer, and when a message last passed or a client left.
     pub(super) fn usage(&self) -> (usize, Instant) {
-        let left = || self.open.values().map(|call| call.stream.left());
-        let last = left().flatten().fold(self.last_use, Instant::max);
-        (left().filter(Option::is_none).count(), last)
+        let left = || self.open.values().map(|call| (call, call.stream.left()));
+        let last = left().filter_map(|(_, left)| left).fold(self.last_use, Instant::max);
+        (left().filter(|(call, left)| !call.listens && left.is_none()).count(), last)
     }
 
     /// When a message last passed or a client left; `None` while one waits for an answer.
@@ -131,6 +135,16 @@ impl<K: Eq + Hash, T> Calls<K, T> {
         self.ended.get_or_insert_default();
     }
 
+    /// Ends every subscription with its result, because the child is about to be ended and owes it nothing else.
+    pub(super) fn complete(&mut self) {
+        self.open.retain(|_, call| {
+            if call.listens {
+                call.stream.finish(completion(&call.id), End::Done);
+            }
+            !call.listens
+        });
+    }
+
     /// Ends every call, because the child has ended.
     pub(super) fn fail(&mut self, why: &Why) {
         self.ended = Some(why.clone());
@@ -139,6 +153,12 @@ impl<K: Eq + Hash, T> Calls<K, T> {
             call.stream.finish(message, End::Failed(why.clone()));
         }
     }
+}
+
+/// The result of a subscription.
+fn completion(id: &[u8]) -> Bytes {
+    const TAG: &[u8] = br#","result":{"resultType":"complete","_meta":{"io.modelcontextprotocol/subscriptionId":"#;
+    Bytes::from([br#"{"jsonrpc":"2.0","id":"#, id, TAG, id, b"}}}"].concat())
 }
 
 /// How a child's messages are read: they may be larger than a caller's.

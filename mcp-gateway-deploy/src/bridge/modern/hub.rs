@@ -46,8 +46,6 @@ struct State {
 /// What is known of a call beside the usual.
 struct Own {
     caller: Caller,
-    /// A subscription, whose result names it once more.
-    listens: bool,
     /// A list of tools, whose annotations are learnt.
     lists: bool,
 }
@@ -113,9 +111,8 @@ impl Hub {
             state.calls.used();
             let number = state.next;
             state.next += 1;
-            let listens = message.method() == Method::SubscriptionsListen.as_str();
             let lists = message.method() == Method::ToolsList.as_str();
-            let call = Call::new(message, plain, Arc::clone(&stream), Own { caller, listens, lists });
+            let call = Call::new(message, plain, Arc::clone(&stream), Own { caller, lists });
             state.calls.insert(number, call);
             number
         };
@@ -159,8 +156,14 @@ impl Hub {
                 () = self.ending.notified() => break false,
             }
         };
-        // Who calls from here on gets a new child.
-        self.lock().calls.end();
+        {
+            // Who calls from here on gets a new child.
+            let mut state = self.lock();
+            state.calls.end();
+            if !broken {
+                state.calls.complete();
+            }
+        }
         let why: Why = if broken { life.epitaph().await.map(Arc::from) } else { None };
         drop(life);
         self.lock().calls.fail(&why);
@@ -279,7 +282,8 @@ fn restored(line: &Bytes, message: &Message<'_>, own: u64, call: &Call<Own>) -> 
     if let Some(place) = message.id.and_then(|id| range(line, id.raw())) {
         edits.push((place, &*call.id));
     }
-    if call.own.listens
+    // The result of a subscription names it once more.
+    if call.listens
         && let Some(subscription) = Ties::of_result(line).subscription()
         && number(subscription.get().as_bytes()) == Some(own)
         && let Some(place) = range(line, subscription.get().as_bytes())

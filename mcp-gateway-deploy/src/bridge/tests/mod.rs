@@ -349,6 +349,23 @@ async fn a_call_holds_the_child_while_its_client_waits_and_no_longer() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_open_subscription_is_not_use_and_ends_with_its_result() {
+    let script = Script::new(Speaks::Modern);
+    let bridge = script.bridge();
+    let message = json!({"jsonrpc": "2.0", "id": "a", "method": "subscriptions/listen", "params": {"_meta": {}}});
+    let mut open = Client::modern(&bridge).modern_call(message, "").await.unwrap();
+    next(&mut open.body).await.unwrap();
+    assert_eq!(bridge.usage().calls, 0);
+    let since = bridge.usage().last_use;
+    tokio::time::sleep(Duration::from_secs(3_000)).await;
+    assert_eq!(bridge.usage().last_use, since);
+    bridge.shutdown();
+    let (_, end) = open.all().await.pop().unwrap();
+    let result = json!({"resultType": "complete", "_meta": {"io.modelcontextprotocol/subscriptionId": "a"}});
+    assert_eq!(end, json!({"jsonrpc": "2.0", "id": "a", "result": result}));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_client_of_one_object_that_left_holds_no_child() {
     let script = Script::new(Speaks::Legacy);
     let bridge = script.bridge();
