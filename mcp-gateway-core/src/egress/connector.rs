@@ -1,6 +1,6 @@
 //! Connects to the address that was checked.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,10 +10,12 @@ use std::time::Duration;
 use http::Uri;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::client::legacy::connect::dns::Name;
+use hyper_util::client::legacy::connect::dns::{GaiResolver, Name};
+use hyper_util::client::legacy::connect::proxy::Tunnel;
 use rustls::{ClientConfig, RootCertStore};
 use tower_service::Service;
 
+use super::proxy::{EgressProxy, Way};
 use super::{Connections, Counting, EgressPolicy};
 use crate::BoxError;
 
@@ -28,11 +30,8 @@ pub fn connector(
     connections: Arc<Connections>,
 ) -> EgressConnector {
     let policy = policy.map(Arc::new);
-    let mut http = HttpConnector::new_with_resolver(Resolver);
-    http.enforce_http(false);
-    http.set_nodelay(true);
-    http.set_connect_timeout(Some(connect_timeout));
-    http.set_keepalive(Some(Duration::from_secs(60)));
+    let http = plain(Resolver, connect_timeout);
+    let to_proxy = plain(GaiResolver::new(), connect_timeout);
     let own = policy.as_ref().map_or(&[][..], |policy| policy.trusted());
     let roots = webpki_roots::TLS_SERVER_ROOTS.iter().chain(own).cloned().collect();
     let tls = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
@@ -45,14 +44,25 @@ pub fn connector(
         .with_tls_config(tls)
         .https_or_http()
         .enable_all_versions()
-        .wrap_connector(Checked { http, policy });
+        .wrap_connector(Checked { http, to_proxy, connect_timeout, policy });
     Counting { inner, connections }
+}
+
+fn plain<R>(resolver: R, connect_timeout: Duration) -> HttpConnector<R> {
+    let mut http = HttpConnector::new_with_resolver(resolver);
+    http.enforce_http(false);
+    http.set_nodelay(true);
+    http.set_connect_timeout(Some(connect_timeout));
+    http.set_keepalive(Some(Duration::from_secs(60)));
+    http
 }
 
 /// Resolves a name, checks every address, and connects to those that are permitted.
 #[derive(Clone)]
 pub struct Checked {
     http: HttpConnector<Resolver>,
+    to_proxy: HttpConnector<GaiResolver>,
+    connect_timeout: Duration,
     policy: Option<Arc<EgressPolicy>>,
 }
 
@@ -75,11 +85,18 @@ impl Service<Uri> for Checked {
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         let mut http = self.http.clone();
+        let to_proxy = self.to_proxy.clone();
+        let connect_timeout = self.connect_timeout;
         let policy = self.policy.clone();
         Box::pin(async move {
             let host = uri.host().ok_or("the URL has no host")?.to_owned();
             let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
             let plain = host.trim_matches(['[', ']']);
+            if let Some(policy) = &policy
+                && let Way::Proxy(proxy) = policy.way(plain, port)?
+            {
+                return tunnel(to_proxy, proxy, &host, port, connect_timeout).await;
+            }
             let addresses: Vec<IpAddr> = match plain.parse() {
                 Ok(address) => vec![address],
                 Err(_) => tokio::net::lookup_host((plain, port)).await?.map(|address| address.ip()).collect(),
@@ -100,6 +117,30 @@ impl Service<Uri> for Checked {
             }
             Err(refused.unwrap_or_else(|| "the name has no address".into()))
         })
+    }
+}
+
+/// A tunnel through the proxy.
+async fn tunnel(
+    to_proxy: HttpConnector<GaiResolver>,
+    proxy: &EgressProxy,
+    host: &str,
+    port: u16,
+    connect_timeout: Duration,
+) -> Result<<HttpConnector<GaiResolver> as Service<Uri>>::Response, BoxError> {
+    let mut tunnel = Tunnel::new(proxy.url.clone(), to_proxy);
+    if let Some(authorization) = &proxy.authorization {
+        tunnel = tunnel.with_auth(authorization.clone());
+    }
+    // Names the port also where it is the scheme's own, as `CONNECT` has to.
+    let to = Uri::builder().scheme("https").authority(format!("{host}:{port}")).path_and_query("/").build()?;
+    let connecting = async {
+        poll_fn(|cx| tunnel.poll_ready(cx)).await?;
+        tunnel.call(to).await
+    };
+    match tokio::time::timeout(connect_timeout, connecting).await {
+        Ok(connected) => connected.map_err(|error| format!("the proxy {}: {error}", proxy.url).into()),
+        Err(_) => Err(format!("the proxy {} did not open a tunnel in time", proxy.url).into()),
     }
 }
 

@@ -7,9 +7,11 @@ mod connections;
 mod connector;
 mod fetch;
 mod policy;
+mod proxy;
 
 pub(crate) use self::connections::Exchange;
 pub use self::connections::{Connections, Counted, Counting};
 pub use self::connector::{EgressConnector, connector};
 pub use self::fetch::{Fetch, FetchError, FetchOptions, Fetched, Fetcher, get_json};
-pub use self::policy::{AllowRule, AllowRuleError, Blocked, EgressPolicy};
+pub use self::policy::{AllowRule, AllowRuleError, Blocked, EgressPolicy, NameBlocked};
+pub use self::proxy::{EgressProxy, EgressProxyError};

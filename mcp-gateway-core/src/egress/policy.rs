@@ -1,11 +1,14 @@
 //! Which addresses may be reached.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::str::FromStr;
 
 use ipnet::IpNet;
 use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, TrustAnchor};
+
+use super::proxy::{EgressProxy, Literal, Way, is_localhost, literal};
 
 /// Refuses special-use addresses (RFC 6890), with holes that the operator opens on purpose.
 ///
@@ -23,6 +26,7 @@ pub struct EgressPolicy {
     allow: Vec<AllowRule>,
     own: Vec<SocketAddr>,
     trusted: Vec<TrustAnchor<'static>>,
+    proxy: Option<EgressProxy>,
 }
 
 /// A hole: a network, or a name with an optional port.
@@ -37,6 +41,13 @@ pub enum AllowRule {
         /// This port only.
         port: Option<u16>,
     },
+}
+
+impl AllowRule {
+    fn names(&self, host: &str, port: u16) -> bool {
+        matches!(self, Self::Name { host: name, port: only }
+            if name.eq_ignore_ascii_case(host) && only.is_none_or(|only| only == port))
+    }
 }
 
 /// Neither an address, a network nor a name.
@@ -70,6 +81,11 @@ impl FromStr for AllowRule {
     }
 }
 
+/// The name may not be asked of the proxy.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0} is no name that a proxy may be asked for; allow it in egress.allow to reach it directly")]
+pub struct NameBlocked(pub String);
+
 /// The address may not be reached.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{host} is at the {class} address {address}, which outbound calls may not reach; allow it in egress.allow")]
@@ -85,7 +101,7 @@ pub struct Blocked {
 impl EgressPolicy {
     /// A policy with these holes.
     pub fn new(allow: impl IntoIterator<Item = AllowRule>) -> Self {
-        Self { allow: allow.into_iter().collect(), own: Vec::new(), trusted: Vec::new() }
+        Self { allow: allow.into_iter().collect(), ..Self::default() }
     }
 
     /// The same, refusing calls to where the gateway itself listens, under whatever name and whatever else is allowed.
@@ -113,6 +129,31 @@ impl EgressPolicy {
         Ok(self)
     }
 
+    /// The same, reaching what no hole is for through this proxy.
+    #[must_use]
+    pub fn through(mut self, proxy: EgressProxy) -> Self {
+        self.proxy = Some(proxy);
+        self
+    }
+
+    /// How to reach this host. Addresses that are reached directly are checked with [`permits`](Self::permits).
+    pub(super) fn way(&self, host: &str, port: u16) -> Result<Way<'_>, crate::BoxError> {
+        let Some(proxy) = &self.proxy else { return Ok(Way::Direct) };
+        let hole = |address: Option<IpAddr>| {
+            self.allow.iter().any(|rule| match (rule, address) {
+                (AllowRule::Net(net), Some(address)) => net.contains(&address),
+                (rule, _) => rule.names(host, port),
+            })
+        };
+        match literal(host) {
+            Literal::Address(address) if hole(Some(address)) => Ok(Way::Direct),
+            Literal::Address(address) => Ok(self.permits(address, host, port).map(|()| Way::Proxy(proxy))?),
+            Literal::Name if hole(None) => Ok(Way::Direct),
+            Literal::Name if !is_localhost(host) => Ok(Way::Proxy(proxy)),
+            Literal::Name | Literal::Disguised => Err(NameBlocked(host.to_owned()).into()),
+        }
+    }
+
     /// The authorities that are trusted beside Mozilla's.
     pub(super) fn trusted(&self) -> &[TrustAnchor<'static>] {
         &self.trusted
@@ -131,9 +172,7 @@ impl EgressPolicy {
         let Some(class) = special(address) else { return Ok(()) };
         let hole = self.allow.iter().any(|rule| match rule {
             AllowRule::Net(net) => net.contains(&address) || net.contains(&plain),
-            AllowRule::Name { host: name, port: only } => {
-                name.eq_ignore_ascii_case(host) && only.is_none_or(|only| only == port)
-            }
+            AllowRule::Name { .. } => rule.names(host, port),
         });
         if hole { Ok(()) } else { blocked(class) }
     }
@@ -150,9 +189,11 @@ fn leads_to(address: IpAddr, listener: IpAddr) -> bool {
     address == listener || (loopback && listener.is_loopback())
 }
 
-/// Whether this machine has the address: only then can something be bound to it.
+/// Whether this machine has the address: only then can something be bound to it. Where it cannot be found out, because
+/// no file can be opened for instance, it has.
 fn is_here(address: IpAddr) -> bool {
-    address.is_loopback() || address.is_unspecified() || UdpSocket::bind((address, 0)).is_ok()
+    let absent = |error: io::Error| error.kind() == io::ErrorKind::AddrNotAvailable;
+    address.is_loopback() || address.is_unspecified() || !UdpSocket::bind((address, 0)).is_err_and(absent)
 }
 
 /// The IPv4 address inside an IPv6 one: mapped, compatible, NAT64, 6to4.
@@ -273,6 +314,32 @@ mod tests {
         assert!(!permits("10.0.0.1", "another.internal", 1));
         for bad in ["", "-x", "10.0.0.0/33", "a b", "x:99999", ".x"] {
             assert!(bad.parse::<AllowRule>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_proxy_is_asked_for_names_and_public_addresses_alone() {
+        let rules = ["10.0.0.0/8", "mcp.internal:8443"].map(|rule| rule.parse().unwrap());
+        let proxy: EgressProxy = "http://proxy:3128".parse().unwrap();
+        let policy = EgressPolicy::new(rules).without_loops_to(["203.0.114.9:80".parse().unwrap()]).through(proxy);
+        let way = |host, port| policy.way(host, port).map(|way| way == Way::Direct).ok();
+        for (host, port, direct) in [
+            ("api.example", 443, Some(false)),
+            ("1.1.1.1", 443, Some(false)),
+            ("10.1.2.3", 80, Some(true)),
+            ("mcp.internal", 8443, Some(true)),
+            ("mcp.internal", 443, Some(false)),
+            ("192.168.1.1", 80, None),
+            ("169.254.169.254", 80, None),
+            ("::1", 80, None),
+            ("::ffff:127.0.0.1", 80, None),
+            ("203.0.114.9", 80, None),
+            ("127.1", 80, None),
+            ("0x7f000001", 80, None),
+            ("localhost", 80, None),
+            ("a.LOCALHOST.", 80, None),
+        ] {
+            assert_eq!(way(host, port), direct, "{host}:{port}");
         }
     }
 

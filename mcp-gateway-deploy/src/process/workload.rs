@@ -165,7 +165,11 @@ impl Inner {
         // Noted before it starts: a child whose start nobody lived to note is found by its mark.
         self.journal.starting(mark).map_err(failed)?;
         let group = self.cgroups.as_ref().map(|cgroups| cgroups.make(&mark.to_string(), &self.limits.group));
-        let group = group.transpose().map_err(failed)?.map(Arc::new);
+        let group = group.transpose().map_err(|error| {
+            self.journal.ended(mark);
+            failed(error)
+        });
+        let group = group?.map(Arc::new);
         let kept = Kept {
             mark,
             journal: Arc::clone(&self.journal),

@@ -78,6 +78,12 @@ impl Config {
             ("limits.connect_timeout_seconds", self.limits.connect_timeout_seconds),
             ("limits.head_timeout_seconds", self.limits.head_timeout_seconds),
             ("limits.keep_alive_seconds", self.limits.keep_alive_seconds),
+            ("limits.write_timeout_seconds", self.limits.write_timeout_seconds),
+            ("limits.bridge.line_bytes", self.limits.bridge.line_bytes as u64),
+            ("limits.bridge.calls", self.limits.bridge.calls as u64),
+            ("limits.bridge.queued_lines", self.limits.bridge.queued_lines as u64),
+            ("limits.bridge.kept_events", self.limits.bridge.kept_events as u64),
+            ("limits.bridge.kept_bytes", self.limits.bridge.kept_bytes as u64),
             ("limits.streams_per_connection", self.limits.streams_per_connection.into()),
             ("limits.body_first_byte_seconds", self.limits.body_first_byte_seconds),
             ("limits.body_chunk_seconds", self.limits.body_chunk_seconds),
@@ -198,7 +204,8 @@ impl Config {
     /// Where calls to remote servers may go.
     ///
     /// # Errors
-    /// When an entry of the lists is neither address, network nor name, or `egress.ca_bundle` cannot be used.
+    /// When an entry of the lists is neither address, network nor name, `egress.proxy` is no proxy's URL, or
+    /// `egress.ca_bundle` cannot be used.
     pub fn egress_policy(&self) -> Result<EgressPolicy, ConfigError> {
         let mut rules: Vec<AllowRule> = Vec::new();
         for (name, list) in
@@ -208,7 +215,10 @@ impl Config {
                 rules.push(text.parse().map_err(|error| ConfigError::value(format!("{name}[{index}]"), error))?);
             }
         }
-        let policy = EgressPolicy::new(rules).without_loops_to([self.listen].into_iter().chain(self.ops_listen));
+        let mut policy = EgressPolicy::new(rules).without_loops_to([self.listen].into_iter().chain(self.ops_listen));
+        if let Some(proxy) = &self.egress.proxy {
+            policy = policy.through(proxy.parse().map_err(|error| ConfigError::value("egress.proxy", error))?);
+        }
         let Some(path) = &self.egress.ca_bundle else { return Ok(policy) };
         let wrong = |problem: &dyn std::fmt::Display| {
             ConfigError::value("egress.ca_bundle", format!("{}: {problem}", path.display()))

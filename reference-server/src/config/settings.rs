@@ -99,6 +99,10 @@ section! {
         /// PEM file with certificates of authorities that remote servers may have theirs from, beside those that
         /// browsers trust. Read at the start.
         ca_bundle: Option<PathBuf> = None,
+        /// Proxy that opens tunnels (`CONNECT`) to remote servers: `http://proxy.corp:3128`, with `user:password@` before
+        /// the host if it asks for them. Names and addresses in `egress.allow` are reached directly. Not set: everything
+        /// is.
+        proxy: Option<String> = None,
         /// Calls to remote servers.
         upstream: EgressPurpose = EgressPurpose::default(),
     }
@@ -209,6 +213,8 @@ section! {
         head_timeout_seconds: u64 = 10,
         /// How long a connection may be idle between requests, and the head of a further request may take.
         keep_alive_seconds: u64 = 75,
+        /// How long a client may take nothing of what is on its way to it, before its connection is cut.
+        write_timeout_seconds: u64 = 120,
         /// Requests at once on one HTTP/2 connection.
         streams_per_connection: u32 = 250,
         /// How long the first byte of a body may take.
@@ -235,17 +241,19 @@ section! {
         rate: Rates = Rates::default(),
         /// Child processes.
         children: Children = Children::default(),
+        /// What passes between a child and its callers.
+        bridge: BridgeLimits = BridgeLimits::default(),
     }
 }
 
 section! {
     /// `limits.rate`.
     pub struct Rates {
-        /// Calls of one caller.
+        /// Requests of one caller, whatever they carry.
         principal: RateSetting = RateSetting::default(),
         /// Requests of one address, before anybody knows who calls.
         address: RateSetting = RateSetting::default(),
-        /// Calls of one server, all callers together.
+        /// Calls of one server, all callers together. Notifications and answers of clients are no calls, here and below.
         server: RateSetting = RateSetting::default(),
         /// Calls of one tool, each caller alone.
         tool: RateSetting = RateSetting::default(),
@@ -281,6 +289,22 @@ section! {
         total: usize = 200,
         /// Starts of one caller in a minute.
         starts_per_minute: usize = 60,
+    }
+}
+
+section! {
+    /// `limits.bridge`. Bodies have `limits.body_bytes` here too, and legacy sessions `limits.children.per_server`.
+    pub struct BridgeLimits {
+        /// Bytes of one line that a child writes. A child that writes a longer one is ended.
+        line_bytes: usize = 16 << 20,
+        /// Requests under way at once of one session, or of the child that callers of 2026-07-28 share.
+        calls: usize = 256,
+        /// Messages that wait until a child reads them; then callers wait.
+        queued_lines: usize = 64,
+        /// Events of a stream that are kept until they are read, and for resumption.
+        kept_events: usize = 1_024,
+        /// Bytes of such events.
+        kept_bytes: usize = 4 << 20,
     }
 }
 

@@ -47,6 +47,7 @@ fn a_wrong_value_names_its_path() {
         ("listen: here", "listen"),
         ("trusted_proxies: [10.0.0.0/33]", "trusted_proxies[0]"),
         ("egress: {allow: [10.0.0.0/8, a b]}", "egress.allow[1]"),
+        ("egress: {proxy: 'https://proxy:3128'}", "egress.proxy"),
         ("egress: {upstream: {allow: ['-']}}", "egress.upstream.allow[0]"),
         ("audit: {durability: never}", "audit.durability"),
         ("audit: {redact_headers: ['a b']}", "audit.redact_headers[0]"),

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::net::sockopt::set_tcp_user_timeout;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
@@ -26,6 +27,8 @@ pub struct ListenerOptions {
     pub head_timeout: Duration,
     /// How long a connection may be idle, and the head of a further request may take.
     pub keep_alive: Duration,
+    /// How long bytes may be on their way to a client that takes none of them.
+    pub write_timeout: Duration,
     /// Header fields of a request.
     pub header_count: usize,
     /// Bytes of a request's header fields.
@@ -35,12 +38,13 @@ pub struct ListenerOptions {
 }
 
 impl Default for ListenerOptions {
-    /// 10,000 connections, 10 s, 75 s, 100 fields, 32 KiB, 250 requests.
+    /// 10,000 connections, 10 s, 75 s, 120 s, 100 fields, 32 KiB, 250 requests.
     fn default() -> Self {
         Self {
             connections: 10_000,
             head_timeout: Duration::from_secs(10),
             keep_alive: Duration::from_secs(75),
+            write_timeout: Duration::from_secs(120),
             header_count: 100,
             header_bytes: 32 << 10,
             streams_per_connection: 250,
@@ -84,7 +88,7 @@ impl Listener {
         loop {
             let accepted = tokio::select! {
                 () = drain.begun.cancelled() => return,
-                accepted = self.accept(&room) => accepted,
+                accepted = self.accept(&room, options.write_timeout) => accepted,
             };
             let Some((socket, peer, permit)) = accepted else { continue };
             let (protocols, dispatch) = (Arc::clone(&protocols), dispatch.clone());
@@ -107,12 +111,16 @@ impl Listener {
     async fn accept(
         &self,
         room: &Arc<Semaphore>,
+        write_timeout: Duration,
     ) -> Option<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
         let permit = Arc::clone(room).acquire_owned().await.ok()?;
         match self.socket.accept().await {
             Ok((socket, peer)) => {
-                // Events are small and must leave at once.
-                if let Err(error) = socket.set_nodelay(true) {
+                // Events are small and must leave at once. A client that takes none of them must not hold its stream,
+                // and what sends it, for ever; nor must one that is gone without a word.
+                let millis = u32::try_from(write_timeout.as_millis()).unwrap_or(u32::MAX);
+                let set = set_tcp_user_timeout(&socket, millis).map_err(io::Error::from);
+                if let Err(error) = socket.set_nodelay(true).and(set) {
                     tracing::debug!(%peer, %error, "a connection ended while it was accepted");
                     return None;
                 }
@@ -128,5 +136,23 @@ impl Listener {
                 None
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_client_that_takes_nothing_is_cut() {
+        let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let client = TcpStream::connect(listener.address()).await.unwrap();
+        let room = Arc::new(Semaphore::new(1));
+        let (mut socket, ..) = listener.accept(&room, Duration::from_millis(500)).await.unwrap();
+        let sent = async { while socket.write_all(&[b'x'; 64 << 10]).await.is_ok() {} };
+        tokio::time::timeout(Duration::from_secs(60), sent).await.expect("it is cut in time");
+        drop(client);
     }
 }

@@ -13,6 +13,7 @@ use mcp_gateway_core::contract::{
     WorkloadId,
 };
 use mcp_gateway_core::snapshot::Snapshots;
+use mcp_gateway_deploy::bridge::BridgeOptions;
 use mcp_gateway_deploy::process::{Cgroup, ChildLimits, Launcher, ProcessOptions, ProcessRuntime, launcher};
 
 use super::storage::audit_file;
@@ -71,6 +72,7 @@ pub(super) fn runtime(
         total: children.total,
         starts_per_minute: children.starts_per_minute,
     };
+    process.bridge = bridge(config);
     if let Some(program) = options.launcher.clone().filter(|_| settings.sandbox) {
         process.launcher = Some(Launcher { program, args: vec!["stdio".into(), "--sandbox".into()] });
     }
@@ -93,6 +95,19 @@ pub(super) fn runtime(
     let data_dir = process.data_dir.clone();
     let runtime = ProcessRuntime::new(process).with_context(|| format!("runtime.process: {}", data_dir.display()))?;
     Ok(Some(runtime))
+}
+
+fn bridge(config: &Config) -> BridgeOptions {
+    let limits = &config.limits.bridge;
+    let mut bridge = BridgeOptions::default();
+    bridge.max_body = usize::try_from(config.limits.body_bytes).unwrap_or(usize::MAX);
+    bridge.max_sessions = config.limits.children.per_server;
+    bridge.max_line = limits.line_bytes;
+    bridge.max_calls = limits.calls;
+    bridge.write_queue = limits.queued_lines;
+    bridge.buffer_events = limits.kept_events;
+    bridge.buffer_bytes = limits.kept_bytes;
+    bridge
 }
 
 /// What no child may read: keys, records, the audit trail, and catalogs, whose entries hold secrets of other servers.

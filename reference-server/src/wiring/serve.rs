@@ -316,6 +316,7 @@ fn listener_options(config: &Config, capacity: Capacity) -> ListenerOptions {
         connections: capacity.connections,
         head_timeout: Duration::from_secs(config.limits.head_timeout_seconds),
         keep_alive: Duration::from_secs(config.limits.keep_alive_seconds),
+        write_timeout: Duration::from_secs(config.limits.write_timeout_seconds),
         header_count: config.limits.header_count,
         header_bytes: config.limits.header_bytes,
         streams_per_connection: config.limits.streams_per_connection,

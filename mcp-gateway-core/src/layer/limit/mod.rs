@@ -14,7 +14,7 @@ use self::open::PerCaller;
 use super::admit::is_stream;
 use super::gate::{Gate, gate_layer};
 use crate::MaybeReady;
-use crate::context::McpContext;
+use crate::context::{McpContext, MessageKind};
 use crate::contract::{Allow, Budget, LimitKey, Limited, RateLimiter};
 use crate::record::{Principal, Subject};
 use crate::refusal::Refusal;
@@ -99,7 +99,8 @@ impl Gate for CallerLimitLayer {
 
 gate_layer!(CallerLimitLayer);
 
-/// Limits calls by what is called: per server, and per server and tool.
+/// Limits requests by what is called: per server, and per server and tool. Notifications and a client's answers belong
+/// to a request that was counted.
 ///
 /// Required facts: `route`, `message`. It runs behind the peek: in the legacy era the tool is in the body, and a
 /// server's budget needs the resolved id, or a caller could choose the keys.
@@ -142,6 +143,9 @@ impl Gate for TargetLimitLayer {
         let Some(message) = cx.message() else {
             return Err(Refusal::layer_absent("message", "PeekLayer")).into();
         };
+        if message.kind != MessageKind::Request {
+            return Ok(()).into();
+        }
         let tenant = cx.principal().map_or("", |principal| principal.subject.tenant.as_str());
         let server = self.0.server.map(|rate| rate.budget("server", format!("{tenant} {}", route.id)));
         let tool = match (self.0.tool, message.method.as_deref(), &message.target, cx.principal()) {

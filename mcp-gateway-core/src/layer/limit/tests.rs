@@ -1,6 +1,7 @@
 use http::Method;
 
 use super::*;
+use crate::context::MessageFacts;
 use crate::contract::SystemClock;
 use crate::memory::MemoryRateLimiter;
 use crate::record::{Actor, ActorKind};
@@ -49,4 +50,25 @@ fn callers_without_anything_under_way_are_forgotten() {
         assert!(enter(&layer, Method::GET, Principal::new("local", id.to_string())).is_err());
     }
     assert_eq!((layer.0.calls.callers(), layer.0.streams.callers()), (0, 0));
+}
+
+#[test]
+fn only_requests_use_up_what_a_server_has() {
+    let rate = Some(Rate { limit: 1, seconds: 60 });
+    let layer = TargetLimitLayer::new(MemoryRateLimiter::new(SystemClock, 10), rate, None);
+    let judge = |kind| {
+        let cx = McpContext::new(&SystemClock);
+        cx.set_principal(Arc::new(Principal::new("local", "ada"))).unwrap();
+        cx.set_route(Arc::new(crate::record::Route::remote("a"))).unwrap();
+        cx.set_message(MessageFacts { kind, ..MessageFacts::none() }).unwrap();
+        let (mut parts, ()) = http::Request::builder().extension(cx).body(()).unwrap().into_parts();
+        match layer.judge(&mut parts) {
+            MaybeReady::Ready(judgement) => judgement.is_ok(),
+            MaybeReady::Wait(_) => panic!("nothing to wait for"),
+        }
+    };
+    let uncounted = [MessageKind::Notification, MessageKind::Response, MessageKind::None];
+    assert_eq!(uncounted.map(judge), [true; 3]);
+    assert_eq!([MessageKind::Request; 2].map(judge), [true, false]);
+    assert_eq!(uncounted.map(judge), [true; 3]);
 }
