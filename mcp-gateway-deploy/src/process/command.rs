@@ -81,6 +81,42 @@ fn unsupported(detail: String) -> RuntimeError {
     }
 }
 
+/// Refuses packages without an exact version: a start may run what was published a minute ago.
+pub(super) fn check_pinned(program: &Program) -> Result<(), RuntimeError> {
+    let (package, pinned, example) = match program {
+        Program::Npx { package, .. } => {
+            let version = package.trim_start_matches('@').split_once('@').map(|(_, version)| version);
+            (package, version.is_some_and(is_semver), "name@1.2.3")
+        }
+        Program::Uvx { package, .. } => {
+            let exact = package.split_once("==").or_else(|| package.split_once('@')).map(|(_, version)| version);
+            (package, exact.is_some_and(is_pep440), "name==1.2.3")
+        }
+        _ => return Ok(()),
+    };
+    if pinned {
+        return Ok(());
+    }
+    let name = Untrusted(package);
+    Err(unsupported(format!(
+        "{name} names no exact version: write it like {example}, or set runtime.process.require_versions: false"
+    )))
+}
+
+/// An exact version of npm: three numbers, then what SemVer allows. Two numbers are a range, a word is a tag.
+fn is_semver(version: &str) -> bool {
+    let core = version.split(['-', '+']).next().unwrap_or_default();
+    let numbers: Vec<&str> = core.split('.').collect();
+    let number = |text: &&str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    numbers.len() == 3 && numbers.iter().all(number)
+}
+
+/// An exact version of PyPI: it begins with a number, and holds no wildcard and no second clause.
+fn is_pep440(version: &str) -> bool {
+    version.starts_with(|first: char| first.is_ascii_digit())
+        && version.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".+!-_".contains(&byte))
+}
+
 /// `name`, `@scope/name`, each with `@version`. No `git:`, `file:`, `http:` or aliases: packages come from the registry.
 fn is_npm_package(spec: &str) -> bool {
     let (scope, rest) = match spec.strip_prefix('@').map(|rest| rest.split_once('/')) {
@@ -188,6 +224,26 @@ mod tests {
         {
             assert_eq!(pypi_name(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn exact_versions_are_told_from_ranges_and_tags() {
+        let npx = |package: &str| check_pinned(&Program::Npx { package: package.into(), args: vec![] });
+        let uvx = |package: &str| check_pinned(&Program::Uvx { package: package.into(), command: None, args: vec![] });
+        for good in ["a@1.2.3", "@a/b@2026.8.31", "a@1.2.3-rc.1+b"] {
+            npx(good).unwrap();
+        }
+        for bad in ["a", "@a/b", "a@latest", "a@1", "a@1.2", "a@^1.2.3", "a@1.2.x", "a@1.2.3.4", "@a/b@>=1.2.3"] {
+            let error = npx(bad).unwrap_err();
+            assert!(error.detail.unwrap().contains("require_versions"), "{bad}");
+        }
+        for good in ["a==1", "a==1.2.3", "a[x]==1.0rc1", "a@1.2"] {
+            uvx(good).unwrap();
+        }
+        for bad in ["a", "a[x]", "a>=1.2", "a~=1.2", "a==1.*", "a==1,!=2", "a@latest"] {
+            assert!(uvx(bad).is_err(), "{bad}");
+        }
+        check_pinned(&Program::Command { command: "cat".into(), args: vec![] }).unwrap();
     }
 
     #[test]

@@ -29,8 +29,10 @@ pub struct ProcessOptions {
     pub path: OsString,
     /// Variables of this process that every child gets when they are set: proxies, certificates, package indexes, locale.
     pub pass_env: Vec<String>,
-    /// Whether npm packages may run scripts when they are installed.
+    /// Whether packages may run code when they are installed: scripts of npm, builds of source distributions of PyPI.
     pub install_scripts: bool,
+    /// Whether packages without an exact version are refused.
+    pub require_versions: bool,
     /// How many children there may be, and how often they may start.
     pub children: ChildLimits,
     /// How long a child waits that ended by itself before it is started again.
@@ -155,6 +157,7 @@ impl ProcessOptions {
             path: std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into()),
             pass_env: PASSED.iter().map(|&name| name.to_owned()).collect(),
             install_scripts: false,
+            require_versions: false,
             children: ChildLimits::default(),
             backoff: Backoff::default(),
             grace: Grace::default(),

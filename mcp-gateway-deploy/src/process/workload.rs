@@ -20,7 +20,7 @@ use ulid::Ulid;
 
 use super::cgroup::{Cgroups, Group, GroupLimits};
 use super::child::{Exit, Launch, Process, launch};
-use super::command::{add_env, command_line};
+use super::command::{add_env, check_pinned, command_line};
 use super::journal::{Journal, MARK};
 use super::launcher::Sandbox;
 use super::limits::{Children, Counted};
@@ -99,6 +99,9 @@ impl WorkloadSpawner {
         cgroups: Option<Cgroups>,
         history: Arc<History>,
     ) -> Result<Self, RuntimeError> {
+        if options.require_versions {
+            check_pinned(&workload.program)?;
+        }
         let line = command_line(&workload.program, &options.path)?;
         let dirs = Dirs::of(&options.data_dir, &workload.id)?;
         let mut env = environment(options, &dirs);
@@ -313,6 +316,7 @@ fn environment(options: &ProcessOptions, dirs: &Dirs) -> BTreeMap<OsString, OsSt
     set("npm_config_audit", "false".into());
     if !options.install_scripts {
         set("npm_config_ignore_scripts", "true".into());
+        set("UV_NO_BUILD", "1".into());
     }
     set("UV_CACHE_DIR", dirs.cache.join("uv").into());
     set("UV_PYTHON_INSTALL_DIR", dirs.cache.join("python").into());

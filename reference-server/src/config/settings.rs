@@ -138,8 +138,10 @@ section! {
         writable: Vec<PathBuf> = Vec::new(),
         /// Further environment variables of this process that children get.
         pass_env: Vec<String> = Vec::new(),
-        /// Whether npm packages may run scripts when they are installed.
+        /// Whether packages may run code when they are installed: scripts of npm, builds of source distributions of PyPI.
         install_scripts: bool = false,
+        /// Whether packages must name an exact version. Not set: unless this server listens on loopback.
+        require_versions: Option<bool> = None,
         /// Where children get control groups: `auto` for below this process's own group if that is possible, `off`, or a
         /// folder of a cgroup2 file system that is for nothing else. Without them memory is limited for each process,
         /// processor time and the number of processes are not.

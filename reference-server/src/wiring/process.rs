@@ -48,6 +48,7 @@ pub(super) fn runtime(
     }
     process.pass_env.extend(settings.pass_env.iter().cloned());
     process.install_scripts = settings.install_scripts;
+    process.require_versions = settings.require_versions.unwrap_or(!config.is_loopback());
     process.user = settings.uid.zip(settings.gid);
     if let Some((_, gid)) = process.user {
         // Their folders are below it. They may pass, and see neither what is in it nor, by its mode, any file.
