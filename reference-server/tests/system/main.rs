@@ -26,3 +26,4 @@ mod support;
 #[cfg(feature = "otel")]
 mod traces;
 mod upstream_tls;
+mod waking;
