@@ -4,6 +4,7 @@
 //! `serve` starts itself once more, before there is a second thread: without its variables, which come back as its
 //! standard input, a file in memory that nobody else has.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::unix::process::CommandExt as _;
@@ -23,10 +24,18 @@ const STDIN: &str = "stdin";
 pub(super) type Variable = (String, String);
 
 /// The variables of this program as they are, for commands that end soon.
-pub(super) fn read() -> Vec<Variable> {
-    let own =
-        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    own.filter(|(name, _)| name.starts_with(OWN) && name != TAKEN).collect()
+///
+/// # Errors
+/// When one is not UTF-8: it says a setting that nobody would read.
+pub(super) fn read() -> anyhow::Result<Vec<Variable>> {
+    own(std::env::vars_os())
+}
+
+fn own(variables: impl Iterator<Item = (OsString, OsString)>) -> anyhow::Result<Vec<Variable>> {
+    let own = variables
+        .filter(|(name, _)| name.as_encoded_bytes().starts_with(OWN.as_bytes()) && name != TAKEN)
+        .map(|(name, value)| Some((name.clone().into_string().ok()?, value.into_string().ok()?)).ok_or(name));
+    own.collect::<Result<_, OsString>>().map_err(|name| anyhow::anyhow!("{} is not UTF-8", name.display()))
 }
 
 /// The same, after which they are no longer in this process's environment.
@@ -42,7 +51,7 @@ pub(super) fn take() -> anyhow::Result<Vec<Variable>> {
         rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
         return Ok(unpack(&text));
     }
-    let variables = read();
+    let variables = read()?;
     if variables.is_empty() {
         return Ok(variables);
     }
@@ -76,7 +85,19 @@ fn unpack(text: &str) -> Vec<Variable> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStringExt as _;
+
     use super::*;
+
+    #[test]
+    fn a_setting_that_is_no_text_is_named() {
+        let with = |name: &str, value: &[u8]| (OsString::from(name), OsString::from_vec(value.to_vec()));
+        let foreign = || with("LANG", b"\xff");
+        let read = own([foreign(), with("MCP_GATEWAY__LISTEN", b"x"), with(TAKEN, b"stdin")].into_iter()).unwrap();
+        assert_eq!(read, [("MCP_GATEWAY__LISTEN".to_owned(), "x".to_owned())]);
+        let error = own([foreign(), with("MCP_GATEWAY__DATABASE", b"\xff")].into_iter()).unwrap_err();
+        assert_eq!(error.to_string(), "MCP_GATEWAY__DATABASE is not UTF-8");
+    }
 
     #[test]
     fn variables_come_back_as_they_were() {

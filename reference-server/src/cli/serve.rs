@@ -16,7 +16,7 @@ use crate::wiring::{Server, StartOptions, raise_open_files};
 const BOOTSTRAP_TOKEN: &str = "MCP_GATEWAY_BOOTSTRAP_TOKEN";
 
 pub(super) fn load(file: Option<&PathBuf>) -> anyhow::Result<Config> {
-    load_with(file, &environment::read())
+    load_with(file, &environment::read()?)
 }
 
 fn load_with(file: Option<&PathBuf>, variables: &[Variable]) -> anyhow::Result<Config> {
@@ -24,7 +24,7 @@ fn load_with(file: Option<&PathBuf>, variables: &[Variable]) -> anyhow::Result<C
 }
 
 pub(super) fn run(file: Option<PathBuf>, args: &ServeArgs) -> anyhow::Result<ExitCode> {
-    let variables = if args.print_config { environment::read() } else { environment::take()? };
+    let variables = if args.print_config { environment::read()? } else { environment::take()? };
     let config = load_with(file.as_ref(), &variables)?;
     let open_files = raise_open_files();
     if args.print_config {
