@@ -128,7 +128,9 @@ class Nginx:
 
 # One entry for each path of the upstream: a call's path ends at the server's id.
 ENTRIES = {"/mcp": "small", "/mcp/65536": "json64k", "/mcp/1048576": "json1m",
-           "/sse/65536": "sse64k", "/sse/1048576": "sse1m", "/idle": "idle", "/rpc": "rpc"}
+           "/sse/65536": "sse64k", "/sse/1048576": "sse1m", "/idle": "idle", "/rpc": "rpc", "/sessions": "sessions"}
+# What brings events from the spool to the store. Writing them to the spool is part of the call, which waits for it.
+INGEST = ("audit-drain", "audit-sqlite")
 BIG = [path for path in ENTRIES if path[-1].isdigit()]
 
 
@@ -197,21 +199,23 @@ def script(folder, target, modern):
 def closed(folder, target, path="/mcp", connections=16, modern=False, seconds=SECONDS, check=True):
     """One closed-loop run: calls a second, bytes a second, p50 and p99 in µs, CPU in µs a call."""
     before = target.process.cpu() if target.process else 0
+    ingest = target.process.cpu_of(INGEST) if target.process else 0
     command = ["taskset", "-c", "1", "wrk", "-t1", f"-c{connections}", f"-d{seconds}", "-s",
                str(script(folder, target, modern)), target.url(path)]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     cpu = (target.process.cpu() if target.process else 0) - before
+    ingest = (target.process.cpu_of(INGEST) if target.process else 0) - ingest
     result = next((line for line in output.splitlines() if line.startswith("RESULT ")), None)
     if result is None:
         raise SystemExit(f"wrk said nothing of its result:\n{output}")
     calls, microseconds, size, errors, p50, p99 = map(int, result.split()[1:])
-    note(f"wrk {target.name} {path} c={connections}{' modern' if modern else ''}: {result}; cpu {cpu:.2f} s")
+    note(f"wrk {target.name} {path} c={connections}{' modern' if modern else ''}: {result}; cpu {cpu:.2f} s, of it ingest {ingest:.2f} s")
     if errors or not calls:
         raise SystemExit(f"{errors} calls of {calls} to {target.name} failed:\n{output}")
     if check:
         target.check(calls)
     return {"calls": calls, "calls_s": calls * 1e6 / microseconds, "bytes_s": size * 1e6 / microseconds,
-            "p50": p50, "p99": p99, "cpu": cpu * 1e6 / calls}
+            "p50": p50, "p99": p99, "cpu": cpu * 1e6 / calls, "ingest": ingest * 1e6 / calls}
 
 
 def open_loop(target, rate, modern=False):
@@ -248,6 +252,31 @@ def idle(target, streams):
     after = target.process.rss()
     note(f"idle {target.name}: {streams} streams {rss} KiB, closed {after} KiB")
     return {"open": rss, "closed": after}
+
+
+def sessions(folder, gateway):
+    """KiB that the gateway holds before and after runs in which every call begins a legacy session and leaves it idle."""
+    closed(folder, gateway, "/sessions")
+    rss, begun = [gateway.process.rss()], 0
+    for _ in range(RUNS):
+        begun += closed(folder, gateway, "/sessions")["calls"]
+        rss.append(gateway.process.rss())
+    note(f"idle sessions: KiB before and after: {rss}; {begun} sessions")
+    return {"growth": (rss[-1] - rss[0]) * 1024 / begun, "begun": begun}
+
+
+def own_layers():
+    """µs that a legacy call takes from its request in memory to its answer in memory, no socket and no spool."""
+    calls, took = 20_000 if QUICK else 200_000, []
+    for _ in range(RUNS):
+        spent = []
+        for count in (calls, 2 * calls):
+            begun = time.monotonic()
+            subprocess.run(["taskset", "-c", "0", BENCHES / "micro", "stack-legacy-1k", str(count)], check=True)
+            spent.append(time.monotonic() - begun)
+        took.append((spent[1] - spent[0]) * 1e6 / calls)
+    note("own layers, µs a call: " + " ".join(f"{each:.2f}" for each in took))
+    return statistics.median(took)
 
 
 def store_away(folder, gateway):
@@ -303,6 +332,12 @@ def report(found, commit, load):
     rows = [
         ("CPU a call", f"{gateway['cpu']:.1f} µs", "≤ 50 µs", verdict(gateway["cpu"], 50)),
         ("CPU a call, to nginx's", f"{gateway['cpu'] / nginx['cpu']:.2f} ×", "≤ 3 ×", verdict(gateway["cpu"] / nginx["cpu"], 3)),
+        ("of it the request path, spool included", f"{gateway['cpu'] - gateway['ingest']:.1f} µs", "≤ 35 µs",
+         verdict(gateway["cpu"] - gateway["ingest"], 35)),
+        ("the request path, to nginx's", f"{(gateway['cpu'] - gateway['ingest']) / nginx['cpu']:.2f} ×", "≤ 2.2 ×",
+         verdict((gateway["cpu"] - gateway["ingest"]) / nginx["cpu"], 2.2)),
+        ("of it audit ingest, an event", f"{gateway['ingest']:.1f} µs", "≤ 15 µs", verdict(gateway["ingest"], 15)),
+        ("own layers, in memory", f"{found['own']:.1f} µs", "< 5 µs", verdict(found["own"], 5)),
         ("throughput, to nginx's", f"{gateway['calls_s'] / nginx['calls_s']:.2f} ×", "≥ 0.35 ×",
          verdict(gateway["calls_s"] / nginx["calls_s"], 0.35, False)),
         ("throughput, to direct", f"{gateway['calls_s'] / direct['calls_s']:.2f} ×", "", ""),
@@ -321,6 +356,9 @@ def report(found, commit, load):
     ratio = found["idle"]["gateway"][most]["open"] / found["idle"]["nginx"][most]["open"]
     rows.append((f"memory with {most:,} idle streams, to nginx's", f"{ratio:.2f} ×", "≤ 1.6 × at 9,000",
                  verdict(ratio, 1.6) if most == 9_000 else "not measured"))
+    kept = found["sessions"]
+    rows.append((f"kept for each of {kept['begun']:,} idle legacy sessions", f"{kept['growth']:.1f} B", "nothing (< 8 B)",
+                 verdict(kept["growth"], 8)))
     growth = found["away"][-1] - found["away"][1]
     rows.append(("growth in later runs while the audit store is away", f"{growth / 1024:.1f} MiB", "≤ 2 MiB",
                  verdict(growth, 2 * 1024)))
@@ -424,6 +462,7 @@ def main():
         for target in everyone:
             closed(folder, target, seconds=1)
         found["call"], found["modern"] = eras(everyone, lambda target, modern: closed(folder, target, modern=modern))
+        found["own"] = own_layers()
         loads.append(os.getloadavg()[0])
         found["one"] = each(everyone, lambda target: closed(folder, target, connections=1))
         found["paced"] = each(proxies, lambda target: open_loop(target, 0.7 * found["call"][target.name]["calls_s"]))
@@ -438,6 +477,7 @@ def main():
             rival = McpProxy(RIVAL, upstream, folder / "mcp-proxy", free_port(), start)
             found["rival"] = each((gateway, rival), lambda target: closed(folder, target, "/rpc"))
             rival.process.stop()
+        found["sessions"] = sessions(folder, gateway)
         found["away"] = store_away(folder, gateway)
         found["lost"] = gateway.lost
         loads.append(os.getloadavg()[0])

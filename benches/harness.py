@@ -50,6 +50,15 @@ class Process:
             ticks += int(fields[11]) + int(fields[12])
         return ticks / TICKS
 
+    def cpu_of(self, names):
+        """The same of the threads with these names."""
+        ticks = 0
+        for task in pathlib.Path(f"/proc/{self.popen.pid}/task").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                name, fields = (task / "stat").read_text().split("(", 1)[1].rsplit(")", 1)
+                ticks += sum(map(int, fields.split()[11:13])) if name in names else 0
+        return ticks / TICKS
+
     def rss(self):
         """KiB that are resident, those shared among its processes counted once."""
         total = 0

@@ -1,10 +1,12 @@
 //! A fast MCP server for benchmarks: it reads a call and answers with a result of a fixed size.
 //!
 //! `/mcp` answers 1 KB JSON, `/mcp/65536` so many bytes, `/sse/65536` the same as one server-sent event; GET opens a
-//! stream that stays silent. `/rpc` reads what is said to it, for what wants a real server of the 2025-11-25 revision.
+//! stream that stays silent. `/sessions` begins a legacy session with each answer. `/rpc` reads what is said to it, for
+//! what wants a real server of the 2025-11-25 revision.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -30,11 +32,15 @@ async fn main() -> anyhow::Result<()> {
     serve(options.listen, tower::service_fn(answer)).await
 }
 
+/// Sessions that were begun.
+static SESSIONS: AtomicU64 = AtomicU64::new(0);
+
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 async fn answer(request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
     let size = request.uri().path().rsplit('/').next().and_then(|size| size.parse().ok()).unwrap_or(1024);
     let events = request.uri().path().starts_with("/sse");
+    let begins = request.uri().path() == "/sessions";
     let get = request.method() == Method::GET;
     if request.uri().path() == "/rpc" {
         return Ok(if get { status(StatusCode::METHOD_NOT_ALLOWED) } else { rpc(request.into_body()).await });
@@ -49,6 +55,12 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Body>, Infallible
         return Ok(typed("text/event-stream", StreamBody::new(silent).boxed_unsync()));
     }
     let answer = result(size);
+    if begins {
+        let number = SESSIONS.fetch_add(1, Ordering::Relaxed);
+        let mut response = typed("application/json", full(answer).boxed_unsync());
+        response.headers_mut().insert("mcp-session-id", number.into());
+        return Ok(response);
+    }
     Ok(if events {
         let event = [b"event: message\ndata: ", &answer[..], b"\n\n"].concat();
         typed("text/event-stream", full(event.into()).boxed_unsync())
