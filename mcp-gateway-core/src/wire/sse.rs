@@ -2,7 +2,8 @@
 //!
 //! Clients differ in how they split streams; a gateway that inspects events must see what the strictest reader of the
 //! standard sees, and pass on what the server wrote. So every event comes with its raw bytes, and the raw bytes of all
-//! events, put together with the rest that [`Splitter::finish`] returns, are the stream.
+//! events, put together with the rest that [`Splitter::finish`] returns, are the stream; only byte order marks at its
+//! start are left out: some clients remove one, others take it for a part of the first field's name.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -73,7 +74,7 @@ pub struct Splitter {
     /// Chunks that have not been searched.
     waiting: VecDeque<Bytes>,
     search: Search,
-    /// Nothing has been split off yet: a byte order mark may stand here.
+    /// Nothing has been split off yet: byte order marks may stand here.
     at_start: bool,
     failed: bool,
 }
@@ -128,7 +129,7 @@ impl Splitter {
             if !chunk.is_empty() {
                 self.waiting.push_front(chunk);
             }
-            return Ok(Some(Event::parse(raw, std::mem::take(&mut self.at_start))));
+            return Ok(Some(Event::parse(self.unmarked(raw))));
         }
         Ok(None)
     }
@@ -139,7 +140,17 @@ impl Splitter {
         for chunk in std::mem::take(&mut self.waiting) {
             self.held.extend_from_slice(&chunk);
         }
-        self.held.freeze()
+        let rest = std::mem::take(&mut self.held).freeze();
+        self.unmarked(rest)
+    }
+
+    /// The first bytes of the stream without byte order marks.
+    fn unmarked(&mut self, mut bytes: Bytes) -> Bytes {
+        let first = std::mem::take(&mut self.at_start);
+        while first && bytes.starts_with(BOM) {
+            bytes = bytes.slice(BOM.len()..);
+        }
+        bytes
     }
 }
 
@@ -152,7 +163,7 @@ struct Search {
     line: usize,
     /// The last byte was a CR that ended a line; a LF here belongs to it.
     after_cr: bool,
-    /// The current line is the first of the stream, and its first `mark` bytes are those of a byte order mark.
+    /// The current line is the first of the stream, and its first `mark` bytes are those of byte order marks.
     first_line: bool,
     mark: usize,
 }
@@ -161,7 +172,9 @@ impl Search {
     /// Goes on through a chunk, up to the end of an event if there is one, and returns where that is.
     fn advance(&mut self, chunk: &[u8]) -> Option<usize> {
         let mut pos = 0;
-        while self.first_line && self.line == self.mark && chunk.get(pos).is_some_and(|b| BOM.get(self.mark) == Some(b))
+        while self.first_line
+            && self.line == self.mark
+            && chunk.get(pos).is_some_and(|&byte| BOM[self.mark % BOM.len()] == byte)
         {
             self.mark += 1;
             self.line += 1;
@@ -177,7 +190,7 @@ impl Search {
                 return None;
             };
             let length = self.line + found;
-            let blank = length == 0 || self.first_line && length == BOM.len() && self.mark == BOM.len();
+            let blank = length == 0 || self.first_line && length == self.mark && length.is_multiple_of(BOM.len());
             self.line = 0;
             self.first_line = false;
             self.after_cr = chunk[pos + found] == b'\r';
@@ -194,14 +207,11 @@ impl Search {
 }
 
 impl Event {
-    fn parse(raw: Bytes, at_start: bool) -> Self {
+    fn parse(raw: Bytes) -> Self {
         let mut event =
             Self { data: Bytes::new(), has_data: false, id: None, event: None, retry: None, raw: Bytes::new() };
         let mut joined: Option<BytesMut> = None;
         let mut rest = &raw[..];
-        if at_start {
-            rest = rest.strip_prefix(BOM).unwrap_or(rest);
-        }
         while !rest.is_empty() {
             let end = memchr2(b'\r', b'\n', rest).unwrap_or(rest.len());
             let (line, tail) = rest.split_at(end);
