@@ -15,6 +15,7 @@ pub mod egress;
 pub mod gateway;
 pub mod layer;
 pub mod memory;
+pub mod policy;
 pub mod record;
 pub mod refusal;
 pub mod seal;
