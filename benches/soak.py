@@ -13,7 +13,6 @@ import re
 import secrets
 import shutil
 import signal
-import sqlite3
 import statistics
 import subprocess
 import sys
@@ -183,14 +182,24 @@ def check_answers(clients, kills):
         print("       ", *line)
 
 
+def events(gateway):
+    """The whole trail, newest first."""
+    cursor = ""
+    while cursor is not None:
+        url = gateway.url_of(f"/api/v1/audit-events?limit=1000{cursor and '&cursor=' + cursor}")
+        page = json.loads(harness.answers(url, {"Authorization": f"Bearer {gateway.token}"})[1])
+        yield from page["items"]
+        cursor = page["next_cursor"]
+
+
 def check_trail(gateway, runs):
     """One row for each call that was answered, never two for any."""
-    with contextlib.closing(sqlite3.connect(f"file:{gateway.trail()}?mode=ro", uri=True)) as database:
-        rows = dict(database.execute(
-            "SELECT trim(json_extract(detail, '$.rpc_id'), '\"') AS id, count(*) FROM event "
-            "WHERE category = 'mcp' AND kind IN ('exchange', 'refused') AND id IS NOT NULL GROUP BY id"))
-        streams = dict(database.execute("SELECT kind, count(*) FROM event WHERE kind IN ('opened', 'closed') GROUP BY kind"))
-        unknown, = database.execute("SELECT count(*) FROM event WHERE outcome = 'unknown'").fetchone()
+    rows, streams, unknown = collections.Counter(), collections.Counter(), 0
+    for event in events(gateway):
+        streams[event["kind"]] += event["kind"] in ("opened", "closed")
+        unknown += event["outcome"] == "unknown"
+        if event["category"] == "mcp" and event["kind"] in ("exchange", "refused") and event["rpc_id"] is not None:
+            rows[event["rpc_id"].strip('"')] += 1
     answered = hung_up = 0
     lost, twice = [], []
     for clients in runs:
@@ -281,6 +290,9 @@ def main():
         check(gateway.process.popen.poll() == 0, f"the gateway ended in peace ({gateway.process.popen.poll()})")
         check(not children(), f"no process outlives the gateway ({len(children())})")
         check_answers(main_run, watch.kills)
+        # Whatever was left in the spool is in the trail after the next start.
+        gateway.start()
+        running.append(gateway.process)
         check_trail(gateway, runs)
         if failures:
             # Beside the log's lines the first start's key is there.

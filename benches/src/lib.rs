@@ -1,5 +1,6 @@
 //! What the benchmarks share: the messages they send and a plain HTTP server loop.
 
+pub mod audit;
 pub mod memory;
 
 use std::convert::Infallible;

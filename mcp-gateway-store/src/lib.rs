@@ -2,6 +2,7 @@
 //!
 //! Every store implements a contract of [`mcp_gateway_core::contract`] and passes its suite.
 
+mod append;
 pub mod spool;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;

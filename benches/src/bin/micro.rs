@@ -14,19 +14,28 @@ use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
 use http_body_util::BodyExt as _;
 use jiff::Timestamp;
+use mcp_gateway_benches::audit::event;
 use mcp_gateway_benches::memory::{MemoryGateway, api_key, local};
 use mcp_gateway_benches::{legacy_call, modern_call, result};
 use mcp_gateway_core::MaybeReady;
-use mcp_gateway_core::contract::{Authenticator as _, Incarnation, Resource, SystemClock};
+use mcp_gateway_core::contract::{
+    AuditRow, AuditStore as _, Authenticator as _, Incarnation, Resource, StreamId, SystemClock,
+};
 use mcp_gateway_core::memory::{MemoryKeys, MemoryStore};
-use mcp_gateway_core::record::Principal;
+use mcp_gateway_core::record::{EventKind, Principal};
 use mcp_gateway_core::seal::{RingOptions, SessionKeyRing, SessionOwner, SessionPlain, SessionSealer};
 use mcp_gateway_core::wire::outcome::Scanner;
 use mcp_gateway_core::wire::sse::Splitter;
 use mcp_gateway_core::wire::{Limits, mirror, peek};
+use mcp_gateway_store::sqlite::{SqliteAuditOptions, SqliteAuditStore};
 use tower::ServiceExt as _;
+use ulid::Ulid;
 
-const NAMES: [&str; 12] = [
+/// Callers whose events are written, and rows that are written at a time.
+const USERS: u64 = 100;
+const BATCH: u64 = 500;
+
+const NAMES: [&str; 13] = [
     "peek-legacy-1k",
     "peek-modern-1k",
     "mirror-check",
@@ -39,6 +48,7 @@ const NAMES: [&str; 12] = [
     "api-key",
     "stack-legacy-1k",
     "stack-modern-1k",
+    "audit-sqlite-100",
 ];
 
 fn main() -> anyhow::Result<()> {
@@ -62,6 +72,7 @@ fn main() -> anyhow::Result<()> {
         "api-key" => authenticate(iterations),
         "stack-legacy-1k" => block_on(stack(false, iterations)),
         "stack-modern-1k" => block_on(stack(true, iterations)),
+        "audit-sqlite-100" => block_on(audit_rows(100 * u64::from(iterations))),
         _ => bail!("no benchmark {name}; there are: {}", NAMES.join(", ")),
     }
 }
@@ -185,4 +196,16 @@ async fn stack(modern: bool, iterations: u32) -> anyhow::Result<()> {
 fn modern_headers() -> [(HeaderName, HeaderValue); 3] {
     [("mcp-protocol-version", "2026-07-28"), ("mcp-method", "tools/call"), ("mcp-name", "echo")]
         .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+}
+
+/// Rows into SQLite, as many at a time as the spool has for it under load; a third is what making them costs.
+async fn audit_rows(rows: u64) -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let store = SqliteAuditStore::open(folder.path().join("audit.db"), SqliteAuditOptions::default())?;
+    let stream = StreamId(Ulid::nil());
+    let row = |seq| AuditRow { stream, seq, event: event(seq, USERS, EventKind::Exchange) };
+    for n in 0..rows / BATCH {
+        store.append((n * BATCH..(n + 1) * BATCH).map(row).collect()).await?;
+    }
+    Ok(())
 }

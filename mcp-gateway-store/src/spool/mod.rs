@@ -16,6 +16,7 @@ mod error;
 mod event;
 mod key;
 mod options;
+mod read_ahead;
 mod replay;
 mod segment;
 mod stats;

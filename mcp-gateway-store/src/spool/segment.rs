@@ -11,9 +11,6 @@
 //! fields as associated data. A block's nonce is its counter, which never repeats in a segment, also when a write
 //! failed; its 40 bytes of head are associated data. What does not open is a torn tail: the reader stops before it.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
-
 use aes_gcm::Aes256Gcm;
 use mcp_gateway_core::contract::StreamId;
 use mcp_gateway_core::record::AuditEvent;
@@ -22,6 +19,8 @@ use zeroize::Zeroizing;
 
 use super::event::Entry;
 use super::key::{self, KEY, NONCE, SpoolKey, TAG};
+use super::read_ahead::{ReadAhead, Source};
+use crate::append;
 
 /// The version of the format.
 pub(super) const VERSION: u16 = 2;
@@ -158,28 +157,7 @@ pub(super) fn begin_block(out: &mut Vec<u8>) -> usize {
 
 /// Appends an entry to the block.
 pub(super) fn push_entry(entry: &Entry<'_>, out: &mut Vec<u8>) {
-    postcard::serialize_with_flavor(entry, Append(out)).expect("every field is of a known length");
-}
-
-/// Writes to the end of a vector, text in one piece.
-struct Append<'a>(&'a mut Vec<u8>);
-
-impl postcard::ser_flavors::Flavor for Append<'_> {
-    type Output = ();
-
-    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
-        self.0.push(byte);
-        Ok(())
-    }
-
-    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
-        self.0.extend_from_slice(bytes);
-        Ok(())
-    }
-
-    fn finalize(self) -> postcard::Result<()> {
-        Ok(())
-    }
+    append::postcard(entry, out).expect("every field is of a known length");
 }
 
 /// Seals the block that began at `start`.
@@ -202,25 +180,6 @@ fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     bytes[at..at + N].try_into().expect("the length is N, and callers stay inside")
 }
 
-/// What a segment is read from.
-pub(super) trait Source {
-    fn read_at(&self, out: &mut [u8], at: u64) -> std::io::Result<()>;
-}
-
-impl Source for File {
-    fn read_at(&self, out: &mut [u8], at: u64) -> std::io::Result<()> {
-        self.read_exact_at(out, at)
-    }
-}
-
-impl Source for &[u8] {
-    fn read_at(&self, out: &mut [u8], at: u64) -> std::io::Result<()> {
-        let from = usize::try_from(at).ok().and_then(|at| self.get(at..)?.get(..out.len()));
-        out.copy_from_slice(from.ok_or(std::io::ErrorKind::UnexpectedEof)?);
-        Ok(())
-    }
-}
-
 /// An entry that was read.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Read {
@@ -230,13 +189,12 @@ pub(super) enum Read {
 
 /// Reads a segment block by block.
 pub(super) struct SegmentReader<S> {
-    source: S,
+    source: ReadAhead<S>,
     pub(super) head: Head,
     cipher: Aes256Gcm,
     /// Where the next block begins, and how far the segment may be read.
     pub(super) offset: u64,
     pub(super) limit: u64,
-    buffer: Vec<u8>,
 }
 
 /// The outcome of looking at the next block.
@@ -258,7 +216,7 @@ impl<S: Source> SegmentReader<S> {
         }
         source.read_at(&mut bytes, 0)?;
         let (head, cipher) = Head::open(&bytes, local)?;
-        Ok(Self { source, head, cipher, offset: HEAD as u64, limit, buffer: Vec::new() })
+        Ok(Self { source: ReadAhead::new(source), head, cipher, offset: HEAD as u64, limit })
     }
 
     /// Reads the next block's entries into `out`, or only steps over it when `wanted` says so.
@@ -271,23 +229,23 @@ impl<S: Source> SegmentReader<S> {
         if room == 0 {
             return Ok(Next::End);
         }
-        let mut head_bytes = [0; BLOCK_HEAD];
         if room < BLOCK_HEAD as u64 {
             return Ok(Next::Torn);
         }
-        self.source.read_at(&mut head_bytes, self.offset)?;
+        let head_bytes: [u8; BLOCK_HEAD] = field(self.source.bytes(self.offset, BLOCK_HEAD, self.limit)?, 0);
         let Some((head, len)) = BlockHead::read(&head_bytes) else { return Ok(Next::Torn) };
         if room - (BLOCK_HEAD as u64) < len as u64 {
             return Ok(Next::Torn);
         }
         if wanted(&head) {
-            self.buffer.resize(len, 0);
-            self.source.read_at(&mut self.buffer, self.offset + BLOCK_HEAD as u64)?;
-            let (body, tag) = self.buffer.split_at_mut(len - TAG);
-            let authentic = key::open(&self.cipher, &nonce(head.counter), &head_bytes, body, &field(tag, 0));
+            let sealed = self.source.bytes(self.offset + BLOCK_HEAD as u64, len, self.limit)?;
+            let (body, tag) = sealed.split_at_mut(len - TAG);
+            let tag = field(tag, 0);
             let before = out.len();
+            let authentic = key::open(&self.cipher, &nonce(head.counter), &head_bytes, body, &tag);
             if !authentic || decode(body, &head, out).is_none() {
                 out.truncate(before);
+                self.source.forget();
                 return Ok(Next::Torn);
             }
         }

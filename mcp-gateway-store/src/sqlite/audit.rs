@@ -15,8 +15,9 @@ use mcp_gateway_core::record::FieldSealer;
 use rusqlite::Connection;
 use rusqlite::types::Value;
 use tokio::sync::oneshot;
-use ulid::Ulid;
 
+use super::audit_presence::Place;
+use super::audit_query::Selection;
 use super::audit_row::{self, COLUMNS};
 use super::audit_writer::{Request, Writer, open_body};
 use super::connection::open_writer;
@@ -27,13 +28,15 @@ use super::{Durability, OpenError};
 
 /// Requests that may wait for the writer. The spool's drain has one at a time.
 const WAITING: usize = 64;
-/// Pages (of 4 KiB) in the write-ahead log before they are moved to the file: 32 MiB, so that a page of an index that
-/// changes with every batch is moved once for many batches.
-const CHECKPOINT_PAGES: u32 = 8_192;
+/// Bytes of a page: twice SQLite's default, as rows are longer than those of most tables. A commit writes whole pages.
+const PAGE: u32 = 8_192;
+/// Pages in the write-ahead log before they are moved to the file: 32 MiB, so that a page that changes with every batch
+/// is moved once for many batches.
+const CHECKPOINT_PAGES: u32 = 4_096;
 /// Rows that a prune deletes in one transaction, so that appends get their turn in between.
 const PRUNE: usize = 2_000;
 
-const SCHEMA: Schema = Schema { name: "audit", migrations: &[include_str!("audit.sql")] };
+const SCHEMA: Schema = Schema { name: "audit-trail", migrations: &[include_str!("audit.sql")] };
 
 /// Keeps the audit trail in a SQLite file of its own, for one process.
 ///
@@ -59,9 +62,6 @@ pub struct SqliteAuditOptions {
     pub readers: usize,
     /// After so much work in a batch the writer lets other threads run; 1 ms by default.
     pub yield_after: Duration,
-    /// Rows in one statement; 1 by default: in a transaction, a compiled statement a row costs less CPU than a long
-    /// `VALUES` list (measured by the bench `audit`).
-    pub statement_rows: usize,
 }
 
 impl Default for SqliteAuditOptions {
@@ -72,7 +72,6 @@ impl Default for SqliteAuditOptions {
             sealer: None,
             readers: 2,
             yield_after: Duration::from_millis(1),
-            statement_rows: 1,
         }
     }
 }
@@ -125,7 +124,7 @@ impl SqliteAuditStore {
             return Err(OpenError::Unsealed { path: path.to_owned() });
         }
         let lock = FileLock::acquire(path)?;
-        let mut connection = open_writer(path, options.durability)?;
+        let mut connection = open_writer(path, options.durability, PAGE)?;
         SCHEMA.migrate(&mut connection, path)?;
         connection
             .pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)
@@ -201,21 +200,11 @@ impl AuditStore for SqliteAuditStore {
             1..=StoreLimits::PAGE => {}
             _ => return Err(StoreError::new(StoreErrorKind::TooLarge, "query").because("more than 1,000 rows a page")),
         }
-        let Some(mut conditions) = Conditions::of(filter) else {
+        let Some(selection) = Selection::of(filter, after) else {
             return Ok(AuditPage { rows: Vec::new(), next: None });
         };
-        if let Some(cursor) = after {
-            conditions.add(
-                "(ts, stream, seq) < (?, ?, ?)",
-                [
-                    Value::Integer(cursor.ts.as_microsecond()),
-                    Value::Blob(cursor.stream.0.to_bytes().to_vec()),
-                    Value::Integer(audit_row::number(cursor.seq)),
-                ],
-            );
-        }
         let sealer = self.inner.sealer.clone();
-        self.inner.readers.run("query", move |connection| page(connection, conditions, limit, sealer.as_deref())).await
+        self.inner.readers.run("query", move |connection| page(connection, selection, limit, sealer.as_deref())).await
     }
 
     async fn usage(&self, window: &UsageWindow) -> Result<Usage, StoreError> {
@@ -226,8 +215,8 @@ impl AuditStore for SqliteAuditStore {
             server: window.server.clone(),
             ..AuditFilter::default()
         };
-        let Some(conditions) = Conditions::of(&filter) else { return Ok(Usage::default()) };
-        self.inner.readers.run("usage", move |connection| usage(connection, &conditions)).await
+        let Some(selection) = Selection::of(&filter, None) else { return Ok(Usage::default()) };
+        self.inner.readers.run("usage", move |connection| usage(connection, &selection)).await
     }
 
     async fn prune(&self, before: Timestamp) -> Result<u64, StoreError> {
@@ -236,62 +225,27 @@ impl AuditStore for SqliteAuditStore {
             let some = self.write("prune", |reply| Request::Prune { before, limit: PRUNE, reply }).await?;
             pruned += some;
             if some < PRUNE as u64 {
-                return Ok(pruned);
+                break;
             }
         }
-    }
-}
-
-/// A `WHERE` clause: fixed text, values bound.
-struct Conditions {
-    text: String,
-    values: Vec<Value>,
-}
-
-impl Conditions {
-    /// `None` when nothing can match.
-    fn of(filter: &AuditFilter) -> Option<Self> {
-        let mut conditions = Self { text: "1".to_owned(), values: Vec::new() };
-        let mut add = |text: &str, value: Option<Value>| {
-            if let Some(value) = value {
-                conditions.add(text, [value]);
-            }
-        };
-        let text = |text: &Option<String>| text.clone().map(Value::Text);
-        let micros = |time: Option<Timestamp>| time.map(|time| Value::Integer(time.as_microsecond()));
-        add("ts >= ?", micros(filter.from));
-        add("ts < ?", micros(filter.to));
-        add("server = ?", text(&filter.server));
-        add("subject = ?", text(&filter.subject));
-        add("tenant = ?", filter.tenant.as_ref().map(|tenant| Value::Text(tenant.as_str().to_owned())));
-        add("category = ?", filter.category.map(|category| Value::Text(category.as_str().to_owned())));
-        add("actor = ?", text(&filter.actor));
-        add("method = ?", text(&filter.method));
-        add("target = ?", text(&filter.target));
-        add("outcome = ?", filter.outcome.map(|outcome| Value::Text(outcome.as_str().to_owned())));
-        add("trace_id = ?", text(&filter.trace_id));
-        if let Some(id) = &filter.request_id {
-            let id = Ulid::from_string(id).ok()?;
-            add("request_id = ?", Some(Value::Blob(id.to_bytes().to_vec())));
+        let mut after = Some(Place::default());
+        while let Some(place) = after {
+            after = self
+                .write("prune", |reply| Request::PrunePresence { before, after: place, limit: PRUNE, reply })
+                .await?;
         }
-        Some(conditions)
-    }
-
-    fn add<const N: usize>(&mut self, text: &str, values: [Value; N]) {
-        self.text.push_str(" AND ");
-        self.text.push_str(text);
-        self.values.extend(values);
+        Ok(pruned)
     }
 }
 
 fn page(
     connection: &Connection,
-    conditions: Conditions,
+    selection: Selection,
     limit: usize,
     sealer: Option<&dyn FieldSealer>,
 ) -> Result<AuditPage, ReadError> {
-    let Conditions { text, mut values } = conditions;
-    let sql = format!("SELECT {COLUMNS} FROM event WHERE {text} ORDER BY ts DESC, stream DESC, seq DESC LIMIT ?");
+    let Selection { text, mut values, newest_first } = selection;
+    let sql = format!("SELECT {COLUMNS} {text} {newest_first} LIMIT ?");
     values.push(Value::Integer(i64::try_from(limit + 1).unwrap_or(i64::MAX)));
     let mut select = connection.prepare_cached(&sql)?;
     let mut rows: Vec<AuditRow> =
@@ -313,19 +267,18 @@ fn page(
     Ok(AuditPage { rows, next })
 }
 
-fn usage(connection: &Connection, conditions: &Conditions) -> Result<Usage, ReadError> {
+fn usage(connection: &Connection, selection: &Selection) -> Result<Usage, ReadError> {
     let sql = format!(
         "SELECT server, method, target, count(*), sum(outcome <> 'ok'),
                 count(DISTINCT length(tenant) || ':' || tenant || length(issuer) || ':' || issuer || subject),
                 CAST(avg(total_us) AS INTEGER)
-         FROM event
-         WHERE {} AND kind = 'exchange' AND server IS NOT NULL AND method IS NOT NULL
+         {} AND kind = 'exchange' AND server IS NOT NULL AND method IS NOT NULL
          GROUP BY server, method, target ORDER BY server, method, target",
-        conditions.text
+        selection.text
     );
     let mut select = connection.prepare_cached(&sql)?;
     let rows = select
-        .query_map(rusqlite::params_from_iter(&conditions.values), |row| {
+        .query_map(rusqlite::params_from_iter(&selection.values), |row| {
             Ok(UsageRow {
                 server: row.get(0)?,
                 method: row.get(1)?,

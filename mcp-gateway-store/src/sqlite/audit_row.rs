@@ -1,6 +1,5 @@
 //! Between audit events and table rows.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use base64::Engine;
@@ -9,7 +8,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use mcp_gateway_core::BoxError;
 use mcp_gateway_core::contract::{AuditRow, StreamId};
-use mcp_gateway_core::record::{ActorFacts, ActorKind, AuditBodies, AuditEvent, Label, Subject, TenantId};
+use mcp_gateway_core::record::{ActorFacts, AuditBodies, AuditEvent, Label, Subject, TenantId};
 use rusqlite::types::Type;
 use rusqlite::{Row, Statement};
 use serde::de::IntoDeserializer;
@@ -17,78 +16,13 @@ use serde::de::value::{Error as ValueError, StrDeserializer};
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
+use super::audit_detail::Detail;
+
 /// The columns, in the order of [`bind`] and [`read`].
 pub(super) const COLUMNS: &str = "ts, stream, seq, request_id, category, kind, tenant, issuer, subject, actor, server, \
                                   method, target, outcome, status, total_us, trace_id, detail";
 /// How many they are.
-pub(super) const WIDTH: usize = 18;
-
-/// What is neither searched nor counted. The names are short because every row has them: bytes are what a row costs.
-#[derive(Default, Serialize, Deserialize)]
-#[serde(default)]
-struct Detail<'a> {
-    #[serde(rename = "k", skip_serializing_if = "Option::is_none")]
-    actor_kind: Option<ActorKind>,
-    #[serde(rename = "n", skip_serializing_if = "Option::is_none")]
-    actor_name: Option<Text<'a>>,
-    #[serde(rename = "a", skip_serializing_if = "Option::is_none")]
-    address: Option<IpAddr>,
-    #[serde(rename = "ua", skip_serializing_if = "Option::is_none")]
-    user_agent: Option<Text<'a>>,
-    #[serde(rename = "c", skip_serializing_if = "Option::is_none")]
-    client_name: Option<Text<'a>>,
-    #[serde(rename = "cv", skip_serializing_if = "Option::is_none")]
-    client_version: Option<Text<'a>>,
-    #[serde(rename = "e", skip_serializing_if = "Option::is_none")]
-    era: Option<Text<'a>>,
-    #[serde(rename = "v", skip_serializing_if = "Option::is_none")]
-    protocol_version: Option<Text<'a>>,
-    #[serde(rename = "m", skip_serializing_if = "Option::is_none")]
-    http_method: Option<Text<'a>>,
-    #[serde(rename = "i", skip_serializing_if = "Option::is_none")]
-    rpc_id: Option<Text<'a>>,
-    #[serde(rename = "s", skip_serializing_if = "Option::is_none")]
-    session: Option<Text<'a>>,
-    #[serde(rename = "code", skip_serializing_if = "Option::is_none")]
-    rpc_code: Option<i64>,
-    #[serde(rename = "err", skip_serializing_if = "Option::is_none")]
-    error: Option<Text<'a>>,
-    #[serde(rename = "r", skip_serializing_if = "Option::is_none")]
-    rule: Option<Text<'a>>,
-    #[serde(rename = "fwd", skip_serializing_if = "Option::is_none")]
-    forwarded_target: Option<Text<'a>>,
-    #[serde(rename = "mreq", skip_serializing_if = "is_false")]
-    request_mutated: bool,
-    #[serde(rename = "mres", skip_serializing_if = "is_false")]
-    response_mutated: bool,
-    #[serde(rename = "in")]
-    bytes_in: u64,
-    #[serde(rename = "out")]
-    bytes_out: u64,
-    #[serde(rename = "msgs", skip_serializing_if = "is_zero")]
-    messages: u32,
-    #[serde(rename = "up", skip_serializing_if = "Option::is_none")]
-    upstream_us: Option<u64>,
-    #[serde(rename = "first", skip_serializing_if = "Option::is_none")]
-    first_byte_us: Option<u64>,
-}
-
-/// Text that is borrowed when it is written.
-type Text<'a> = std::borrow::Cow<'a, str>;
-
-#[allow(clippy::trivially_copy_pass_by_ref)]
-fn is_zero(number: &u32) -> bool {
-    *number == 0
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref)]
-fn is_false(flag: &bool) -> bool {
-    !*flag
-}
-
-fn cow(text: Option<&str>) -> Option<Text<'_>> {
-    text.map(Text::Borrowed)
-}
+const WIDTH: usize = 18;
 
 /// Captured bodies as they are sealed.
 #[derive(Serialize, Deserialize)]
@@ -99,44 +33,12 @@ struct Bodies {
     response_headers: Vec<(Box<str>, Box<str>)>,
 }
 
-/// Binds a row to the placeholders from `base` + 1 on.
-pub(super) fn bind(
-    statement: &mut Statement<'_>,
-    base: usize,
-    row: &AuditRow,
-    json: &mut Vec<u8>,
-) -> Result<(), rusqlite::Error> {
+/// Binds a row to the placeholders of a statement.
+pub(super) fn bind(statement: &mut Statement<'_>, row: &AuditRow, detail: &mut Vec<u8>) -> Result<(), rusqlite::Error> {
     let event = &row.event;
     let actor = event.actor.as_ref();
-    json.clear();
-    let detail = Detail {
-        actor_kind: actor.map(|actor| actor.kind),
-        actor_name: cow(actor.and_then(|actor| actor.name.as_deref())),
-        address: event.address,
-        user_agent: cow(event.user_agent.as_deref()),
-        client_name: cow(event.client_name.as_deref()),
-        client_version: cow(event.client_version.as_deref()),
-        era: cow(event.era.as_deref()),
-        protocol_version: cow(event.protocol_version.as_deref()),
-        http_method: cow(event.http_method.as_deref()),
-        rpc_id: cow(event.rpc_id.as_deref()),
-        session: cow(event.session.as_deref()),
-        rpc_code: event.rpc_code,
-        error: cow(event.error.as_deref()),
-        rule: cow(event.rule.as_deref()),
-        forwarded_target: cow(event.forwarded_target.as_deref()),
-        request_mutated: event.request_mutated,
-        response_mutated: event.response_mutated,
-        bytes_in: event.bytes_in,
-        bytes_out: event.bytes_out,
-        messages: event.messages,
-        upstream_us: event.upstream_us,
-        first_byte_us: event.first_byte_us,
-    };
-    serde_json::to_writer(&mut *json, &detail)
-        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
-    let json = std::str::from_utf8(json).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
-    let mut column = base;
+    Detail::write(event, detail).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
+    let mut column = 0;
     macro_rules! next {
         ($value:expr) => {{
             column += 1;
@@ -160,17 +62,17 @@ pub(super) fn bind(
     next!(event.status);
     next!(number(event.total_us));
     next!(event.trace_id.as_deref());
-    next!(json);
-    debug_assert_eq!(column, base + WIDTH);
+    next!(detail.as_slice());
+    debug_assert_eq!(column, WIDTH);
     Ok(())
 }
 
 /// Reads a row; bodies are added by the caller.
 pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<AuditRow> {
-    let detail: String = row.get(17)?;
-    let detail: Detail<'_> = serde_json::from_str(&detail).map_err(|error| corrupt(17, error))?;
-    let text = |text: Option<Text<'_>>| text.map(|text| Box::<str>::from(&*text));
-    let label = |text: Option<Text<'_>>| text.map(|text| Label::from(text.into_owned()));
+    let detail = row.get_ref(17)?.as_blob().map_err(|error| corrupt(17, error))?;
+    let detail = Detail::read(detail).map_err(|error| corrupt(17, error))?;
+    let text = |text: Option<&str>| text.map(Box::<str>::from);
+    let label = |text: Option<&str>| text.map(|text| Label::from(text.to_owned()));
     let tenant: Option<Arc<str>> = row.get(6)?;
     let issuer: Option<Arc<str>> = row.get(7)?;
     let subject: Option<Arc<str>> = row.get(8)?;
@@ -180,7 +82,7 @@ pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<AuditRow> {
             subject: Subject { tenant: TenantId::new(tenant), issuer, id: id_of_subject },
             kind,
             id,
-            name: detail.actor_name.map(|name| Arc::from(&*name)),
+            name: detail.actor_name.map(Arc::from),
         }),
         _ => None,
     };
@@ -206,7 +108,7 @@ pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<AuditRow> {
         status: row.get(14)?,
         rpc_code: detail.rpc_code,
         error: text(detail.error),
-        rule: detail.rule.map(|rule| Arc::from(&*rule)),
+        rule: detail.rule.map(Arc::from),
         forwarded_target: text(detail.forwarded_target),
         request_mutated: detail.request_mutated,
         response_mutated: detail.response_mutated,

@@ -6,8 +6,10 @@ use bytes::Bytes;
 use mcp_gateway_core::conformance::audit_store;
 use mcp_gateway_core::contract::{Key, StreamId};
 use mcp_gateway_core::record::{AuditBodies, AuditEvent, Category, EventKind};
+use ulid::Ulid;
 
 use super::*;
+use crate::sqlite::audit_presence::SERVER;
 
 /// Not a cipher: it shows what goes in and that the key is bound.
 struct Reversible;
@@ -41,8 +43,6 @@ async fn passes_the_suite() {
     let dir = tempfile::tempdir().unwrap();
     let fresh = || async { Arc::new(open(&dir, SqliteAuditOptions::default())) as Arc<dyn AuditStore> };
     audit_store::suite(fresh).await;
-    let many = SqliteAuditOptions { statement_rows: 64, ..SqliteAuditOptions::default() };
-    audit_store::suite(|| async { Arc::new(open(&dir, many.clone())) as Arc<dyn AuditStore> }).await;
     let sealed = open(&dir, SqliteAuditOptions::default().with_bodies(Arc::new(Reversible)));
     audit_store::keeps_bodies(&sealed).await;
 }
@@ -101,28 +101,90 @@ async fn prunes_more_than_one_transaction_holds() {
 }
 
 #[test]
-fn lists_and_counts_use_the_indexes() {
+fn nothing_is_sorted_and_nothing_else_is_read() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&dir, SqliteAuditOptions::default());
     let connection = Connection::open(store.inner.readers.path()).unwrap();
-    let plan = |filter: AuditFilter| {
-        let conditions = Conditions::of(&filter).unwrap();
-        let sql = format!(
-            "EXPLAIN QUERY PLAN SELECT {COLUMNS} FROM event WHERE {} ORDER BY ts DESC, stream DESC, seq DESC",
-            conditions.text
-        );
-        let mut statement = connection.prepare(&sql).unwrap();
-        let plan: Vec<String> = statement
-            .query_map(rusqlite::params_from_iter(conditions.values), |row| row.get(3))
-            .unwrap()
-            .collect::<Result<_, _>>()
-            .unwrap();
-        plan.join("; ")
+    let cursor = AuditCursor { ts: Timestamp::UNIX_EPOCH, stream: StreamId(Ulid::nil()), seq: 1 };
+    let everything = AuditFilter { from: Some(cursor.ts), to: Some(cursor.ts), ..AuditFilter::default() };
+    let (rows, seconds) = ("SEARCH event USING PRIMARY KEY (ts>? AND ts<?)", "SEARCH presence USING PRIMARY KEY");
+    let present = format!("{seconds} (what=? AND name=? AND second>? AND second<?); {rows}");
+    for (filter, expected) in [
+        (AuditFilter::default(), rows),
+        (AuditFilter { server: Some("a".into()), ..everything.clone() }, &*present),
+        (AuditFilter { subject: Some("a".into()), server: Some("a".into()), ..everything }, &*present),
+    ] {
+        for after in [None, Some(cursor)] {
+            let Selection { text, values, newest_first } = Selection::of(&filter, after).unwrap();
+            let sql = format!("EXPLAIN QUERY PLAN SELECT {COLUMNS} {text} {newest_first}");
+            let mut statement = connection.prepare(&sql).unwrap();
+            let plan = statement.query_map(rusqlite::params_from_iter(values), |row| row.get(3)).unwrap();
+            assert_eq!(plan.collect::<Result<Vec<String>, _>>().unwrap().join("; "), expected);
+        }
+    }
+}
+
+/// Seconds in which somebody is present.
+fn seconds(store: &SqliteAuditStore) -> Vec<(String, String, i64)> {
+    let connection = Connection::open(store.inner.readers.path()).unwrap();
+    let mut select = connection.prepare("SELECT what, name, second FROM presence ORDER BY what, name, second").unwrap();
+    select.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).unwrap().map(Result::unwrap).collect()
+}
+
+#[tokio::test]
+async fn rows_are_found_by_the_seconds_of_their_server() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir, SqliteAuditOptions::default());
+    let at = |seq: u64, micros: i64, server: &str| {
+        let mut row = row(seq, None);
+        row.event.ts = Timestamp::from_microsecond(micros).unwrap();
+        row.event.server = Some(server.into());
+        row
     };
-    let by_server = plan(AuditFilter { server: Some("a".into()), ..AuditFilter::default() });
-    assert!(by_server.contains("event_server") && !by_server.contains("TEMP B-TREE"), "{by_server}");
-    let by_subject = plan(AuditFilter { subject: Some("a".into()), ..AuditFilter::default() });
-    assert!(by_subject.contains("event_subject") && !by_subject.contains("TEMP B-TREE"), "{by_subject}");
-    let all = plan(AuditFilter::default());
-    assert!(!all.contains("TEMP B-TREE"), "{all}");
+    let entry = |name: &str, second| (SERVER.to_owned(), name.to_owned(), second);
+    // In more seconds than are remembered, on both sides of their bounds and of 1970.
+    let times = [-1, 0, 999_999, 1_000_000, 7_500_000, 8_000_000, 9_000_000, -1, 5];
+    let all = || (1..).zip(times).map(|(seq, micros)| at(seq, micros, "a")).chain([at(99, 3_000_000, "b")]);
+    store.append(all().collect()).await.unwrap();
+    let a = [-1, 0, 1, 7, 8, 9].map(|second| entry("a", second));
+    assert_eq!(seconds(&store), [&a[..], &[entry("b", 3)]].concat());
+
+    let of_a = AuditFilter { server: Some("a".into()), ..AuditFilter::default() };
+    let (mut found, mut after) = (Vec::new(), None);
+    loop {
+        let page = store.query(&of_a, after, 2).await.unwrap();
+        found.extend(page.rows.iter().map(|row| row.event.ts.as_microsecond()));
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    let mut expected = times;
+    expected.sort_unstable();
+    expected.reverse();
+    assert_eq!(found, expected);
+
+    let before = Timestamp::from_microsecond(8_500_000).unwrap();
+    assert_eq!(store.prune(before).await.unwrap(), 9, "all but the one in second 9");
+    assert_eq!(seconds(&store), [entry("a", 8), entry("a", 9)], "the second of the bound itself may hold rows");
+    store.append(all().collect()).await.unwrap();
+    assert_eq!(seconds(&store).len(), 7, "what is pruned is not remembered");
+    assert_eq!(store.query(&of_a, None, 100).await.unwrap().rows.len(), times.len());
+}
+
+#[tokio::test]
+async fn a_batch_that_failed_is_found_when_it_comes_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let broken = "CREATE TRIGGER broken BEFORE INSERT ON body BEGIN SELECT RAISE(FAIL, 'broken'); END";
+    let sealed = open(&dir, SqliteAuditOptions::default().with_bodies(Arc::new(Reversible)));
+    let connection = Connection::open(sealed.inner.readers.path()).unwrap();
+    connection.execute_batch(broken).unwrap();
+    let mut row = row(1, Some(AuditBodies::default()));
+    row.event.server = Some("a".into());
+    sealed.append(vec![row.clone()]).await.unwrap_err();
+    assert_eq!(seconds(&sealed), []);
+    connection.execute_batch("DROP TRIGGER broken").unwrap();
+    sealed.append(vec![row]).await.unwrap();
+    let of_a = AuditFilter { server: Some("a".into()), ..AuditFilter::default() };
+    assert_eq!(sealed.query(&of_a, None, 10).await.unwrap().rows.len(), 1);
 }

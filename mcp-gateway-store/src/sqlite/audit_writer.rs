@@ -10,37 +10,47 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 use tokio::sync::oneshot;
 
 use super::SqliteAuditOptions;
-use super::audit_row::{self, COLUMNS, WIDTH, bind};
+use super::audit_presence::{self, Place, Presence};
+use super::audit_row::{self, bind};
 use super::error::store_error;
 use super::lock::FileLock;
 
-/// Larger statements gain nothing, and SQLite bounds the values in one.
-const STATEMENT_ROWS: usize = 1_000;
 /// The writer gives way to the threads that serve calls, yet keeps about a third of a core that they fill.
 const NICE: i32 = 3;
 
 /// What the writer is asked for.
 pub(super) enum Request {
-    Append { batch: Vec<AuditRow>, reply: oneshot::Sender<Result<(), StoreError>> },
-    Prune { before: Timestamp, limit: usize, reply: oneshot::Sender<Result<u64, StoreError>> },
+    Append {
+        batch: Vec<AuditRow>,
+        reply: oneshot::Sender<Result<(), StoreError>>,
+    },
+    Prune {
+        before: Timestamp,
+        limit: usize,
+        reply: oneshot::Sender<Result<u64, StoreError>>,
+    },
+    /// What is left of the rows that are pruned; answered with where to go on.
+    PrunePresence {
+        before: Timestamp,
+        after: Place,
+        limit: usize,
+        reply: oneshot::Sender<Result<Option<Place>, StoreError>>,
+    },
 }
 
 /// Owns the connection that writes.
 pub(super) struct Writer {
     connection: Connection,
     options: SqliteAuditOptions,
-    /// The statement of `statement_rows` rows.
-    insert_many: String,
-    json: Vec<u8>,
+    presence: Presence,
+    detail: Vec<u8>,
     warned: bool,
     _lock: FileLock,
 }
 
 impl Writer {
-    pub(super) fn new(connection: Connection, mut options: SqliteAuditOptions, lock: FileLock) -> Self {
-        options.statement_rows = options.statement_rows.clamp(1, STATEMENT_ROWS);
-        let insert_many = insert(options.statement_rows);
-        Self { connection, options, insert_many, json: Vec::new(), warned: false, _lock: lock }
+    pub(super) fn new(connection: Connection, options: SqliteAuditOptions, lock: FileLock) -> Self {
+        Self { connection, options, presence: Presence::default(), detail: Vec::new(), warned: false, _lock: lock }
     }
 
     /// Serves until nobody can ask any more.
@@ -52,10 +62,18 @@ impl Writer {
         while let Ok(request) = queue.recv() {
             match request {
                 Request::Append { batch, reply } => {
-                    let _ = reply.send(self.append(&batch));
+                    let appended = self.append(&batch);
+                    if appended.is_err() {
+                        self.presence.forget();
+                    }
+                    let _ = reply.send(appended);
                 }
                 Request::Prune { before, limit, reply } => {
                     let done = self.prune(before, limit).map_err(|error| store_error("prune", error));
+                    let _ = reply.send(done);
+                }
+                Request::PrunePresence { before, after, limit, reply } => {
+                    let done = self.prune_presence(before, after, limit).map_err(|error| store_error("prune", error));
                     let _ = reply.send(done);
                 }
             }
@@ -70,19 +88,12 @@ impl Writer {
         let failed = |error| store_error("append", error);
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
         let mut last_yield = Instant::now();
-        let many = self.options.statement_rows;
-        // What does not fill a statement goes row by row: compiling one for each length would cost more.
-        let (whole, rest) = batch.split_at(if many > 1 { batch.len() - batch.len() % many } else { 0 });
-        for (sql, rows, each) in [(self.insert_many.as_str(), whole, many), (INSERT_ONE, rest, 1)] {
-            if rows.is_empty() {
-                continue;
-            }
-            // Once a batch: to get a statement out of the cache and back costs about as much as to bind a row.
-            let mut statement = transaction.prepare_cached(sql).map_err(failed)?;
-            for rows in rows.chunks(each) {
-                for (index, row) in rows.iter().enumerate() {
-                    bind(&mut statement, index * WIDTH, row, &mut self.json).map_err(failed)?;
-                }
+        {
+            // Once a batch: to get a statement out of the cache and back costs about as much as to bind a row. A row
+            // each: a long `VALUES` list costs more CPU than a compiled statement a row.
+            let mut statement = transaction.prepare_cached(INSERT).map_err(failed)?;
+            for row in batch {
+                bind(&mut statement, row, &mut self.detail).map_err(failed)?;
                 statement.raw_execute().map_err(failed)?;
                 if last_yield.elapsed() >= self.options.yield_after {
                     std::thread::yield_now();
@@ -90,6 +101,7 @@ impl Writer {
                 }
             }
         }
+        self.presence.note(&transaction, batch).map_err(failed)?;
         for (row, bodies) in batch.iter().filter_map(|row| Some((row, row.event.bodies.as_deref()?))) {
             let Some(sealer) = self.options.sealer.as_deref() else {
                 if !std::mem::replace(&mut self.warned, true) {
@@ -133,15 +145,18 @@ impl Writer {
         transaction.commit()?;
         Ok(pruned as u64)
     }
+
+    fn prune_presence(&mut self, before: Timestamp, after: Place, limit: usize) -> rusqlite::Result<Option<Place>> {
+        self.presence.forget();
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let next = audit_presence::prune(&transaction, before, after, limit)?;
+        transaction.commit()?;
+        Ok(next)
+    }
 }
 
-/// A statement that inserts this many rows, leaving rows that are there as they are.
-fn insert(rows: usize) -> String {
-    let one = format!("({})", vec!["?"; WIDTH].join(", "));
-    format!("INSERT INTO event ({COLUMNS}) VALUES {} ON CONFLICT DO NOTHING", vec![one; rows].join(", "))
-}
-
-const INSERT_ONE: &str = "INSERT INTO event (ts, stream, seq, request_id, category, kind, tenant, issuer, subject, \
+/// Inserts a row, or leaves one that is there as it is.
+const INSERT: &str = "INSERT INTO event (ts, stream, seq, request_id, category, kind, tenant, issuer, subject, \
                           actor, server, method, target, outcome, status, total_us, trace_id, detail) \
                           VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING";
 

@@ -11,6 +11,8 @@ use super::OpenError;
 
 /// Statements that a connection keeps compiled.
 const STATEMENTS: usize = 64;
+/// Bytes of a page, SQLite's own default.
+pub(super) const PAGE: u32 = 4_096;
 /// How long a connection waits for another one of this process, for example for the end of a checkpoint.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -28,7 +30,9 @@ pub enum Durability {
 }
 
 /// Opens the one connection that writes, creating the file (mode 0600) where there is none.
-pub(super) fn open_writer(path: &Path, durability: Durability) -> Result<Connection, OpenError> {
+///
+/// `page` is how many bytes a page of a new file has.
+pub(super) fn open_writer(path: &Path, durability: Durability, page: u32) -> Result<Connection, OpenError> {
     create_private(path)?;
     let database = |error: rusqlite::Error| OpenError::Database { path: path.to_owned(), source: error.into() };
     let connection =
@@ -39,6 +43,8 @@ pub(super) fn open_writer(path: &Path, durability: Durability) -> Result<Connect
         Durability::Power => "FULL",
     };
     prepare(&connection)
+        // In a new file only, and not after WAL.
+        .and_then(|()| connection.pragma_update(None, "page_size", page))
         .and_then(|()| connection.pragma_update(None, "journal_mode", "WAL"))
         .and_then(|()| connection.pragma_update(None, "synchronous", synchronous))
         .and_then(|()| connection.pragma_update(None, "foreign_keys", true))

@@ -68,7 +68,7 @@ impl Schema {
 mod tests {
     use super::*;
     use crate::sqlite::Durability;
-    use crate::sqlite::connection::open_writer;
+    use crate::sqlite::connection::{PAGE, open_writer};
 
     const ONE: Schema = Schema { name: "things", migrations: &["CREATE TABLE one (a INTEGER) STRICT;"] };
     const TWO: Schema = Schema {
@@ -80,7 +80,7 @@ mod tests {
     fn migrations_run_once_and_only_forward() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.db");
-        let mut connection = open_writer(&path, Durability::Process).unwrap();
+        let mut connection = open_writer(&path, Durability::Process, PAGE).unwrap();
         ONE.migrate(&mut connection, &path).unwrap();
         connection.execute("INSERT INTO one (a) VALUES (7)", []).unwrap();
         TWO.migrate(&mut connection, &path).unwrap();
@@ -98,7 +98,7 @@ mod tests {
     fn a_file_of_another_schema_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.db");
-        let mut connection = open_writer(&path, Durability::Process).unwrap();
+        let mut connection = open_writer(&path, Durability::Process, PAGE).unwrap();
         ONE.migrate(&mut connection, &path).unwrap();
         let other = Schema { name: "others", migrations: ONE.migrations };
         let error = other.migrate(&mut connection, &path).unwrap_err();
@@ -109,7 +109,7 @@ mod tests {
     fn a_migration_that_fails_leaves_the_version_as_it_was() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.db");
-        let mut connection = open_writer(&path, Durability::Process).unwrap();
+        let mut connection = open_writer(&path, Durability::Process, PAGE).unwrap();
         ONE.migrate(&mut connection, &path).unwrap();
         let broken = Schema {
             name: "things",

@@ -3,6 +3,9 @@
 //! One process owns a file, which a lock beside it (`FILE.lock`) enforces. All files have mode 0600.
 
 mod audit;
+mod audit_detail;
+mod audit_presence;
+mod audit_query;
 mod audit_row;
 mod audit_writer;
 mod connection;

@@ -12,7 +12,7 @@ use mcp_gateway_core::contract::{
 };
 use tokio::sync::{Semaphore, oneshot, watch};
 
-use super::connection::open_writer;
+use super::connection::{PAGE, open_writer};
 use super::lock::FileLock;
 use super::migrate::Schema;
 use super::resource_feed::Watcher;
@@ -169,7 +169,7 @@ impl SqliteStore {
     pub fn open(path: impl AsRef<Path>, options: SqliteOptions) -> Result<Self, OpenError> {
         let path = path.as_ref();
         let lock = FileLock::acquire(path)?;
-        let mut connection = open_writer(path, options.durability)?;
+        let mut connection = open_writer(path, options.durability, PAGE)?;
         SCHEMA.migrate(&mut connection, path)?;
         let readers = Arc::new(Readers::new(path.to_owned(), options.readers.max(1)));
         let clock = Arc::clone(&options.clock);

@@ -73,6 +73,37 @@ async fn no_damaged_byte_is_ever_read_as_an_event() {
     assert_eq!(imported(&stream, &segment, &swapped).await.1, [0; 0]);
 }
 
+#[tokio::test]
+async fn blocks_of_every_size_are_read_whatever_was_read_ahead() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Gate::new(true);
+    let mut options = options(dir.path());
+    // Nothing is kept in memory, so that the live drain reads the same blocks.
+    options.memory_rows = 0;
+    let (spool, driver) = open(options, &store);
+    let ahead = read_ahead::READ_AHEAD;
+    let sizes = [0, 10_000, ahead - 600, ahead, 3 * ahead, 1, 20_000, 20_000, 20_000, 20_000, 0];
+    let sized = |(n, size)| {
+        let request = bytes::Bytes::from(vec![b'x'; size]);
+        let bodies = Some(Box::new(AuditBodies { request, ..AuditBodies::default() }));
+        AuditEvent { bodies, ..exchange(n) }
+    };
+    let sent: Vec<AuditEvent> = (1..).zip(sizes).map(sized).collect();
+    for event in &sent {
+        spool.record(event.clone()).await.unwrap();
+    }
+    let events = |rows: Vec<AuditRow>| rows.into_iter().map(|row| row.event).collect::<Vec<_>>();
+    store.away(false);
+    spool.flush().await;
+    assert_eq!(events(rows(&*store).await), sent, "read live");
+
+    spool.record(exchange(99)).await.unwrap();
+    crash(spool, driver, &store).await;
+    let again = Gate::new(false);
+    import(&streams(&dir).remove(0), &key(), &*again).await.unwrap();
+    assert_eq!(events(rows(&*again).await)[..sent.len()], sent, "replayed");
+}
+
 fn text(max: usize) -> impl Strategy<Value = Option<Box<str>>> {
     proptest::option::of(proptest::collection::vec(any::<char>(), 0..max))
         .prop_map(|chars| chars.map(|chars| chars.into_iter().collect::<String>().into()))
