@@ -35,15 +35,15 @@ pub struct MessageFacts {
     /// Its method, unescaped.
     pub method: Option<Cow<'static, str>>,
     /// The tool, prompt, resource or task it names, unescaped.
-    pub target: Option<Box<str>>,
+    pub target: Option<Arc<str>>,
     /// Its id, byte for byte.
-    pub id: Option<Box<[u8]>>,
+    pub id: Option<Arc<str>>,
     /// Where in the body the arguments are.
     pub arguments: Option<Range<usize>>,
     /// The name that the client gave itself.
-    pub client_name: Option<Box<str>>,
+    pub client_name: Option<Arc<str>>,
     /// The version that the client gave itself.
-    pub client_version: Option<Box<str>>,
+    pub client_version: Option<Arc<str>>,
     /// Of `initialize`: how the client can ask its user.
     pub elicitation: Elicitation,
     /// The body, byte for byte.
@@ -67,6 +67,12 @@ impl MessageFacts {
             elicitation: Elicitation::default(),
             body: Bytes::new(),
         }
+    }
+
+    /// The id, byte for byte.
+    #[must_use]
+    pub fn id_bytes(&self) -> Option<&[u8]> {
+        self.id.as_deref().map(str::as_bytes)
     }
 
     /// The raw JSON of the arguments.
@@ -115,7 +121,7 @@ pub struct SessionFacts {
     /// The bytes that the client sent, echoed in the response.
     pub sealed: http::HeaderValue,
     /// A keyed hash for logs and the audit trail.
-    pub hash: Box<str>,
+    pub hash: Arc<str>,
 }
 
 /// Times that are known only while the answer is on its way. Microseconds plus one; 0 = unset.

@@ -16,6 +16,7 @@ use ulid::Ulid;
 
 pub use self::facts::{Agreed, Elicitation, MessageFacts, MessageKind, Requested, SessionFacts, Timings};
 pub use self::peer::PeerAddr;
+pub(crate) use self::trace::text_of as hex_of;
 pub use self::trace::{Sampling, TraceContext};
 use crate::contract::Endpoint;
 use crate::record::{Principal, Route, TenantId};
@@ -55,7 +56,7 @@ struct Facts {
     session: OnceLock<SessionFacts>,
     endpoint: OnceLock<Endpoint>,
     message: OnceLock<MessageFacts>,
-    forwarded_target: OnceLock<Box<str>>,
+    forwarded_target: OnceLock<Arc<str>>,
     negotiated: OnceLock<ProtocolVersion>,
     rule: OnceLock<Arc<str>>,
     refusal: OnceLock<RefusalFacts>,
@@ -187,7 +188,7 @@ impl McpContext {
         message / set_message: MessageFacts;
         /// The tool, prompt or resource that the server is asked for, when a filter has put it in the place of the one in
         /// `message`; set by the filter layer.
-        forwarded_target / set_forwarded_target: Box<str>;
+        forwarded_target / set_forwarded_target: Arc<str>;
         /// The version that the server answered to `initialize`; set by the shim before the answer's head leaves.
         negotiated / set_negotiated: ProtocolVersion;
         /// Which rule decided; set by the authorize layer.

@@ -1,11 +1,18 @@
 //! W3C trace context (<https://www.w3.org/TR/trace-context/>).
 
-use http::{HeaderMap, HeaderValue};
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// The trace that a request belongs to, and our spans in it: the exchange, and within it the call of the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TraceContext {
     trace_id: [u8; 16],
+    /// The same in hexadecimal digits, which every event of the request shares.
+    text: Arc<str>,
     parent: Option<[u8; 8]>,
     span_id: [u8; 8],
     call_id: [u8; 8],
@@ -46,25 +53,24 @@ impl TraceContext {
         trace_id.copy_from_slice(&random[..16]);
         span_id.copy_from_slice(&random[16..24]);
         call_id.copy_from_slice(&random[24..]);
-        let mut parents = headers.get_all("traceparent").iter();
+        let mut parents = headers.get_all(TRACEPARENT).iter();
         let parent = match (parents.next(), parents.next()) {
             (Some(one), None) => parse(one.as_bytes()),
             _ => None,
         };
         if let Some((trace_id, parent, flags)) = parent {
-            let state = headers.get("tracestate").filter(|state| state.len() <= 512).cloned();
-            return Self { trace_id, parent: Some(parent), span_id, call_id, flags, state };
+            let state = headers.get(TRACESTATE).filter(|state| state.len() <= 512).cloned();
+            let text = text_of(&trace_id);
+            return Self { trace_id, text, parent: Some(parent), span_id, call_id, flags, state };
         }
         let flags = u8::from(sampling.takes(&trace_id));
-        Self { trace_id, parent: None, span_id, call_id, flags, state: None }
+        Self { trace_id, text: text_of(&trace_id), parent: None, span_id, call_id, flags, state: None }
     }
 
     /// The trace id, 32 hexadecimal digits.
     #[must_use]
-    pub fn trace_id(&self) -> Box<str> {
-        let mut text = [0; 32];
-        hex(&self.trace_id, &mut text);
-        String::from_utf8_lossy(&text).into()
+    pub fn trace_id(&self) -> &Arc<str> {
+        &self.text
     }
 
     /// The raw trace id.
@@ -100,17 +106,24 @@ impl TraceContext {
     /// The headers for the next hop: our call is the parent.
     pub fn propagate(&self, headers: &mut HeaderMap) {
         let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
-        hex(&self.trace_id, &mut text[3..35]);
+        text[3..35].copy_from_slice(self.text.as_bytes());
         hex(&self.call_id, &mut text[36..52]);
         hex(&[self.flags], &mut text[53..55]);
         if let Ok(value) = HeaderValue::from_bytes(&text) {
-            headers.insert("traceparent", value);
+            headers.insert(TRACEPARENT, value);
         }
         match &self.state {
-            Some(state) => drop(headers.insert("tracestate", state.clone())),
-            None => drop(headers.remove("tracestate")),
+            Some(state) => drop(headers.insert(TRACESTATE, state.clone())),
+            None => drop(headers.remove(TRACESTATE)),
         }
     }
+}
+
+/// 16 bytes as 32 hexadecimal digits.
+pub(crate) fn text_of(bytes: &[u8; 16]) -> Arc<str> {
+    let mut text = [0; 32];
+    hex(bytes, &mut text);
+    std::str::from_utf8(&text).expect("hexadecimal digits are ASCII").into()
 }
 
 fn hex(bytes: &[u8], text: &mut [u8]) {
@@ -163,7 +176,7 @@ mod tests {
     #[test]
     fn continues_a_valid_trace_with_an_own_span() {
         let trace = parent("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
-        assert_eq!(&*trace.trace_id(), "0af7651916cd43dd8448eb211c80319c");
+        assert_eq!(&**trace.trace_id(), "0af7651916cd43dd8448eb211c80319c");
         assert!(trace.is_sampled());
         assert_eq!(trace.parent_id_bytes(), Some(*b"\xb7\xad\x6b\x71\x69\x20\x33\x31"));
         let mut headers = HeaderMap::new();
@@ -183,7 +196,7 @@ mod tests {
             "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-extra",
             "",
         ] {
-            assert_ne!(&*parent(bad).trace_id(), "0af7651916cd43dd8448eb211c80319c", "{bad}");
+            assert_ne!(&**parent(bad).trace_id(), "0af7651916cd43dd8448eb211c80319c", "{bad}");
             assert!(!parent(bad).is_sampled(), "{bad}");
         }
     }

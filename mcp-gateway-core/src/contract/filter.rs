@@ -1,5 +1,7 @@
 //! Inspecting and changing messages.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use crate::MaybeReady;
@@ -143,7 +145,7 @@ pub struct View {
     /// Its method; of a response, the method it answers, if known.
     pub method: Option<Box<str>>,
     /// The tool, prompt or resource.
-    pub target: Option<Box<str>>,
+    pub target: Option<Arc<str>>,
     /// The JSON-RPC message, byte for byte.
     pub body: Bytes,
 }

@@ -34,11 +34,11 @@ pub struct AuditEvent {
     /// The caller's address, after trusted proxies.
     pub address: Option<IpAddr>,
     /// The client's `User-Agent`, at most 256 bytes.
-    pub user_agent: Option<Box<str>>,
+    pub user_agent: Option<Arc<str>>,
     /// The name that the client gave itself.
-    pub client_name: Option<Box<str>>,
+    pub client_name: Option<Arc<str>>,
     /// The version that the client gave itself.
-    pub client_version: Option<Box<str>>,
+    pub client_version: Option<Arc<str>>,
     /// The server's id.
     pub server: Option<Arc<str>>,
     /// `legacy` or `modern`.
@@ -50,10 +50,10 @@ pub struct AuditEvent {
     /// The MCP method, or the administrative action (`api-key.create`).
     pub method: Option<Label>,
     /// The tool, prompt or resource, or the object of the action; at most 512 bytes.
-    pub target: Option<Box<str>>,
+    pub target: Option<Arc<str>>,
     /// The tool, prompt or resource that a filter put in its place; at most 512 bytes.
     #[serde(default)]
-    pub forwarded_target: Option<Box<str>>,
+    pub forwarded_target: Option<Arc<str>>,
     /// Whether a filter changed the request.
     #[serde(default)]
     pub request_mutated: bool,
@@ -61,9 +61,9 @@ pub struct AuditEvent {
     #[serde(default)]
     pub response_mutated: bool,
     /// The JSON-RPC id as it was sent; at most 128 bytes.
-    pub rpc_id: Option<Box<str>>,
+    pub rpc_id: Option<Arc<str>>,
     /// A keyed hash of the session id.
-    pub session: Option<Box<str>>,
+    pub session: Option<Arc<str>>,
     /// How it ended.
     pub outcome: Outcome,
     /// The HTTP status that the caller saw; 0 when there was none.
@@ -87,7 +87,7 @@ pub struct AuditEvent {
     /// Microseconds from arrival to the last byte.
     pub total_us: u64,
     /// The W3C trace id, 32 hexadecimal digits.
-    pub trace_id: Option<Box<str>>,
+    pub trace_id: Option<Arc<str>>,
     /// Where the exchange stands in its trace, on the event that ends it and if the trace is recorded. For those who see
     /// events on their way; no store keeps it.
     #[serde(skip)]

@@ -10,7 +10,7 @@ use http::header::{
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 
 use crate::BoxError;
-use crate::context::McpContext;
+use crate::context::{McpContext, MessageFacts};
 use crate::wire::rpc;
 use crate::wire::version::Era;
 
@@ -151,7 +151,7 @@ impl Refusal {
             return self.problem(cx);
         }
         let message = cx.and_then(McpContext::message);
-        let id = message.and_then(|message| message.id.as_deref());
+        let id = message.and_then(MessageFacts::id_bytes);
         let body = if self.0.as_tool_result {
             let modern = message.is_some_and(|message| message.era == Era::Modern);
             tool_result(id, &self.0.public, modern)

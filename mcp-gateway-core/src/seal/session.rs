@@ -14,6 +14,7 @@ use sha2::Sha256;
 use super::aead::{Secret256, associated};
 use super::event_id::EventIds;
 use super::ring::{RingKey, SessionKeyRing};
+use crate::context::hex_of;
 use crate::contract::Incarnation;
 use crate::record::{Actor, ActorKind, Principal, Subject};
 
@@ -116,7 +117,7 @@ pub struct OpenedSession {
     /// What it holds.
     pub plain: SessionPlain,
     /// A keyed hash of the sealed id, for logs and the audit trail: 32 hexadecimal digits.
-    pub hash: Box<str>,
+    pub hash: Arc<str>,
 }
 
 /// Why a session cannot be sealed.
@@ -186,7 +187,7 @@ impl SessionSealer {
 
     /// The keyed hash of a sealed id, the same that [`open`](Self::open) gives; `None` when its key is not known.
     #[must_use]
-    pub fn hash(&self, sealed: &[u8]) -> Option<Box<str>> {
+    pub fn hash(&self, sealed: &[u8]) -> Option<Arc<str>> {
         let bytes = decode(sealed)?;
         let key = self.ring.key(key_id(&bytes)?)?;
         Some(hash(&key, &bytes))
@@ -238,8 +239,8 @@ fn key_id(bytes: &[u8]) -> Option<u32> {
     Some(u32::from_be_bytes([a, b, c, d]))
 }
 
-fn hash(key: &RingKey, bytes: &[u8]) -> Box<str> {
-    mac(&key.hash_key, bytes)[..16].iter().map(|byte| format!("{byte:02x}")).collect::<String>().into()
+fn hash(key: &RingKey, bytes: &[u8]) -> Arc<str> {
+    hex_of(mac(&key.hash_key, bytes).first_chunk().expect("32 bytes have 16"))
 }
 
 fn mac(key: &Secret256, bytes: &[u8]) -> Secret256 {

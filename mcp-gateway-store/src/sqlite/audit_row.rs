@@ -71,7 +71,7 @@ pub(super) fn bind(statement: &mut Statement<'_>, row: &AuditRow, detail: &mut V
 pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<AuditRow> {
     let detail = row.get_ref(17)?.as_blob().map_err(|error| corrupt(17, error))?;
     let detail = Detail::read(detail).map_err(|error| corrupt(17, error))?;
-    let text = |text: Option<&str>| text.map(Box::<str>::from);
+    let text = |text: Option<&str>| text.map(Arc::<str>::from);
     let label = |text: Option<&str>| text.map(|text| Label::from(text.to_owned()));
     let tenant: Option<Arc<str>> = row.get(6)?;
     let issuer: Option<Arc<str>> = row.get(7)?;
@@ -107,7 +107,7 @@ pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<AuditRow> {
         outcome: parse(row, 13)?,
         status: row.get(14)?,
         rpc_code: detail.rpc_code,
-        error: text(detail.error),
+        error: detail.error.map(Box::from),
         rule: detail.rule.map(Arc::from),
         forwarded_target: text(detail.forwarded_target),
         request_mutated: detail.request_mutated,

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::header::USER_AGENT;
 use http::request::Parts;
-use mcp_gateway_core::context::{McpContext, TraceContext};
+use mcp_gateway_core::context::McpContext;
 use mcp_gateway_core::contract::AuditFull;
 use mcp_gateway_core::layer::audit::OnFull;
 use mcp_gateway_core::record::{ActorFacts, AuditEvent, Category, EventKind, Outcome, Principal};
@@ -100,7 +100,7 @@ impl Guard {
             name: principal.actor.name.clone(),
         });
         event.address = cx.address().copied();
-        event.trace_id = cx.trace().map(TraceContext::trace_id);
+        event.trace_id = cx.trace().map(|trace| Arc::clone(trace.trace_id()));
         event.http_method = Some(self.operation.method.as_str().into());
         event.method = Some(self.operation.action.into());
         let agent = parts.headers.get(USER_AGENT).map(|agent| String::from_utf8_lossy(agent.as_bytes()).into_owned());
@@ -150,6 +150,6 @@ fn unrecorded() -> Refusal {
         .retry_after(5)
 }
 
-fn cut(text: &str, longest: usize) -> Box<str> {
+fn cut<'a, T: From<&'a str>>(text: &'a str, longest: usize) -> T {
     text[..text.floor_char_boundary(longest)].into()
 }

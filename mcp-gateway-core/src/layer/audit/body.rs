@@ -42,7 +42,7 @@ pub(super) enum Reader {
     /// One JSON message, or an encoded one of which nothing can be told; the last frame is kept back.
     Whole { scanner: Option<Box<Scanner>>, last: Option<Bytes> },
     /// Server-sent events.
-    Events { splitter: Option<Box<Splitter>>, id: Option<Box<[u8]>>, stream: bool },
+    Events { splitter: Option<Box<Splitter>>, id: Option<Arc<str>>, stream: bool },
     /// The event is recorded.
     Done,
 }
@@ -135,7 +135,7 @@ impl AuditBody {
         while self.held.is_none() {
             let Reader::Events { splitter: Some(splitter), id, stream } = &mut self.reader else { return Ok(()) };
             let Some(event) = splitter.next_event()? else { return Ok(()) };
-            match read_event(&event, id.as_deref(), *stream, &mut self.recorder) {
+            match read_event(&event, id.as_deref().map(str::as_bytes), *stream, &mut self.recorder) {
                 Step::Pass => self.out.push_back(event.raw),
                 Step::Recorded(recorded) => self.release(event.raw, recorded)?,
                 Step::Asked(MaybeReady::Ready(decision)) => self.decided(&event, &decision)?,
@@ -151,7 +151,7 @@ impl AuditBody {
         let mut scanner = Scanner::new();
         scanner.push(&event.data);
         let recorded = self.recorder.message(EventKind::ServerRequest, outcome, |row| {
-            row.method = scanner.method().map(|method| String::from(cut(method, 128)).into());
+            row.method = scanner.method().map(|method| cut::<String>(method, 128).into());
             row.target = None;
             row.forwarded_target = None;
             row.rpc_id = scanner.id().map(|id| cut(&String::from_utf8_lossy(id), 128));

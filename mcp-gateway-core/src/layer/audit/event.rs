@@ -1,6 +1,7 @@
 //! From facts to an event.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -23,7 +24,7 @@ pub(crate) fn event_of(cx: &McpContext, kind: EventKind, clock: &dyn Clock) -> A
     event.server = cx.route().map(|route| route.id.clone());
     event.session = cx.session().map(|session| session.hash.clone());
     event.rule = cx.rule().cloned();
-    event.trace_id = cx.trace().map(crate::context::TraceContext::trace_id);
+    event.trace_id = cx.trace().map(|trace| Arc::clone(trace.trace_id()));
     event.span = cx.trace().filter(|trace| trace.is_sampled() && kind != EventKind::Intent).map(|trace| SpanFacts {
         trace_id: trace.trace_id_bytes(),
         parent: trace.parent_id_bytes(),
@@ -34,7 +35,7 @@ pub(crate) fn event_of(cx: &McpContext, kind: EventKind, clock: &dyn Clock) -> A
     event.upstream_us = cx.timings().upstream_us();
     event.first_byte_us = cx.timings().first_byte_us();
     event.total_us = micros(cx, clock);
-    event.forwarded_target = cx.forwarded_target().map(|target| cut(target, 512));
+    event.forwarded_target = cx.forwarded_target().map(|target| bounded(target, 512));
     event.request_mutated = cx.is_request_mutated();
     event.response_mutated = cx.is_response_mutated();
     if let Some(message) = cx.message().filter(|message| message.kind != MessageKind::None) {
@@ -45,15 +46,20 @@ pub(crate) fn event_of(cx: &McpContext, kind: EventKind, clock: &dyn Clock) -> A
         event.protocol_version = message.version.map(|version| version.as_str().into());
         event.method = message.method.as_ref().map(|method| match method {
             Cow::Borrowed(known) => Cow::Borrowed(*known),
-            Cow::Owned(other) => String::from(cut(other, 128)).into(),
+            Cow::Owned(other) => cut::<String>(other, 128).into(),
         });
-        event.target = message.target.as_deref().map(|target| cut(target, 512));
-        event.rpc_id = message.id.as_deref().map(|id| cut(&String::from_utf8_lossy(id), 128));
+        event.target = message.target.as_ref().map(|target| bounded(target, 512));
+        event.rpc_id = message.id.as_ref().map(|id| bounded(id, 128));
         event.client_name.clone_from(&message.client_name);
         event.client_version.clone_from(&message.client_version);
         event.bytes_in = message.body.len() as u64;
     }
     event
+}
+
+/// At most `limit` bytes: the usual text is shared, not copied.
+fn bounded(text: &Arc<str>, limit: usize) -> Arc<str> {
+    if text.len() <= limit { Arc::clone(text) } else { cut(text, limit) }
 }
 
 /// Microseconds since the request began.

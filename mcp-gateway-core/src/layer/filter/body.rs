@@ -12,7 +12,7 @@ use http_body::Frame;
 
 use super::judge::FAILED;
 use super::{Chain, canonical};
-use crate::context::McpContext;
+use crate::context::{McpContext, MessageFacts};
 use crate::contract::{Direction, Needs, Verdict, View};
 use crate::wire::Kind;
 use crate::wire::outcome::Scanner;
@@ -100,7 +100,7 @@ impl http_body::Body for FilteredBody {
 impl Passage {
     async fn judge(self, event: Event) -> Bytes {
         let message = self.cx.message();
-        let asked = message.and_then(|message| message.id.as_deref());
+        let asked = message.and_then(MessageFacts::id_bytes);
         let mut scanner = Scanner::answering(asked);
         // The filters judge what leaves.
         let data = canonical::escaped(&event.data);

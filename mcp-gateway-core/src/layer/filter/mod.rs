@@ -255,7 +255,7 @@ fn no_message(parts: http::response::Parts, cx: &McpContext) -> Result<Response<
     }
     cx.note_response_mutated();
     let public = parts.status.canonical_reason().unwrap_or("The server answered with an error.");
-    let id = cx.message().and_then(|message| message.id.as_deref());
+    let id = cx.message().and_then(MessageFacts::id_bytes);
     let body = error_body(id, i64::from(parts.status.as_u16()) * 100, public, None);
     Ok(Response::from_parts(parts, Body::from(body)))
 }

@@ -1,6 +1,7 @@
 //! From bytes to facts.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
@@ -72,7 +73,7 @@ fn facts(message: &Message<'_>, claim: Claim, body: &Bytes) -> MessageFacts {
         let start = arguments.as_ptr() as usize - body.as_ptr() as usize;
         start..start + arguments.len()
     });
-    let client = |own: fn(&crate::wire::Params<'_>) -> Option<Box<str>>, of_meta: Option<&Cow<'_, str>>| {
+    let client = |own: fn(&crate::wire::Params<'_>) -> Option<Arc<str>>, of_meta: Option<&Cow<'_, str>>| {
         of_meta.map(|name| cut(name, 256)).or_else(|| params.and_then(own))
     };
     MessageFacts {
@@ -85,7 +86,7 @@ fn facts(message: &Message<'_>, claim: Claim, body: &Bytes) -> MessageFacts {
         version,
         method,
         target: message.target().map(Into::into),
-        id: message.id.map(|id| id.raw().into()),
+        id: message.id.map(|id| text(id.raw())),
         arguments,
         client_name: client(
             |params| params.client_name.as_deref().map(|name| cut(name, 256)),
@@ -128,7 +129,7 @@ fn removed(body: &Bytes) -> Option<(Refusal, Box<MessageFacts>)> {
         kind: MessageKind::Request,
         era: Era::Modern,
         method: Some(Cow::Borrowed(method.as_str())),
-        id: Some(scanner.id()?.into()),
+        id: Some(text(scanner.id()?)),
         body: body.clone(),
         ..MessageFacts::none()
     };
@@ -140,8 +141,13 @@ fn method_not_found(era: Era) -> Refusal {
     Refusal::new(status, "Method not found").with_code(code::METHOD_NOT_FOUND)
 }
 
+/// An id as it was written: a part of a body that was found to be UTF-8.
+fn text(id: &[u8]) -> Arc<str> {
+    String::from_utf8_lossy(id).into()
+}
+
 /// At most `limit` bytes, cut between characters.
-pub(crate) fn cut(text: &str, limit: usize) -> Box<str> {
+pub(crate) fn cut<'a, T: From<&'a str>>(text: &'a str, limit: usize) -> T {
     text[..text.floor_char_boundary(limit)].into()
 }
 

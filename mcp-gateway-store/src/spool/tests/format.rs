@@ -104,7 +104,7 @@ async fn blocks_of_every_size_are_read_whatever_was_read_ahead() {
     assert_eq!(events(rows(&*again).await)[..sent.len()], sent, "replayed");
 }
 
-fn text(max: usize) -> impl Strategy<Value = Option<Box<str>>> {
+fn text<T: From<String> + std::fmt::Debug>(max: usize) -> impl Strategy<Value = Option<T>> {
     proptest::option::of(proptest::collection::vec(any::<char>(), 0..max))
         .prop_map(|chars| chars.map(|chars| chars.into_iter().collect::<String>().into()))
 }
@@ -114,17 +114,18 @@ prop_compose! {
         ts in -377_705_023_201_000_000_i64..253_402_207_200_000_000,
         (request, numbers) in (any::<u128>(), any::<[u64; 3]>()),
         (messages, status, ok) in (any::<u32>(), any::<u16>(), any::<bool>()),
-        (user_agent, target, error, rpc_id) in (text(20), text(20), text(20), text(5)),
+        (user_agent, target, forwarded_target, rpc_id) in (text(20), text(20), text(20), text(5)),
+        error in text(20),
         (rpc_code, upstream, kind) in (any::<Option<i64>>(), any::<Option<u64>>(), 0..4_u8),
         address in any::<Option<std::net::IpAddr>>(),
-        actor in text(5),
-        bodies in proptest::option::of((any::<Vec<u8>>(), text(9))),
+        actor in text::<Arc<str>>(5),
+        bodies in proptest::option::of((any::<Vec<u8>>(), text::<Box<str>>(9))),
     ) -> AuditEvent {
         let kinds = [EventKind::Exchange, EventKind::Intent, EventKind::Closed, EventKind::RefusedMany];
         AuditEvent {
             user_agent,
             target,
-            forwarded_target: error.clone(),
+            forwarded_target,
             request_mutated: ok,
             response_mutated: !ok,
             error,
