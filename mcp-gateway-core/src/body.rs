@@ -13,6 +13,8 @@ use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
 
+use crate::egress::PlainBody;
+
 /// Any error, boxed: what streams and foreign services fail with.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -27,6 +29,7 @@ enum Kind {
     Full(Bytes),
     Incoming(Incoming),
     Lent(Lent),
+    Plain(PlainBody),
     Boxed(UnsyncBoxBody<Bytes, BoxError>),
 }
 
@@ -43,7 +46,7 @@ impl Body {
         match &self.0 {
             Kind::Empty => Some(Bytes::new()),
             Kind::Full(bytes) => Some(bytes.clone()),
-            Kind::Incoming(_) | Kind::Lent(_) | Kind::Boxed(_) => None,
+            Kind::Incoming(_) | Kind::Lent(_) | Kind::Plain(_) | Kind::Boxed(_) => None,
         }
     }
 
@@ -144,12 +147,19 @@ impl From<Incoming> for Body {
     }
 }
 
+impl From<PlainBody> for Body {
+    fn from(body: PlainBody) -> Self {
+        Self(Kind::Plain(body))
+    }
+}
+
 impl std::fmt::Debug for Body {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let kind = match &self.0 {
             Kind::Empty => "Empty",
             Kind::Full(_) => "Full",
             Kind::Incoming(_) | Kind::Lent(_) => "Incoming",
+            Kind::Plain(_) => "Plain",
             Kind::Boxed(_) => "Boxed",
         };
         f.debug_tuple("Body").field(&kind).finish()
@@ -170,6 +180,7 @@ impl http_body::Body for Body {
             }
             Kind::Incoming(incoming) => Pin::new(incoming).poll_frame(cx).map_err(Into::into),
             Kind::Lent(lent) => lent.poll_frame(cx),
+            Kind::Plain(plain) => Pin::new(plain).poll_frame(cx),
             Kind::Boxed(boxed) => Pin::new(boxed).poll_frame(cx),
         }
     }
@@ -180,6 +191,7 @@ impl http_body::Body for Body {
             Kind::Full(bytes) => bytes.is_empty(),
             Kind::Incoming(incoming) => incoming.is_end_stream(),
             Kind::Lent(lent) => lent.incoming.as_ref().is_none_or(http_body::Body::is_end_stream),
+            Kind::Plain(plain) => plain.is_end_stream(),
             Kind::Boxed(boxed) => boxed.is_end_stream(),
         }
     }
@@ -190,6 +202,7 @@ impl http_body::Body for Body {
             Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Kind::Incoming(incoming) => incoming.size_hint(),
             Kind::Lent(lent) => lent.incoming.as_ref().map_or(SizeHint::with_exact(0), http_body::Body::size_hint),
+            Kind::Plain(plain) => plain.size_hint(),
             Kind::Boxed(boxed) => boxed.size_hint(),
         }
     }

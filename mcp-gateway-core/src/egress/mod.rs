@@ -6,6 +6,7 @@
 mod connections;
 mod connector;
 mod fetch;
+mod plain;
 mod policy;
 mod proxy;
 
@@ -13,5 +14,6 @@ pub(crate) use self::connections::Exchange;
 pub use self::connections::{Connections, Counted, Counting};
 pub use self::connector::{EgressConnector, connector};
 pub use self::fetch::{Fetch, FetchError, FetchOptions, Fetched, Fetcher, get_json};
+pub(crate) use self::plain::{PlainBody, PlainClient, PlainError};
 pub use self::policy::{AllowRule, AllowRuleError, Blocked, EgressPolicy, NameBlocked};
 pub use self::proxy::{EgressProxy, EgressProxyError};

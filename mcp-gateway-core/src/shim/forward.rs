@@ -21,7 +21,7 @@ use super::response::{UpstreamBody, admit};
 use super::{headers, response};
 use crate::context::McpContext;
 use crate::contract::{Address, Clock, SystemClock, UpstreamError, UpstreamErrorKind};
-use crate::egress::{Blocked, Connections, EgressConnector, EgressPolicy, connector};
+use crate::egress::{Blocked, Connections, EgressConnector, EgressPolicy, PlainClient, PlainError, connector};
 use crate::layer::audit::micros;
 use crate::layer::resolve::no_such_path;
 use crate::record::{Principal, Roles, Route, RouteTarget};
@@ -83,25 +83,35 @@ impl std::fmt::Debug for ForwardOptions {
 
 struct Inner {
     /// Checks addresses.
-    remote: Client<EgressConnector, Body>,
+    remote: Clients,
     /// For what our own runtimes run.
-    hosted: Client<EgressConnector, Body>,
+    hosted: Clients,
     options: ForwardOptions,
+}
+
+struct Clients {
+    plain: PlainClient,
+    /// HTTP/1.1 or HTTP/2, as the server's TLS says.
+    tls: Client<EgressConnector, Body>,
 }
 
 impl Forward {
     /// Calls servers with these limits.
     #[must_use]
     pub fn new(options: ForwardOptions) -> Self {
-        let client = |policy| {
-            Client::builder(TokioExecutor::new())
-                .pool_idle_timeout(options.pool_idle)
-                .pool_max_idle_per_host(options.pool_idle_per_host)
-                .pool_timer(TokioTimer::new())
-                .timer(TokioTimer::new())
-                .build(connector(policy, options.connect_timeout, Arc::clone(&options.connections)))
+        let clients = |policy| {
+            let connector = connector(policy, options.connect_timeout, Arc::clone(&options.connections));
+            Clients {
+                plain: PlainClient::new(connector.clone(), options.pool_idle_per_host, options.pool_idle),
+                tls: Client::builder(TokioExecutor::new())
+                    .pool_idle_timeout(options.pool_idle)
+                    .pool_max_idle_per_host(options.pool_idle_per_host)
+                    .pool_timer(TokioTimer::new())
+                    .timer(TokioTimer::new())
+                    .build(connector),
+            }
         };
-        Self(Arc::new(Inner { remote: client(Some(options.egress.clone())), hosted: client(None), options }))
+        Self(Arc::new(Inner { remote: clients(Some(options.egress.clone())), hosted: clients(None), options }))
     }
 }
 
@@ -177,9 +187,9 @@ impl Inner {
                 (self.in_time(answer, cx).await?.map_err(|error| refuse(&error, cx, route))?, None)
             }
             Address::Http(_) => {
-                let client = if remote { &self.remote } else { &self.hosted };
+                let clients = if remote { &self.remote } else { &self.hosted };
                 let exchange = self.options.connections.exchange();
-                let answer = self.call_http(client, parts, body, cx, route).await?;
+                let answer = self.call_http(clients, parts, body, cx, route).await?;
                 let alone = answer.version() != http::Version::HTTP_2;
                 (answer, alone.then_some(exchange))
             }
@@ -210,7 +220,7 @@ impl Inner {
 
     async fn call_http(
         &self,
-        client: &Client<EgressConnector, Body>,
+        clients: &Clients,
         mut parts: http::request::Parts,
         body: Body,
         cx: &McpContext,
@@ -220,41 +230,60 @@ impl Inner {
         let message = body.bytes();
         // Nothing of ours, and no fact about the caller, belongs into a foreign client's extensions.
         parts.extensions = http::Extensions::new();
-        // The client would put it together in two steps for each call. A server behind TLS may turn out to speak HTTP/2,
-        // where the field is not sent.
+        // A server behind TLS may turn out to speak HTTP/2, where the field is not sent.
         if parts.uri.scheme() == Some(&Scheme::HTTP)
             && let Some(Ok(host)) = parts.uri.authority().map(|authority| HeaderValue::from_str(authority.as_str()))
         {
             parts.headers.insert(HOST, host);
         }
-        let again = parts.clone();
-        let answer = self.in_time(client.request(Request::from_parts(parts, body)), cx).await?;
-        let answer = answer.map_err(|error| refuse(&upstream_error(error), cx, route))?;
-        let (Some(location), Some(message)) = (response::same_origin_redirect(&answer, &again.uri), message) else {
-            return Ok(answer.map(Body::from));
-        };
-        let mut parts = again;
-        parts.uri = location;
-        let body = Body::from(message);
-        let answer = self.in_time(client.request(Request::from_parts(parts, body)), cx).await?;
-        answer.map(|answer| answer.map(Body::from)).map_err(|error| refuse(&upstream_error(error), cx, route))
+        // A list of the fields costs half of what a second map does, for redirects that hardly ever come.
+        let again = message.map(|message| {
+            let fields: Vec<_> = parts.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+            (parts.method.clone(), parts.uri.clone(), fields, message)
+        });
+        // In a box, which is cheaper to move than what it holds.
+        let answer = self.in_time(Box::pin(clients.request(Request::from_parts(parts, body))), cx).await?;
+        let answer = answer.map_err(|error| refuse(&error, cx, route))?;
+        let Some((method, uri, fields, message)) = again else { return Ok(answer) };
+        let Some(location) = response::same_origin_redirect(&answer, &uri) else { return Ok(answer) };
+        let mut request = Request::new(Body::from(message));
+        (*request.method_mut(), *request.uri_mut()) = (method, location);
+        request.headers_mut().extend(fields);
+        let answer = self.in_time(Box::pin(clients.request(request)), cx).await?;
+        answer.map_err(|error| refuse(&error, cx, route))
     }
 }
 
-fn upstream_error(error: hyper_util::client::legacy::Error) -> UpstreamError {
-    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+impl Clients {
+    async fn request(&self, request: Request<Body>) -> Result<Response<Body>, UpstreamError> {
+        if request.uri().scheme() == Some(&Scheme::HTTP) {
+            return self.plain.request(request).await.map_err(|error| match error {
+                PlainError::Connect(error) => upstream_error(&*error, true).because(error),
+                PlainError::Exchange(error) => upstream_error(&error, false).because(error),
+            });
+        }
+        let answer = self.tls.request(request).await;
+        answer.map(|answer| answer.map(Body::from)).map_err(|error| {
+            let connects = error.is_connect();
+            upstream_error(&error, connects).because(error)
+        })
+    }
+}
+
+/// What a failed call means; its cause is still to be added.
+fn upstream_error(error: &(dyn std::error::Error + 'static), connects: bool) -> UpstreamError {
+    let mut source = Some(error);
     while let Some(cause) = source {
         if let Some(blocked) = cause.downcast_ref::<Blocked>() {
             return UpstreamError::new(UpstreamErrorKind::Forbidden, "The gateway may not call this server's address.")
-                .with_detail(blocked.to_string())
-                .because(blocked.clone());
+                .with_detail(blocked.to_string());
         }
         source = cause.source();
     }
-    if error.is_connect() {
-        return UpstreamError::new(UpstreamErrorKind::Unavailable, "The server cannot be reached.").because(error);
+    if connects {
+        return UpstreamError::new(UpstreamErrorKind::Unavailable, "The server cannot be reached.");
     }
-    UpstreamError::new(UpstreamErrorKind::Broken, "The server broke off.").because(error)
+    UpstreamError::new(UpstreamErrorKind::Broken, "The server broke off.")
 }
 
 /// 502 to 504, never a 400, 404 or 405: a client would take the server for one of the other era.
