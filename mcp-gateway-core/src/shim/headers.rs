@@ -17,29 +17,36 @@ use crate::wire::version::{Claim, claimed_era};
 /// Query parameters that hold credentials: never read, never forwarded, whatever an entry lists.
 const CREDENTIAL_PARAMETERS: &[&str] = &["access_token", "api_key", "apikey", "token"];
 
+static OF_THIS_HOP: [HeaderName; 11] = [
+    CONNECTION,
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    HOST,
+    CONTENT_LENGTH,
+    EXPECT,
+    ORIGIN,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+];
+
 /// Removes the headers of this hop (RFC 9110 §7.6.1), the named by `Connection`, and those that are ours to say.
 pub(super) fn prepare(headers: &mut HeaderMap, method: &Method, cx: &McpContext, route: &Route) {
-    if headers.contains_key(CONNECTION) {
-        let named: Vec<HeaderName> = headers
-            .get_all(CONNECTION)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .filter_map(|name| name.trim().parse().ok())
-            .collect();
-        for name in named {
-            headers.remove(name);
-        }
-    }
-    static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-    static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-    for name in [CONNECTION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, HOST, CONTENT_LENGTH, EXPECT, ORIGIN] {
+    let named: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    // A credential that got here, because somebody built a stack without the authenticate layer, gets no further.
+    let ends_here = |name: &&HeaderName| OF_THIS_HOP.contains(name) || authenticate::is_credential(name);
+    // A head has few fields: looking at each costs less than looking up all that it could have.
+    let ending: Vec<HeaderName> = headers.keys().filter(ends_here).cloned().collect();
+    for name in named.into_iter().chain(ending) {
         headers.remove(name);
     }
-    headers.remove(&KEEP_ALIVE);
-    headers.remove(&PROXY_CONNECTION);
-    // A credential that got here, because somebody built a stack without the authenticate layer, gets no further.
-    authenticate::strip(headers);
     // Without a body there is nothing that anybody could have compared the mirrors with.
     let posts = *method == Method::POST;
     mirror::strip(headers, if posts { claimed_era(headers).unwrap_or(Claim::Unknown) } else { Claim::Absent });

@@ -118,7 +118,9 @@ fn filter(mut response: Response<Body>, route: &Route) -> Response<Body> {
             || route.response_headers.contains(name)
     };
     // One reader takes the first of two types, another the last: there is one, the one that was judged.
-    if let Some(judged) = headers.get(CONTENT_TYPE).cloned() {
+    if headers.len() != headers.keys_len()
+        && let Some(judged) = headers.get(CONTENT_TYPE).cloned()
+    {
         headers.insert(CONTENT_TYPE, judged);
     }
     let dropped: Vec<HeaderName> = headers.keys().filter(|name| !kept(name)).cloned().collect();

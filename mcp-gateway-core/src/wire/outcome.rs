@@ -372,6 +372,14 @@ impl Scanner {
             Level::Result => &[("isError", Member::IsError), ("resultType", Member::ResultType)],
             Level::Error => &[("code", Member::Code), ("message", Member::Message)],
         };
+        let raw = &self.capture.bytes;
+        if let Some((_, member)) = known.iter().find(|(known, _)| known.as_bytes() == raw) {
+            return *member;
+        }
+        // Spelled otherwise, it is a known one only by escapes.
+        if !raw.contains(&b'\\') {
+            return Member::Other;
+        }
         let Some(name) = self.capture.text() else { return Member::Other };
         known.iter().find(|(known, _)| name.is(known)).map_or(Member::Other, |(_, member)| *member)
     }

@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
@@ -129,7 +130,13 @@ impl Splitter {
             if !chunk.is_empty() {
                 self.waiting.push_front(chunk);
             }
-            return Ok(Some(Event::parse(self.unmarked(raw))));
+            let (bytes, mut longest) = (raw.len(), std::mem::take(&mut self.search.longest));
+            let raw = self.unmarked(raw);
+            if raw.len() != bytes {
+                // It stands somewhere else now.
+                longest = 0..0;
+            }
+            return Ok(Some(Event::parse(raw, &longest)));
         }
         Ok(None)
     }
@@ -166,6 +173,10 @@ struct Search {
     /// The current line is the first of the stream, and its first `mark` bytes are those of byte order marks.
     first_line: bool,
     mark: usize,
+    /// Bytes of the event in earlier chunks.
+    before: usize,
+    /// Where the longest line of the event is: most events are one long line, which nobody has to search twice.
+    longest: Range<usize>,
 }
 
 impl Search {
@@ -187,9 +198,14 @@ impl Search {
             }
             let Some(found) = memchr2(b'\r', b'\n', &chunk[pos..]) else {
                 self.line += chunk.len() - pos;
+                self.before += chunk.len();
                 return None;
             };
             let length = self.line + found;
+            if length > self.longest.len() {
+                let end = self.before + pos + found;
+                self.longest = end - length..end;
+            }
             let blank = length == 0 || self.first_line && length == self.mark && length.is_multiple_of(BOM.len());
             self.line = 0;
             self.first_line = false;
@@ -200,6 +216,7 @@ impl Search {
                     self.after_cr = false;
                     pos += 1;
                 }
+                self.before = 0;
                 return Some(pos);
             }
         }
@@ -207,13 +224,18 @@ impl Search {
 }
 
 impl Event {
-    fn parse(raw: Bytes) -> Self {
+    /// `longest` is a line of it, or empty.
+    fn parse(raw: Bytes, longest: &Range<usize>) -> Self {
         let mut event =
             Self { data: Bytes::new(), has_data: false, id: None, event: None, retry: None, raw: Bytes::new() };
         let mut joined: Option<BytesMut> = None;
         let mut rest = &raw[..];
         while !rest.is_empty() {
-            let end = memchr2(b'\r', b'\n', rest).unwrap_or(rest.len());
+            let end = if raw.len() - rest.len() == longest.start && !longest.is_empty() {
+                longest.len()
+            } else {
+                memchr2(b'\r', b'\n', rest).unwrap_or(rest.len())
+            };
             let (line, tail) = rest.split_at(end);
             rest = match tail {
                 [b'\r', b'\n', rest @ ..] | [_, rest @ ..] => rest,

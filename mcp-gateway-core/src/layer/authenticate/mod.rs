@@ -20,6 +20,8 @@ use crate::{BoxFuture, MaybeReady};
 /// `X-API-Key`.
 pub const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
+static CREDENTIALS: [HeaderName; 4] = [AUTHORIZATION, PROXY_AUTHORIZATION, COOKIE, X_API_KEY];
+
 /// Authenticates requests and sets the fact `principal`.
 ///
 /// The authenticators are asked in order; the first that knows the credential decides. Nobody knows it: 401 with a
@@ -360,9 +362,14 @@ fn has_credential(headers: &HeaderMap) -> bool {
 
 /// Removes every credential that a request can carry in its head.
 pub(crate) fn strip(headers: &mut HeaderMap) {
-    for name in [AUTHORIZATION, PROXY_AUTHORIZATION, COOKIE, X_API_KEY] {
+    for name in &CREDENTIALS {
         headers.remove(name);
     }
+}
+
+/// Whether a header carries a credential.
+pub(crate) fn is_credential(name: &HeaderName) -> bool {
+    CREDENTIALS.contains(name)
 }
 
 /// Extracts the caller that an [`AuthenticateLayer`] has found.
