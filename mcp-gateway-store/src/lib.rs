@@ -8,3 +8,5 @@ pub mod postgres;
 pub mod spool;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub mod transfer;

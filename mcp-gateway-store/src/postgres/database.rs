@@ -1,5 +1,7 @@
 //! One operation on a pool: bounded in time, its errors told as a store's.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mcp_gateway_core::contract::{StoreError, StoreErrorKind};
@@ -22,11 +24,19 @@ pub(super) struct Database {
     pool: PgPool,
     /// After so long an answer is not waited for any more: the server would have given up before.
     limit: Duration,
+    /// Whether the server is known not to answer: nobody has to find that out by waiting.
+    away: Arc<AtomicBool>,
 }
 
 impl Database {
     pub(super) fn new(options: &PostgresOptions, connections: u32, settings: &'static str) -> Self {
-        Self { pool: options.pool(connections, settings), limit: options.statement_timeout + GRACE }
+        let limit = options.statement_timeout + GRACE;
+        Self { pool: options.pool(connections, settings), limit, away: Arc::default() }
+    }
+
+    /// Whoever follows the server says here whether it answers.
+    pub(super) fn away(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.away)
     }
 
     /// Reads; nothing is lost when the connection is.
@@ -67,6 +77,10 @@ impl Database {
         lost: StoreErrorKind,
         limit: Duration,
     ) -> Result<Vec<PgRow>, (StoreError, bool)> {
+        if self.away.load(Ordering::Relaxed) {
+            let away = StoreError::new(StoreErrorKind::Unavailable, op).because("the database is away");
+            return Err((away, false));
+        }
         let acquired = self.pool.acquire().await;
         // Nothing was sent yet.
         let mut connection =

@@ -62,12 +62,6 @@ pub enum PostgresError {
         /// Where it is.
         place: String,
     },
-    /// There is something in it already.
-    #[error("{place} is not empty: name a new database, on which `mcp-gateway migrate` has been run and nothing else")]
-    NotEmpty {
-        /// Where it is.
-        place: String,
-    },
     /// Bodies would be captured, and nothing seals them.
     #[error("{place} would hold captured bodies unsealed: configure a key for sealing, or set `audit.bodies` to `off`")]
     Unsealed {

@@ -181,3 +181,7 @@ fn may_come(error: &mcp_gateway_core::BoxError) -> bool {
         _ => true,
     }
 }
+
+#[cfg(test)]
+#[path = "migrate_tests.rs"]
+mod tests;

@@ -14,6 +14,7 @@ mod resource_batch;
 mod resource_feed;
 #[cfg(test)]
 mod testing;
+mod transfer;
 mod types;
 
 pub use audit::{PostgresAuditOptions, PostgresAuditStore};
@@ -21,3 +22,4 @@ pub use error::PostgresError;
 pub use migrate::{Contract, migrate};
 pub use options::PostgresOptions;
 pub use resource::PostgresStore;
+pub use transfer::PostgresRecords;

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::stream;
@@ -29,7 +30,7 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// Between attempts to connect again.
 const RETRY: Duration = Duration::from_millis(250);
 /// How often expired records and old changes are removed. Of all processes on a database one does it at a time.
-const SWEEP_EVERY: Duration = Duration::from_secs(5);
+const SWEEP_EVERY: Duration = Duration::from_secs(2);
 /// Rows that a sweep removes in one transaction.
 const SWEEP_ROWS: i32 = 500;
 /// Changes that are read from the log at a time, and the bytes in them.
@@ -60,7 +61,7 @@ impl Hub {
             Lost::Filling => PostgresError::InUse { place: options.place() },
             Lost::Failed(source) => PostgresError::Unreachable { place: options.place(), source },
         })?;
-        let listening = tokio::spawn(follow(options.clone(), sender, Some(listener)));
+        let listening = tokio::spawn(follow(options.clone(), sender, database.away(), listener));
         let log_age = i64::try_from(options.log_age.as_micros()).unwrap_or(i64::MAX);
         let sweeping = tokio::spawn(sweep(database.clone(), log_age));
         Ok(Self { seen, tasks: [listening, sweeping] })
@@ -132,25 +133,33 @@ async fn look(listener: &mut PgListener, sender: &watch::Sender<Seen>) -> Result
 }
 
 /// Listens for ever, connecting again whenever the connection is lost.
-async fn follow(options: PostgresOptions, sender: watch::Sender<Seen>, mut listener: Option<PgListener>) {
+async fn follow(
+    options: PostgresOptions,
+    sender: watch::Sender<Seen>,
+    away: Arc<AtomicBool>,
+    mut listener: PgListener,
+) {
     loop {
-        let lost = match listener.take() {
-            Some(listener) => hear(listener, &sender).await,
-            None => match listen(&options, &sender).await {
-                Ok(connected) => {
-                    tracing::info!(database = options.place(), "the database is back");
-                    listener = Some(connected);
-                    continue;
+        let mut lost = hear(listener, &sender).await;
+        // At once: a single connection may have been cut.
+        listener = loop {
+            match listen(&options, &sender).await {
+                Ok(connected) => break connected,
+                Err(next) => {
+                    if !away.swap(true, Ordering::Relaxed) {
+                        let place = options.place();
+                        tracing::warn!(database = place, first = %lost, error = %next, "the database is away");
+                    }
+                    lost = next;
                 }
-                Err(lost) => lost,
-            },
+            }
+            let text = lost.to_string().into();
+            sender.send_modify(|seen| seen.failed = Some(text));
+            sleep(RETRY).await;
         };
-        let text: Arc<str> = lost.to_string().into();
-        if sender.borrow().failed.is_none() {
-            tracing::warn!(database = options.place(), error = &*text, "the database is away; connecting again");
+        if away.swap(false, Ordering::Relaxed) {
+            tracing::info!(database = options.place(), "the database is back");
         }
-        sender.send_modify(|seen| seen.failed = Some(text));
-        sleep(RETRY).await;
     }
 }
 
