@@ -16,7 +16,7 @@ async fn bench(setup: Setup) -> Bench {
     let passed = std::sync::atomic::AtomicU64::new(0);
     // The clock is the server's: its functions ask one that can be moved.
     Bench::with_passing(Arc::new(store), move |by| {
-        let by = by.as_micros() as u64;
+        let by = u64::try_from(by.as_micros()).unwrap();
         let passed = passed.fetch_add(by, std::sync::atomic::Ordering::SeqCst) + by;
         cluster.sql(
             &database,

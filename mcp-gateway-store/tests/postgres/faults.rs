@@ -59,7 +59,7 @@ async fn a_feed_whose_connection_is_cut_misses_nothing() {
                 Ok(_) => break,
                 Err(error) if error.kind() == StoreErrorKind::Conflict => break,
                 Err(error) => {
-                    assert!(matches!(error.kind(), StoreErrorKind::Unavailable | StoreErrorKind::Unknown), "{error}")
+                    assert!(matches!(error.kind(), StoreErrorKind::Unavailable | StoreErrorKind::Unknown), "{error}");
                 }
             }
         }

@@ -162,9 +162,9 @@ async fn run(stores: [Arc<dyn ResourceStore>; 2], steps: Vec<Vec<Step>>) {
 }
 
 /// Runs the property on stores of one kind.
-fn check<F: Future<Output = [Arc<dyn ResourceStore>; 2]>>(open: impl Fn() -> F) {
+fn check<S: ResourceStore, F: Future<Output = [S; 2]>>(open: impl Fn() -> F) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let stores = runtime.block_on(open());
+    let stores = runtime.block_on(open()).map(|store| Arc::new(store) as Arc<dyn ResourceStore>);
     let cases = Config { cases: 16, max_shrink_iters: 0, failure_persistence: None, ..Config::default() };
     TestRunner::new(cases)
         .run(&steps(), |steps| {
@@ -179,7 +179,7 @@ fn on_two_processes_over_postgres() {
     check(|| async {
         let (options, _) = fresh(Cluster::shared()).await;
         let options = options.with_connections(8);
-        [Arc::new(open(&options).await), Arc::new(open(&options).await)]
+        [open(&options).await, open(&options).await]
     });
 }
 
@@ -188,6 +188,6 @@ fn on_one_sqlite_file() {
     let folder = tempfile::tempdir().unwrap();
     check(|| async {
         let store = SqliteStore::open(folder.path().join("resources.db"), SqliteOptions::default()).unwrap();
-        [Arc::new(store.clone()), Arc::new(store)]
+        [store.clone(), store]
     });
 }

@@ -113,8 +113,9 @@ async fn everything_moves_from_sqlite_to_postgres_and_back() {
     call(&key, "before").send(old.address).await.expect(200);
     old.audit_of(1, |row| row["rpc_id"] == "\"before\"").await;
     let database = Cluster::shared().database();
-    let from = format!("sqlite:{}", old.folder().join("data/gateway.db").display());
-    let copy = |from: &str, to: &str| mcp_gateway(old.folder(), to, &["store", "copy", "--from", from]);
+    let place = old.folder().to_owned();
+    let from = format!("sqlite:{}", place.join("data/gateway.db").display());
+    let copy = |from: &str, to: &str| mcp_gateway(&place, to, &["store", "copy", "--from", from]);
 
     let refused = copy(&from, &database);
     assert!(!refused.status.success(), "a server runs on it");
@@ -131,7 +132,7 @@ async fn everything_moves_from_sqlite_to_postgres_and_back() {
     assert_eq!((&rows[0]["rpc_id"], &rows[1]["rpc_id"]), (&json!("\"before\""), &json!("\"after\"")), "{rows:?}");
     drop(new);
 
-    let back = format!("sqlite:{}", old.folder().join("back.db").display());
+    let back = format!("sqlite:{}", place.join("back.db").display());
     let copied = copy(&database, &back);
     assert!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
     let back = String::from_utf8_lossy(&copied.stdout).into_owned();
