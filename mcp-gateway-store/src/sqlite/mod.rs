@@ -16,8 +16,10 @@ mod resource;
 mod resource_feed;
 mod resource_reader;
 mod resource_writer;
+mod transfer;
 
 pub use audit::{SqliteAuditOptions, SqliteAuditStore};
 pub use connection::Durability;
 pub use error::OpenError;
 pub use resource::{SqliteOptions, SqliteStore};
+pub use transfer::SqliteRecords;

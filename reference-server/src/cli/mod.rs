@@ -7,6 +7,8 @@ mod logs;
 mod serve;
 mod signals;
 mod stdio;
+#[cfg(all(feature = "sqlite", feature = "postgres"))]
+mod store;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -39,7 +41,13 @@ enum Command {
         command: CatalogCommand,
     },
     /// Bring the databases to this version's form and exit.
-    Migrate,
+    Migrate(MigrateArgs),
+    /// Work with the databases.
+    #[cfg(all(feature = "sqlite", feature = "postgres"))]
+    Store {
+        #[command(subcommand)]
+        command: StoreCommand,
+    },
     /// Work with the audit trail.
     Audit {
         #[command(subcommand)]
@@ -56,6 +64,17 @@ struct ServeArgs {
     /// Make the owner's bootstrap token good for another 24 hours.
     #[arg(long)]
     bootstrap: bool,
+}
+
+/// Arguments of `migrate`.
+#[derive(Debug, Args)]
+struct MigrateArgs {
+    /// How long to wait for a database on another machine that does not answer yet.
+    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    wait_seconds: u64,
+    /// Remove what only the version before needed; no replica of it may run any more.
+    #[arg(long)]
+    contract: bool,
 }
 
 /// Arguments of `stdio`.
@@ -84,6 +103,20 @@ enum CatalogCommand {
     },
 }
 
+#[cfg(all(feature = "sqlite", feature = "postgres"))]
+#[derive(Debug, Subcommand)]
+enum StoreCommand {
+    /// Copy all records and the audit trail to an empty database, and compare. No server may run on either.
+    Copy {
+        /// `sqlite:PATH` or `postgres://HOST/DATABASE`.
+        #[arg(long, value_name = "DATABASE")]
+        from: String,
+        /// The same; `database` of the configuration by default, where others of this machine do not see a password.
+        #[arg(long, value_name = "DATABASE")]
+        to: Option<String>,
+    },
+}
+
 #[derive(Debug, Subcommand)]
 enum AuditCommand {
     /// Put the spool of another machine, or a saved one, into the audit trail.
@@ -109,7 +142,9 @@ pub fn main() -> ExitCode {
         Some(Command::Serve(args)) => serve::run(cli.config, &args),
         Some(Command::Stdio(args)) => stdio::run(args),
         Some(Command::Catalog { command: CatalogCommand::Validate { directory } }) => catalog::validate(directory),
-        Some(Command::Migrate) => serve::migrate(cli.config.as_ref()),
+        Some(Command::Migrate(args)) => serve::migrate(cli.config.as_ref(), &args),
+        #[cfg(all(feature = "sqlite", feature = "postgres"))]
+        Some(Command::Store { command: StoreCommand::Copy { from, to } }) => store::copy(cli.config.as_ref(), from, to),
         Some(Command::Audit { command: AuditCommand::Import { directory, key } }) => {
             audit::import(cli.config.as_ref(), &directory, key.as_deref())
         }

@@ -2,15 +2,16 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use mcp_gateway_core::record::Secret;
 
 use super::environment::{self, Variable};
 use super::signals::Signals;
-use super::{ServeArgs, logs, print};
+use super::{MigrateArgs, ServeArgs, logs, print};
 use crate::config::{self, Config};
-use crate::wiring::{Server, StartOptions, raise_open_files};
+use crate::wiring::{MigrateOptions, Server, StartOptions, raise_open_files};
 
 /// The variable of the owner's first token.
 const BOOTSTRAP_TOKEN: &str = "MCP_GATEWAY_BOOTSTRAP_TOKEN";
@@ -58,9 +59,11 @@ pub(super) fn run(file: Option<PathBuf>, args: &ServeArgs) -> anyhow::Result<Exi
     })
 }
 
-pub(super) fn migrate(file: Option<&PathBuf>) -> anyhow::Result<ExitCode> {
+pub(super) fn migrate(file: Option<&PathBuf>, args: &MigrateArgs) -> anyhow::Result<ExitCode> {
     let config = load(file)?;
     logs::start(&config)?;
-    crate::wiring::migrate(&config)?;
+    let options = MigrateOptions { wait: Duration::from_secs(args.wait_seconds), contract: args.contract };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(crate::wiring::migrate(&config, options))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use http::{HeaderName, Uri};
 use mcp_gateway_core::egress::{AllowRule, EgressPolicy};
-use mcp_gateway_core::record::{Mount, Roles};
+use mcp_gateway_core::record::{Mount, Roles, Secret};
+#[cfg(feature = "postgres")]
+use mcp_gateway_store::postgres::PostgresOptions;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use serde_json::Value;
@@ -21,6 +23,8 @@ const MOUNT_PATH: &str = "/mcp-connect";
 pub enum Database {
     /// In this file.
     Sqlite(PathBuf),
+    /// In the database of this URL, which may hold a password.
+    Postgres(Secret),
     /// Nowhere: all is lost at the end.
     Memory,
 }
@@ -62,11 +66,14 @@ impl Config {
             );
             return Err(ConfigError::value("public_url", problem));
         }
-        self.database()?;
+        self.check_databases()?;
         self.egress_policy()?;
         self.redacted_headers()?;
         self.default_roles()?;
         for (name, number) in [
+            ("postgres.connections", self.postgres.connections.into()),
+            ("postgres.acquire_timeout_seconds", self.postgres.acquire_timeout_seconds),
+            ("postgres.statement_timeout_seconds", self.postgres.statement_timeout_seconds),
             ("catalog.poll_seconds", self.catalog.poll_seconds),
             ("limits.body_bytes", self.limits.body_bytes),
             ("limits.header_count", self.limits.header_count as u64),
@@ -185,20 +192,58 @@ impl Config {
     /// # Errors
     /// When `database` is not of a kind that this build has.
     pub fn database(&self) -> Result<Database, ConfigError> {
-        let default = format!("sqlite:{}", self.data_dir.join("gateway.db").display());
+        let wrong = |problem: &str| Err(ConfigError::value("database", problem));
         let text = match &self.database {
-            Some(text) => text,
-            None if cfg!(feature = "sqlite") => &default,
+            Some(text) => text.expose(),
+            None if cfg!(feature = "sqlite") => return Ok(Database::Sqlite(self.data_dir.join("gateway.db"))),
             None => return Ok(Database::Memory),
         };
-        let wrong = |problem: &str| Err(ConfigError::value("database", problem));
         match text.split_once(':') {
             _ if text == "memory" => Ok(Database::Memory),
             Some(("sqlite", "")) => wrong("needs a path: sqlite:./data/gateway.db"),
             Some(("sqlite", _)) if cfg!(not(feature = "sqlite")) => wrong("needs a build with the feature sqlite"),
             Some(("sqlite", path)) => Ok(Database::Sqlite(path.strip_prefix("//").unwrap_or(path).into())),
-            _ => wrong("must be sqlite:PATH or memory"),
+            Some(("postgres" | "postgresql", _)) if cfg!(not(feature = "postgres")) => {
+                wrong("needs a build with the feature postgres")
+            }
+            Some(("postgres" | "postgresql", _)) => Ok(Database::Postgres(Secret::new(text))),
+            _ => wrong("must be sqlite:PATH, postgres://HOST/DATABASE or memory"),
         }
+    }
+
+    /// How the database of this URL is talked to.
+    ///
+    /// # Errors
+    /// When the URL cannot be used; the error does not repeat it.
+    #[cfg(feature = "postgres")]
+    pub fn postgres(&self, setting: &str, url: &Secret) -> Result<PostgresOptions, ConfigError> {
+        let options = PostgresOptions::parse(url.expose()).map_err(|error| ConfigError::value(setting, error))?;
+        let (acquire, statement) = (self.postgres.acquire_timeout_seconds, self.postgres.statement_timeout_seconds);
+        Ok(options
+            .with_connections(self.postgres.connections)
+            .with_timeouts(Duration::from_secs(acquire), Duration::from_secs(statement)))
+    }
+
+    /// The URLs of databases, checked.
+    fn check_databases(&self) -> Result<(), ConfigError> {
+        let database = self.database()?;
+        #[cfg(feature = "postgres")]
+        for (setting, url) in self.postgres_urls(&database) {
+            self.postgres(setting, url)?;
+        }
+        if self.postgres.audit_replica.is_some() && !matches!(database, Database::Postgres(_)) {
+            return Err(ConfigError::value("postgres.audit_replica", "needs a database in Postgres"));
+        }
+        Ok(())
+    }
+
+    #[cfg(feature = "postgres")]
+    fn postgres_urls<'a>(&'a self, database: &'a Database) -> impl Iterator<Item = (&'static str, &'a Secret)> {
+        let primary = match database {
+            Database::Postgres(url) => Some(("database", url)),
+            _ => None,
+        };
+        primary.into_iter().chain(self.postgres.audit_replica.iter().map(|url| ("postgres.audit_replica", url)))
     }
 
     /// Where calls to remote servers may go.
@@ -291,7 +336,17 @@ impl Config {
         effective.catalog.paths = self.catalog_paths();
         effective.public_url = self.mount().ok().map(|mount| mount.origin().to_owned()).or(effective.public_url);
         if let Ok(Database::Sqlite(path)) = self.database() {
-            effective.database = Some(format!("sqlite:{}", path.display()));
+            effective.database = Some(Secret::new(format!("sqlite:{}", path.display())));
+        }
+        // Not only what stands before the `@` may be secret.
+        #[cfg(feature = "postgres")]
+        for (setting, url) in self.database().iter().flat_map(|database| self.postgres_urls(database)) {
+            let place = self.postgres(setting, url).ok().map(|options| options.place());
+            let shown = place.map(|place| Secret::new(place.replacen("://", "://(..)@", 1)));
+            match setting {
+                "database" => effective.database = shown,
+                _ => effective.postgres.audit_replica = shown,
+            }
         }
         let mut tree = serde_json::to_value(&effective).unwrap_or_default();
         hide(&mut tree);

@@ -11,7 +11,7 @@ pub use self::reference::{reference, reference_table};
 pub use self::section::{Key, Shape};
 pub use self::settings::{
     Audit, AuditDurability, Auth, Catalog, Children, Config, Egress, EgressPurpose, Limits, Log, LogFormat, Policy,
-    ProcessSettings, RateSetting, Rates, RuntimeSettings, Sessions, Telemetry, Tls, Traces,
+    PostgresSettings, ProcessSettings, RateSetting, Rates, RuntimeSettings, Sessions, Telemetry, Tls, Traces,
 };
 pub use self::source::{ConfigError, load};
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use mcp_gateway_core::layer::audit::OnFull;
 use mcp_gateway_core::layer::peek::UnknownMethods;
+use mcp_gateway_core::record::Secret;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -78,7 +79,7 @@ macro_rules! leaf {
 }
 
 leaf! {
-    Text: String, PathBuf, SocketAddr, AuditDurability, OnFull, UnknownMethods, LogFormat;
+    Text: String, Secret, PathBuf, SocketAddr, AuditDurability, OnFull, UnknownMethods, LogFormat;
     Number: u16, u32, u64, usize;
     Part: f64;
     Flag: bool;

@@ -8,6 +8,7 @@ use mcp_gateway_core::layer::audit::OnFull;
 use mcp_gateway_core::layer::cors::KNOWN_WEB_CLIENTS;
 use mcp_gateway_core::layer::limit::Rate;
 use mcp_gateway_core::layer::peek::UnknownMethods;
+use mcp_gateway_core::record::Secret;
 use serde::{Deserialize, Serialize};
 
 use super::section::section;
@@ -29,8 +30,11 @@ section! {
         ops_listen: Option<SocketAddr> = None,
         /// Where databases, keys, the audit spool and the children's folders are. One process at a time.
         data_dir: PathBuf = PathBuf::from("./data"),
-        /// The store: `sqlite:PATH`, or `memory` to forget everything at the end. Not set: `gateway.db` in `data_dir`.
-        database: Option<String> = None,
+        /// The store: `sqlite:PATH`, `postgres://user:password@host/database`, or `memory` to forget everything at the
+        /// end. Not set: `gateway.db` in `data_dir`.
+        database: Option<Secret> = None,
+        /// A database in Postgres.
+        postgres: PostgresSettings = PostgresSettings::default(),
         /// Which servers there are.
         catalog: Catalog = Catalog::default(),
         /// Networks of proxies whose `Forwarded` and `X-Forwarded-For` are believed.
@@ -77,6 +81,21 @@ section! {
         key: Option<PathBuf> = None,
         /// PEM file with the authorities of client certificates. When set, clients must have one.
         client_ca: Option<PathBuf> = None,
+    }
+}
+
+section! {
+    /// `postgres`.
+    pub struct PostgresSettings {
+        /// Connections at once for records, and as many for the audit trail; two more listen and keep house.
+        connections: u32 = 10,
+        /// How long an operation may wait for a connection, connecting included.
+        acquire_timeout_seconds: u64 = 5,
+        /// How long the database may work on a statement; removing old events has no such limit.
+        statement_timeout_seconds: u64 = 30,
+        /// URL of a copy that follows the database: queries of the audit trail go there. Not set: they go to the
+        /// database.
+        audit_replica: Option<Secret> = None,
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::io::Write as _;
 
+use mcp_gateway_core::record::Secret;
+
 use super::*;
 
 fn read(yaml: &str, variables: &[(&str, &str)]) -> Result<Config, String> {
@@ -55,6 +57,12 @@ fn a_wrong_value_names_its_path() {
         ("tls: {client_ca: x}", "tls.client_ca"),
         ("public_url: https://gateway.example/path", "public_url"),
         ("database: mysql://x", "database"),
+        ("database: 'postgres://h/d?sslmod=require'", "database"),
+        ("{database: 'postgres://h/d', postgres: {audit_replica: 'sqlite:x'}}", "postgres.audit_replica"),
+        ("postgres: {audit_replica: 'postgres://h/d'}", "postgres.audit_replica"),
+        ("postgres: {connections: 0}", "postgres.connections"),
+        ("postgres: {acquire_timeout_seconds: 0}", "postgres.acquire_timeout_seconds"),
+        ("postgres: {statement_timeout_seconds: 0}", "postgres.statement_timeout_seconds"),
         ("runtime: {process: {uid: 1}}", "runtime.process"),
         ("runtime: {process: {cgroup: group}}", "runtime.process.cgroup"),
         ("runtime: {process: {pids: 0}}", "runtime.process.pids"),
@@ -149,11 +157,14 @@ fn keys_do_not_cross_a_network_in_the_clear_by_mistake() {
 
 #[test]
 fn printing_hides_secrets_and_shows_what_is_derived() {
-    let database = Some("postgres://ada:hunter2@db.example:5432/gateway".to_owned());
-    let config = Config { database, ..Config::default() };
+    let database = Some(Secret::new("postgres://ada:hunter2@db.example:5432/gateway"));
+    let mut config = Config { database, ..Config::default() };
+    config.postgres.audit_replica = Some(Secret::new("postgres://copy.example/gateway?user=ada&password=hunter2"));
     let printed = config.printed(20_000);
     assert!(!printed.contains("hunter2") && !printed.contains("ada"), "{printed}");
     assert!(printed.contains("postgres://(..)@db.example:5432/gateway"), "{printed}");
+    assert!(printed.contains("postgres://(..)@copy.example:5432/gateway"), "{printed}");
+    assert!(!format!("{config:?}").contains("hunter2"), "{config:?}");
     assert!(printed.contains("public_url: http://127.0.0.1:8080"), "{printed}");
     assert!(printed.contains("streams: 9500"), "{printed}");
     let again = read(&Config::default().printed(20_000), &[]);

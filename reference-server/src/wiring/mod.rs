@@ -6,6 +6,8 @@
 
 mod banner;
 mod catalog;
+#[cfg(all(feature = "sqlite", feature = "postgres"))]
+mod copy;
 mod data_plane;
 mod limits;
 mod logins;
@@ -16,6 +18,8 @@ mod serve;
 mod storage;
 mod tasks;
 
+#[cfg(all(feature = "sqlite", feature = "postgres"))]
+pub use self::copy::{Copied, copy};
 pub use self::limits::raise_open_files;
 pub use self::serve::{Server, StartError, StartOptions};
-pub use self::storage::{import_audit, migrate};
+pub use self::storage::{MigrateOptions, import_audit, migrate};

@@ -2,7 +2,9 @@
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+#[cfg(any(feature = "sqlite", feature = "process"))]
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +18,7 @@ use mcp_gateway_store::spool::{self, Durability, Imported, Spool, SpoolDriver, S
 use crate::config::{AuditDurability, Config, Database};
 
 /// The file of the master key, in `data_dir`.
-const MASTER_KEY: &str = "master.key";
+pub(super) const MASTER_KEY: &str = "master.key";
 /// The file of the spool's key, in `data_dir`.
 const SPOOL_KEY: &str = "spool.key";
 
@@ -34,14 +36,14 @@ pub(super) struct Storage {
 /// Opens everything, making what is not there yet.
 pub(super) async fn open(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<Storage> {
     let dir = make_data_dir(config)?;
-    let (resources, database) = open_resources(config, clock)?;
+    let resources = open_resources(config, clock).await?;
     let keys: Arc<dyn KeyManagement> = Arc::new(LocalKeyFile::open_or_create(dir.join(MASTER_KEY))?);
     let sealer: Arc<dyn FieldSealer> =
         Sealer::open(Arc::clone(&resources), Arc::clone(&keys), Arc::clone(clock)).await?;
     let max_age = Duration::from_secs(config.sessions.max_age_days.saturating_mul(24 * 3_600));
     let options = RingOptions::default().with_max_age(max_age);
     let ring = SessionKeyRing::open(Arc::clone(&resources), keys, Arc::clone(clock), options).await?;
-    let audit_store = open_audit(config, database.as_deref(), &sealer)?;
+    let audit_store = open_audit(config, &sealer).await?;
     let mut options = SpoolOptions::new(dir.join("spool"), SpoolKey::load_or_create(&dir.join(SPOOL_KEY))?);
     options.max_bytes = config.audit.spool_bytes;
     options.segment_bytes = config.audit.segment_bytes;
@@ -56,16 +58,32 @@ pub(super) async fn open(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Res
     Ok(Storage { resources, sealer, sessions, ring, audit_store, spool, spool_driver })
 }
 
-/// Brings the databases to this version's form.
+/// How databases are migrated.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct MigrateOptions {
+    /// How long a database on another machine is waited for.
+    pub wait: Duration,
+    /// Whether what only the version before needs is removed: no replica of it runs any more.
+    pub contract: bool,
+}
+
+/// Brings the databases to this version's form, and makes the keys that are there before the first start.
 ///
 /// # Errors
-/// When they cannot be opened, a running server included.
-pub fn migrate(config: &Config) -> anyhow::Result<()> {
+/// When they cannot be opened, a running server that has them to itself included.
+#[cfg_attr(not(feature = "postgres"), allow(unused_variables, reason = "files are neither waited for nor shared"))]
+pub async fn migrate(config: &Config, options: MigrateOptions) -> anyhow::Result<()> {
     make_data_dir(config)?;
+    #[cfg(feature = "postgres")]
+    if let Database::Postgres(url) = config.database()? {
+        use mcp_gateway_store::postgres::{self, Contract};
+
+        let contract = if options.contract { Contract::Now } else { Contract::Later };
+        postgres::migrate(&config.postgres("database", &url)?, options.wait, contract).await?;
+    }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let storage = runtime.block_on(open(config, &clock))?;
-    runtime.block_on(storage.spool_driver.close());
+    let storage = open(config, &clock).await?;
+    storage.spool_driver.close().await;
     Ok(())
 }
 
@@ -79,46 +97,40 @@ pub async fn import_audit(config: &Config, directory: &Path, key: Option<&Path>)
     // Made anew, a key would open nothing.
     anyhow::ensure!(key.exists(), "{}: there is no such key; name it with --key", key.display());
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let (resources, database) = open_resources(config, &clock)?;
+    let resources = open_resources(config, &clock).await?;
     let keys: Arc<dyn KeyManagement> = Arc::new(LocalKeyFile::open_or_create(dir.join(MASTER_KEY))?);
     let sealer: Arc<dyn FieldSealer> = Sealer::open(resources, keys, clock).await?;
-    let audit_store = open_audit(config, database.as_deref(), &sealer)?;
+    let audit_store = open_audit(config, &sealer).await?;
     Ok(spool::import(directory, &SpoolKey::load_or_create(&key)?, &*audit_store).await?)
 }
 
 /// For its owner alone: the keys are in it.
-fn make_data_dir(config: &Config) -> anyhow::Result<&Path> {
+pub(super) fn make_data_dir(config: &Config) -> anyhow::Result<&Path> {
     let dir = config.data_dir.as_path();
     let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
     made.with_context(|| format!("data_dir: {} cannot be made", dir.display()))?;
     Ok(dir)
 }
 
-#[cfg(feature = "sqlite")]
-fn open_resources(
-    config: &Config,
-    clock: &Arc<dyn Clock>,
-) -> anyhow::Result<(Arc<dyn ResourceStore>, Option<PathBuf>)> {
-    use mcp_gateway_store::sqlite::{SqliteOptions, SqliteStore};
-
+pub(super) async fn open_resources(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<Arc<dyn ResourceStore>> {
     Ok(match config.database()? {
-        Database::Memory => (Arc::new(MemoryStore::new(Arc::clone(clock))), None),
+        Database::Memory => Arc::new(MemoryStore::new(Arc::clone(clock))),
+        #[cfg(feature = "sqlite")]
         Database::Sqlite(path) => {
-            let options = SqliteOptions::default().with_clock(Arc::clone(clock));
-            (Arc::new(SqliteStore::open(&path, options)?), Some(path))
-        }
-    })
-}
+            use mcp_gateway_store::sqlite::{SqliteOptions, SqliteStore};
 
-#[cfg(not(feature = "sqlite"))]
-fn open_resources(
-    config: &Config,
-    clock: &Arc<dyn Clock>,
-) -> anyhow::Result<(Arc<dyn ResourceStore>, Option<PathBuf>)> {
-    match config.database()? {
-        Database::Memory => Ok((Arc::new(MemoryStore::new(Arc::clone(clock))), None)),
-        Database::Sqlite(_) => anyhow::bail!("database: this build has no SQLite; set it to memory"),
-    }
+            Arc::new(SqliteStore::open(&path, SqliteOptions::default().with_clock(Arc::clone(clock)))?)
+        }
+        // Its clock is the database's: that of no replica.
+        #[cfg(feature = "postgres")]
+        Database::Postgres(url) => {
+            use mcp_gateway_store::postgres::PostgresStore;
+
+            Arc::new(PostgresStore::open(config.postgres("database", &url)?).await?)
+        }
+        #[cfg(not(all(feature = "sqlite", feature = "postgres")))]
+        _ => anyhow::bail!("database: this build has no such store"),
+    })
 }
 
 /// The trail's file, beside the records'.
@@ -128,30 +140,41 @@ pub(super) fn audit_file(database: &Path) -> PathBuf {
     database.with_file_name(format!("{stem}-audit.db"))
 }
 
-/// The trail is in a file of its own beside the records: its writes never make theirs wait.
-#[cfg(feature = "sqlite")]
-fn open_audit(
-    config: &Config,
-    database: Option<&Path>,
-    sealer: &Arc<dyn FieldSealer>,
-) -> anyhow::Result<Arc<dyn AuditStore>> {
-    use mcp_gateway_store::sqlite::{Durability, SqliteAuditOptions, SqliteAuditStore};
+pub(super) async fn open_audit(config: &Config, sealer: &Arc<dyn FieldSealer>) -> anyhow::Result<Arc<dyn AuditStore>> {
+    Ok(match config.database()? {
+        Database::Memory => Arc::new(MemoryAuditStore::new()),
+        // In a file of its own beside the records: its writes never make theirs wait.
+        #[cfg(feature = "sqlite")]
+        Database::Sqlite(path) => {
+            use mcp_gateway_store::sqlite::{Durability, SqliteAuditOptions, SqliteAuditStore};
 
-    let Some(database) = database else { return Ok(Arc::new(MemoryAuditStore::new())) };
-    let mut options = SqliteAuditOptions::default().with_durability(match config.audit.durability {
-        AuditDurability::Process => Durability::Process,
-        // The spool forgets what the store has taken.
-        AuditDurability::Fsync | AuditDurability::Store => Durability::Power,
-    });
-    if config.audit.bodies {
-        options = options.with_bodies(Arc::clone(sealer));
-    }
-    Ok(Arc::new(SqliteAuditStore::open(audit_file(database), options)?))
-}
+            let mut options = SqliteAuditOptions::default().with_durability(match config.audit.durability {
+                AuditDurability::Process => Durability::Process,
+                // The spool forgets what the store has taken.
+                AuditDurability::Fsync | AuditDurability::Store => Durability::Power,
+            });
+            if config.audit.bodies {
+                options = options.with_bodies(Arc::clone(sealer));
+            }
+            Arc::new(SqliteAuditStore::open(audit_file(&path), options)?)
+        }
+        #[cfg(feature = "postgres")]
+        Database::Postgres(url) => {
+            use mcp_gateway_store::postgres::{PostgresAuditOptions, PostgresAuditStore};
 
-#[cfg(not(feature = "sqlite"))]
-fn open_audit(_: &Config, _: Option<&Path>, _: &Arc<dyn FieldSealer>) -> anyhow::Result<Arc<dyn AuditStore>> {
-    Ok(Arc::new(MemoryAuditStore::new()))
+            let mut options = PostgresAuditOptions::new(config.postgres("database", &url)?);
+            options = match config.audit.bodies {
+                true => options.with_bodies(Arc::clone(sealer)),
+                false => options.with_sealer(Arc::clone(sealer)),
+            };
+            if let Some(url) = &config.postgres.audit_replica {
+                options = options.reading_from(config.postgres("postgres.audit_replica", url)?);
+            }
+            Arc::new(PostgresAuditStore::open(options).await?)
+        }
+        #[cfg(not(all(feature = "sqlite", feature = "postgres")))]
+        _ => anyhow::bail!("database: this build has no such store"),
+    })
 }
 
 impl Storage {

@@ -13,7 +13,11 @@ use http::StatusCode;
 use mcp_gateway_core::conformance::{FlakyStore, ManualClock};
 use mcp_gateway_core::contract::{ResourceStore, SystemClock};
 use mcp_gateway_core::memory::MemoryStore;
+#[cfg(feature = "postgres")]
+use mcp_gateway_store::postgres::{self, Contract, PostgresOptions, PostgresStore};
 use mcp_gateway_store::sqlite::{SqliteOptions, SqliteStore};
+#[cfg(feature = "postgres")]
+use mcp_gateway_test_postgres::Cluster;
 
 use self::replicas::{Replicas, SECRET, newest_session_key, until};
 
@@ -33,6 +37,14 @@ macro_rules! over_each_store {
                 let dir = tempfile::tempdir().unwrap();
                 let store = SqliteStore::open(&dir.path().join("gateway.db"), SqliteOptions::default()).unwrap();
                 $test(Arc::new(store)).await;
+            }
+
+            #[cfg(feature = "postgres")]
+            #[tokio::test]
+            async fn over_postgres() {
+                let options = PostgresOptions::parse(&Cluster::shared().database()).unwrap();
+                postgres::migrate(&options, Duration::ZERO, Contract::Later).await.unwrap();
+                $test(Arc::new(PostgresStore::open(options).await.unwrap())).await;
             }
         }
     )+};

@@ -15,6 +15,8 @@ mod edges;
 mod headers;
 mod keys;
 mod limits;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod resumption;
 mod secrets;
 mod sessions;

@@ -37,7 +37,11 @@ impl Gateway {
 
     /// The same with settings, as environment variables without their prefix: `LIMITS__CALLS`.
     pub(crate) async fn start_with(entries: &[String], settings: &[(&str, &str)]) -> Self {
-        let folder = TempDir::new().unwrap();
+        Self::start_in(TempDir::new().unwrap(), entries, settings).await
+    }
+
+    /// The same in a folder that holds something already, for example `data/master.key` of another replica.
+    pub(crate) async fn start_in(folder: TempDir, entries: &[String], settings: &[(&str, &str)]) -> Self {
         let catalog = folder.path().join("catalog");
         std::fs::create_dir(&catalog).unwrap();
         for (number, entry) in entries.iter().enumerate() {

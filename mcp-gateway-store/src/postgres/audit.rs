@@ -1,0 +1,396 @@
+//! The audit trail in Postgres, a partition a day.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+use mcp_gateway_core::contract::{
+    AuditCursor, AuditFilter, AuditPage, AuditRow, AuditStore, Key, Kind, StoreError, StoreErrorKind, StoreLimits,
+    Usage, UsageRow, UsageWindow,
+};
+use mcp_gateway_core::record::{AuditBodies, FieldSealer, TenantId};
+use sqlx::postgres::PgRow;
+use sqlx::{AssertSqlSafe, Row as _};
+use ulid::Ulid;
+
+use super::audit_row::{self, COLUMNS, Columns};
+use super::database::{Database, Statement, greet};
+use super::migrate::SCHEMA;
+use super::resource::corrupt;
+use super::types::{Id, Time, escape, unescape};
+use super::{PostgresError, PostgresOptions};
+
+/// Plans of lists depend on the filter, so they are made for each.
+const SETTINGS: &str = "SET plan_cache_mode = force_custom_plan; SET jit = off; SET lock_timeout = '10s'";
+/// Housekeeping may take long, but must not make others wait long for a lock.
+const HOUSEKEEPING: &str = "SET statement_timeout = 0; SET jit = off; SET lock_timeout = '2s'";
+/// Rows in one statement.
+const STATEMENT_ROWS: usize = 2_000;
+/// Days whose partitions are known to be there; a trail that is imported may bring many.
+const DAYS: usize = 1_000;
+
+/// Keeps the audit trail in Postgres, for any number of processes.
+///
+/// Tables are partitioned by day: removing old events removes whole tables. Clones share the connections.
+#[derive(Clone)]
+pub struct PostgresAuditStore {
+    inner: Arc<Inner>,
+}
+
+/// How a [`PostgresAuditStore`] works.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct PostgresAuditOptions {
+    /// Where it is, and how it is talked to.
+    pub primary: PostgresOptions,
+    /// A copy that follows the primary: queries go there, and see what it has by then.
+    pub replica: Option<PostgresOptions>,
+    /// Whether events come with captured bodies. They are stored only sealed: with this on, opening without a sealer
+    /// is an error. Off, bodies that come all the same are dropped.
+    pub bodies: bool,
+    /// Seals captured bodies.
+    sealer: Sealer,
+}
+
+#[derive(Clone, Default)]
+struct Sealer(Option<Arc<dyn FieldSealer>>);
+
+impl std::fmt::Debug for Sealer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_some() { "(..)" } else { "none" })
+    }
+}
+
+impl PostgresAuditOptions {
+    /// A trail in this database.
+    #[must_use]
+    pub fn new(primary: PostgresOptions) -> Self {
+        Self { primary, replica: None, bodies: false, sealer: Sealer::default() }
+    }
+
+    /// The same with queries on a copy.
+    #[must_use]
+    pub fn reading_from(mut self, replica: PostgresOptions) -> Self {
+        self.replica = Some(replica);
+        self
+    }
+
+    /// The same, opening bodies with this sealer.
+    #[must_use]
+    pub fn with_sealer(mut self, sealer: Arc<dyn FieldSealer>) -> Self {
+        self.sealer = Sealer(Some(sealer));
+        self
+    }
+
+    /// The same with captured bodies, sealed by this.
+    #[must_use]
+    pub fn with_bodies(mut self, sealer: Arc<dyn FieldSealer>) -> Self {
+        self.bodies = true;
+        self.with_sealer(sealer)
+    }
+}
+
+struct Inner {
+    primary: Database,
+    reading: Database,
+    housekeeping: Database,
+    options: PostgresAuditOptions,
+    days: Mutex<BTreeSet<Date>>,
+}
+
+impl PostgresAuditStore {
+    /// Connects, and checks that the tables are those that this program knows.
+    ///
+    /// # Errors
+    /// [`PostgresError`] names the database and says what to do; [`PostgresError::Unsealed`] when bodies would be
+    /// captured and nothing seals them.
+    pub async fn open(options: PostgresAuditOptions) -> Result<Self, PostgresError> {
+        if options.bodies && options.sealer.0.is_none() {
+            return Err(PostgresError::Unsealed { place: options.primary.place() });
+        }
+        for options in std::iter::once(&options.primary).chain(&options.replica) {
+            let mut connection = greet(options).await?;
+            SCHEMA.check(&mut connection, options).await?;
+        }
+        let primary = Database::new(&options.primary, options.primary.connections, SETTINGS);
+        let replica = options.replica.as_ref();
+        let reading =
+            replica.map_or_else(|| primary.clone(), |replica| Database::new(replica, replica.connections, SETTINGS));
+        let housekeeping = Database::new(&options.primary, 1, HOUSEKEEPING);
+        Ok(Self { inner: Arc::new(Inner { primary, reading, housekeeping, options, days: Mutex::default() }) })
+    }
+
+    /// Makes the partitions of the days that these rows are of.
+    async fn make_days(&self, rows: &[AuditRow]) -> Result<(), StoreError> {
+        let days: BTreeSet<Date> = rows.iter().map(|row| row.event.ts.to_zoned(TimeZone::UTC).date()).collect();
+        let known = || self.inner.days.lock().unwrap_or_else(PoisonError::into_inner);
+        let missing: Vec<Date> = days.difference(&known()).copied().collect();
+        for day in missing {
+            let text = day.to_string();
+            let make = || sqlx::query("SELECT mcp_gateway.make_day($1::text::date)").bind(&text);
+            self.inner.primary.write("append", StoreErrorKind::Unavailable, make).await?;
+            let mut known = known();
+            if known.len() >= DAYS {
+                known.clear();
+            }
+            known.insert(day);
+        }
+        Ok(())
+    }
+
+    /// One statement for events, one for bodies before them: an event that is there has its bodies.
+    async fn insert(&self, rows: &[AuditRow]) -> Result<(), StoreError> {
+        let invalid = |error| StoreError::new(StoreErrorKind::Invalid, "append").because(error);
+        let (mut keys, mut sealed) = ((Vec::new(), Vec::new(), Vec::new()), Vec::new());
+        for (row, bodies) in rows.iter().filter_map(|row| Some((row, row.event.bodies.as_deref()?))) {
+            let Some(sealer) = self.inner.options.sealer.0.as_deref().filter(|_| self.inner.options.bodies) else {
+                tracing::warn!("captured bodies are dropped: the audit store was opened without a sealer");
+                break;
+            };
+            let text = audit_row::write_bodies(bodies).map_err(invalid)?;
+            sealed.push(sealer.seal(&body_key(row), "/bodies", &text)?);
+            keys.0.push(Time(row.event.ts));
+            keys.1.push(Id(row.stream.0));
+            keys.2.push(row.seq.cast_signed());
+        }
+        if !sealed.is_empty() {
+            let statement = || sqlx::query(INSERT_BODIES).bind(&keys.0).bind(&keys.1).bind(&keys.2).bind(&sealed);
+            self.inner.primary.write("append", StoreErrorKind::Unknown, statement).await?;
+        }
+        let columns = Columns::new(rows).map_err(invalid)?;
+        self.inner.primary.write("append", StoreErrorKind::Unknown, || columns.statement()).await.map(|_| ())
+    }
+}
+
+impl std::fmt::Debug for PostgresAuditStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PostgresAuditStore").field("options", &self.inner.options).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl AuditStore for PostgresAuditStore {
+    async fn append(&self, batch: Vec<AuditRow>) -> Result<(), StoreError> {
+        for rows in batch.chunks(STATEMENT_ROWS) {
+            self.make_days(rows).await?;
+            let Err(error) = self.insert(rows).await else { continue };
+            // Somebody else may have removed a day meanwhile that is written to again: an old spool is imported.
+            self.inner.days.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            if error.kind() != StoreErrorKind::Unavailable || !error.to_string().contains("no partition") {
+                return Err(error);
+            }
+            self.make_days(rows).await?;
+            self.insert(rows).await?;
+        }
+        Ok(())
+    }
+
+    async fn query(
+        &self,
+        filter: &AuditFilter,
+        after: Option<AuditCursor>,
+        limit: usize,
+    ) -> Result<AuditPage, StoreError> {
+        match limit {
+            0 => return Err(StoreError::new(StoreErrorKind::Invalid, "query").because("a page of no rows")),
+            1..=StoreLimits::PAGE => {}
+            _ => return Err(StoreError::new(StoreErrorKind::TooLarge, "query").because("more than 1,000 rows a page")),
+        }
+        let Some(mut conditions) = Conditions::of(filter) else {
+            return Ok(AuditPage { rows: Vec::new(), next: None });
+        };
+        if let Some(cursor) = after {
+            let (ts, stream, seq) = (Time(cursor.ts), Id(cursor.stream.0), cursor.seq.cast_signed());
+            // The first one tells the planner which partitions.
+            conditions.add("ts <=", Value::Time(ts));
+            conditions.add("(ts, stream, seq) <", Value::Cursor(ts, stream, seq));
+        }
+        let more = i64::try_from(limit + 1).unwrap_or(i64::MAX);
+        let sql = format!(
+            "SELECT {COLUMNS} FROM mcp_gateway.event WHERE {} ORDER BY ts DESC, stream DESC, seq DESC LIMIT {more}",
+            conditions.text
+        );
+        let rows = self.inner.reading.read("query", conditions.statement(sql)).await?;
+        let mut page = AuditPage { rows: Vec::with_capacity(rows.len().min(limit)), next: None };
+        for row in rows.iter().take(limit) {
+            page.rows.push(audit_row::read(row).map_err(|error| corrupt("query", error))?);
+        }
+        if rows.len() > limit {
+            let last = page.rows.last();
+            page.next = last.map(|row| AuditCursor { ts: row.event.ts, stream: row.stream, seq: row.seq });
+        }
+        self.open_bodies(&mut page.rows).await?;
+        Ok(page)
+    }
+
+    async fn usage(&self, window: &UsageWindow) -> Result<Usage, StoreError> {
+        let filter = AuditFilter {
+            tenant: window.tenant.clone(),
+            from: Some(window.from),
+            to: Some(window.to),
+            server: window.server.clone(),
+            ..AuditFilter::default()
+        };
+        let Some(conditions) = Conditions::of(&filter) else { return Ok(Usage::default()) };
+        let sql = format!(
+            "SELECT server, method, target, count(*), count(*) FILTER (WHERE outcome <> 'ok'),
+                    count(DISTINCT (tenant, issuer, subject)) FILTER (WHERE subject IS NOT NULL),
+                    floor(avg(total_us))::bigint
+             FROM mcp_gateway.event
+             WHERE {} AND kind = 'exchange' AND server IS NOT NULL AND method IS NOT NULL
+             GROUP BY server, method, target ORDER BY server, method, target NULLS FIRST",
+            conditions.text
+        );
+        let rows = self.inner.reading.read("usage", conditions.statement(sql)).await?;
+        let rows = rows.iter().map(usage_row).collect::<Result<_, _>>().map_err(|error| corrupt("usage", error))?;
+        Ok(Usage { rows })
+    }
+
+    async fn prune(&self, before: Timestamp) -> Result<u64, StoreError> {
+        let statement = sqlx::query("SELECT mcp_gateway.prune_events($1)").bind(Time(before));
+        let rows = self.inner.housekeeping.work("prune", statement).await?;
+        let pruned = rows.first().ok_or(sqlx::Error::RowNotFound).and_then(|row| row.try_get::<i64, _>(0));
+        pruned.map(i64::cast_unsigned).map_err(|error| corrupt("prune", error))
+    }
+}
+
+impl PostgresAuditStore {
+    /// Adds the bodies that were captured with these rows.
+    async fn open_bodies(&self, rows: &mut [AuditRow]) -> Result<(), StoreError> {
+        let Some(sealer) = self.inner.options.sealer.0.as_deref().filter(|_| !rows.is_empty()) else { return Ok(()) };
+        let times: Vec<_> = rows.iter().map(|row| Time(row.event.ts)).collect();
+        let streams: Vec<_> = rows.iter().map(|row| Id(row.stream.0)).collect();
+        let numbers: Vec<_> = rows.iter().map(|row| row.seq.cast_signed()).collect();
+        let newest = rows.iter().map(|row| row.event.ts).max().unwrap_or_default();
+        let oldest = rows.iter().map(|row| row.event.ts).min().unwrap_or_default();
+        let statement = sqlx::query(BODIES).bind(times).bind(streams).bind(numbers);
+        let statement = statement.bind(Time(oldest)).bind(Time(newest));
+        for found in self.inner.reading.read("query", statement).await? {
+            let get = || -> Result<(i64, String), sqlx::Error> { Ok((found.try_get(0)?, found.try_get(1)?)) };
+            let (number, sealed) = get().map_err(|error| corrupt("query", error))?;
+            let row = usize::try_from(number - 1).ok().and_then(|number| rows.get_mut(number));
+            if let Some(row) = row {
+                row.event.bodies = open_body(sealer, row, &sealed);
+            }
+        }
+        Ok(())
+    }
+}
+
+const INSERT_BODIES: &str = "INSERT INTO mcp_gateway.body (ts, stream, seq, sealed)
+    SELECT * FROM unnest($1::timestamptz[], $2::uuid[], $3::bigint[], $4::text[]) ON CONFLICT DO NOTHING";
+const BODIES: &str = "SELECT w.n, b.sealed
+    FROM unnest($1::timestamptz[], $2::uuid[], $3::bigint[]) WITH ORDINALITY w(ts, stream, seq, n)
+    JOIN mcp_gateway.body b USING (ts, stream, seq)
+    WHERE b.ts >= $4 AND b.ts <= $5";
+
+/// A `WHERE` clause: fixed text, values bound.
+struct Conditions {
+    text: String,
+    values: Vec<Value>,
+    /// Placeholders so far.
+    bound: usize,
+}
+
+enum Value {
+    Text(String),
+    Time(Time),
+    Id(Id),
+    Cursor(Time, Id, i64),
+}
+
+impl Conditions {
+    /// `None` when nothing can match.
+    fn of(filter: &AuditFilter) -> Option<Self> {
+        let mut conditions = Self { text: "true".to_owned(), values: Vec::new(), bound: 0 };
+        let mut add = |text: &str, value: Option<Value>| {
+            if let Some(value) = value {
+                conditions.add(text, value);
+            }
+        };
+        let text = |text: &Option<String>| text.as_deref().map(|text| Value::Text(escape(text).into_owned()));
+        let word = |word: &str| Value::Text(word.to_owned());
+        add("ts >=", filter.from.map(|time| Value::Time(Time(time))));
+        add("ts <", filter.to.map(|time| Value::Time(Time(time))));
+        add("server =", text(&filter.server));
+        add("subject =", text(&filter.subject));
+        add("tenant =", filter.tenant.as_ref().map(|tenant| Value::Text(escape(tenant.as_str()).into_owned())));
+        add("category =", filter.category.map(|category| word(category.as_str())));
+        add("actor =", text(&filter.actor));
+        add("method =", text(&filter.method));
+        add("target =", text(&filter.target));
+        add("outcome =", filter.outcome.map(|outcome| word(outcome.as_str())));
+        add("trace_id =", text(&filter.trace_id));
+        if let Some(id) = &filter.request_id {
+            add("request_id =", Some(Value::Id(Id(Ulid::from_string(id).ok()?))));
+        }
+        Some(conditions)
+    }
+
+    fn add(&mut self, text: &str, value: Value) {
+        let mut next = || {
+            self.bound += 1;
+            format!("${}", self.bound)
+        };
+        let placeholder = match &value {
+            Value::Cursor(..) => format!("({}, {}, {})", next(), next(), next()),
+            _ => next(),
+        };
+        self.text = format!("{} AND {text} {placeholder}", self.text);
+        self.values.push(value);
+    }
+
+    fn statement(self, sql: String) -> Statement<'static> {
+        // Only fixed text and placeholders are in it.
+        let mut statement = sqlx::query(AssertSqlSafe(sql));
+        for value in self.values {
+            statement = match value {
+                Value::Text(text) => statement.bind(text),
+                Value::Time(time) => statement.bind(time),
+                Value::Id(id) => statement.bind(id),
+                Value::Cursor(time, id, number) => statement.bind(time).bind(id).bind(number),
+            };
+        }
+        statement
+    }
+}
+
+fn usage_row(row: &PgRow) -> Result<UsageRow, sqlx::Error> {
+    let count = |column: usize| row.try_get::<i64, _>(column).map(i64::cast_unsigned);
+    Ok(UsageRow {
+        server: unescape(row.try_get(0)?).into_owned(),
+        method: unescape(row.try_get(1)?).into_owned(),
+        target: row.try_get::<Option<&str>, _>(2)?.map(|text| unescape(text).into_owned()),
+        calls: count(3)?,
+        errors: count(4)?,
+        subjects: count(5)?,
+        mean: Duration::from_micros(count(6)?),
+    })
+}
+
+/// What bodies are bound to; the same in every store, so that a trail can move.
+fn body_key(row: &AuditRow) -> Key {
+    let tenant = row.event.actor.as_ref().map_or_else(TenantId::default, |actor| actor.subject.tenant.clone());
+    let id = format!("{}/{}/{}", row.event.ts.as_microsecond(), row.stream.0, row.seq);
+    Key::new(tenant, Kind::quiet("audit-body"), id)
+}
+
+/// Opens what was sealed for a row; `None` when its key is gone: the row stays readable.
+fn open_body(sealer: &dyn FieldSealer, row: &AuditRow, sealed: &str) -> Option<Box<AuditBodies>> {
+    let opened = sealer.open(&body_key(row), "/bodies", sealed).map_err(mcp_gateway_core::BoxError::from);
+    match opened.and_then(|text| audit_row::read_bodies(&text)) {
+        Ok(bodies) => Some(Box::new(bodies)),
+        Err(error) => {
+            tracing::warn!(%error, stream = %row.stream.0, seq = row.seq, "the bodies of an audit row do not open");
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "audit_tests.rs"]
+mod tests;

@@ -1,0 +1,126 @@
+//! One operation on a pool: bounded in time, its errors told as a store's.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use mcp_gateway_core::contract::{StoreError, StoreErrorKind};
+use sqlx::postgres::{PgArguments, PgPool, PgRow};
+use sqlx::{PgConnection, Postgres, Row as _};
+
+use super::error::{is_serialization, store_error};
+use super::options::GRACE;
+use super::{PostgresError, PostgresOptions};
+
+/// Attempts at an operation that the server ended in favour of another one.
+const ATTEMPTS: u32 = 8;
+
+/// A statement with its values.
+pub(super) type Statement<'q> = sqlx::query::Query<'q, Postgres, PgArguments>;
+
+/// A pool of connections with the same settings.
+#[derive(Clone)]
+pub(super) struct Database {
+    pool: PgPool,
+    /// After so long an answer is not waited for any more: the server would have given up before.
+    limit: Duration,
+    /// Whether the server is known not to answer: nobody has to find that out by waiting.
+    away: Arc<AtomicBool>,
+}
+
+impl Database {
+    pub(super) fn new(options: &PostgresOptions, connections: u32, settings: &'static str) -> Self {
+        let limit = options.statement_timeout + GRACE;
+        Self { pool: options.pool(connections, settings), limit, away: Arc::default() }
+    }
+
+    /// Whoever follows the server says here whether it answers.
+    pub(super) fn away(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.away)
+    }
+
+    /// Reads; nothing is lost when the connection is.
+    pub(super) async fn read(&self, op: &'static str, statement: Statement<'_>) -> Result<Vec<PgRow>, StoreError> {
+        self.run(op, statement, StoreErrorKind::Unavailable, self.limit).await.map_err(|failed| failed.0)
+    }
+
+    /// The same, for as long as it takes.
+    pub(super) async fn work(&self, op: &'static str, statement: Statement<'_>) -> Result<Vec<PgRow>, StoreError> {
+        self.run(op, statement, StoreErrorKind::Unavailable, Duration::MAX).await.map_err(|failed| failed.0)
+    }
+
+    /// Writes, in the one transaction that a statement is. A connection that is lost meanwhile means `lost`.
+    pub(super) async fn write<'q>(
+        &self,
+        op: &'static str,
+        lost: StoreErrorKind,
+        statement: impl Fn() -> Statement<'q>,
+    ) -> Result<Vec<PgRow>, StoreError> {
+        let mut attempt = 1;
+        loop {
+            match self.run(op, statement(), lost, self.limit).await {
+                Err((_, true)) if attempt < ATTEMPTS => {
+                    let pause = Duration::from_millis(1 << attempt).mul_f64(rand::random_range(0.5..=1.0));
+                    tokio::time::sleep(pause).await;
+                    attempt += 1;
+                }
+                done => return done.map_err(|failed| failed.0),
+            }
+        }
+    }
+
+    /// The error comes with whether a second attempt may succeed at once.
+    async fn run(
+        &self,
+        op: &'static str,
+        statement: Statement<'_>,
+        lost: StoreErrorKind,
+        limit: Duration,
+    ) -> Result<Vec<PgRow>, (StoreError, bool)> {
+        if self.away.load(Ordering::Relaxed) {
+            let away = StoreError::new(StoreErrorKind::Unavailable, op).because("the database is away");
+            return Err((away, false));
+        }
+        let acquired = self.pool.acquire().await;
+        // Nothing was sent yet.
+        let mut connection =
+            acquired.map_err(|error| (StoreError::new(StoreErrorKind::Unavailable, op).because(error), false))?;
+        match tokio::time::timeout(limit, statement.fetch_all(&mut *connection)).await {
+            Ok(Ok(rows)) => Ok(rows),
+            Ok(Err(error)) => {
+                let again = is_serialization(&error);
+                if !matches!(error, sqlx::Error::Database(_)) {
+                    connection.close_on_drop();
+                }
+                Err((store_error(op, error, lost), again))
+            }
+            Err(_) => {
+                // Whatever it answers later is for nobody.
+                connection.close_on_drop();
+                Err((StoreError::new(lost, op).because("the database does not answer"), false))
+            }
+        }
+    }
+}
+
+/// Checks once, at the start, that the server answers and can hold every text.
+pub(super) async fn greet(options: &PostgresOptions) -> Result<PgConnection, PostgresError> {
+    let place = || options.place();
+    let mut connection =
+        options.connect().await.map_err(|error| PostgresError::Unreachable { place: place(), source: error.into() })?;
+    let found: String = sqlx::query("SHOW server_encoding")
+        .fetch_one(&mut connection)
+        .await
+        .and_then(|row| row.try_get(0))
+        .map_err(|error| PostgresError::Database { place: place(), source: error.into() })?;
+    if found != "UTF8" {
+        return Err(PostgresError::Encoding { place: place(), found });
+    }
+    if !options.is_private() {
+        tracing::warn!(
+            database = place(),
+            "the database's certificate is not checked: sslmode=verify-full in its URL keeps others from reading along"
+        );
+    }
+    Ok(connection)
+}

@@ -1,0 +1,32 @@
+use mcp_gateway_core::conformance::resource_store::{Bench, Setup};
+use mcp_gateway_test_postgres::Cluster;
+
+use super::*;
+use crate::postgres::testing::fresh;
+
+async fn bench(setup: Setup) -> Bench {
+    let cluster = Cluster::shared();
+    let mut options = fresh(cluster).await;
+    if let Some(commits) = setup.log_commits {
+        options = options.with_log_commits(commits as u64);
+    }
+    let place = options.place();
+    let database = place.rsplit('/').next().unwrap().to_owned();
+    let store = PostgresStore::open(options).await.unwrap();
+    let passed = std::sync::atomic::AtomicU64::new(0);
+    // The clock is the server's: its functions ask one that can be moved.
+    Bench::with_passing(Arc::new(store), move |by| {
+        let by = u64::try_from(by.as_micros()).unwrap();
+        let passed = passed.fetch_add(by, std::sync::atomic::Ordering::SeqCst) + by;
+        cluster.sql(
+            &database,
+            &format!(
+                "CREATE OR REPLACE FUNCTION mcp_gateway.now_us() RETURNS bigint LANGUAGE sql VOLATILE
+                 RETURN (extract(epoch FROM clock_timestamp()) * 1000000)::bigint + {passed}"
+            ),
+        );
+        Box::pin(std::future::ready(()))
+    })
+}
+
+mcp_gateway_core::resource_store_suite!(bench);

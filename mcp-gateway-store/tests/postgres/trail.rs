@@ -1,0 +1,123 @@
+//! The audit trail: partitions, bodies, indexes, a copy to read from.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use mcp_gateway_core::conformance::audit_store;
+use mcp_gateway_core::contract::{AuditFilter, AuditRow, AuditStore, StreamId};
+use mcp_gateway_core::record::{AuditBodies, AuditEvent, Category, EventKind, FieldSealer};
+use mcp_gateway_store::postgres::{PostgresAuditOptions, PostgresAuditStore, PostgresError};
+use ulid::Ulid;
+
+use super::*;
+
+/// Turned around: enough to see that what is stored is not what was captured.
+struct Reversible;
+
+impl FieldSealer for Reversible {
+    fn seal(&self, _: &Key, _: &str, plain: &str) -> Result<String, StoreError> {
+        Ok(plain.chars().rev().collect())
+    }
+
+    fn open(&self, _: &Key, _: &str, sealed: &str) -> Result<String, StoreError> {
+        Ok(sealed.chars().rev().collect())
+    }
+}
+
+fn row(time: &str, seq: u64) -> AuditRow {
+    let ts: Timestamp = time.parse().unwrap();
+    let event = AuditEvent::new(ts, Ulid::from_parts(1, u128::from(seq)), Category::Mcp, EventKind::Exchange);
+    AuditRow { stream: StreamId(Ulid::from_parts(1, 1)), seq, event }
+}
+
+async fn trail(options: &PostgresOptions) -> PostgresAuditStore {
+    PostgresAuditStore::open(PostgresAuditOptions::new(options.clone())).await.unwrap()
+}
+
+#[tokio::test]
+async fn old_days_go_as_a_whole() {
+    let cluster = Cluster::shared();
+    let (options, database) = fresh(cluster).await;
+    let store = trail(&options).await;
+    let times = ["2026-11-18T23:59:59.999999Z", "2026-11-19T00:00:00Z", "2026-11-20T06:00:00Z", "2026-11-20T18:00:00Z"];
+    store.append((1..).zip(times).map(|(seq, time)| row(time, seq)).collect()).await.unwrap();
+    let partitions = || {
+        cluster.sql(
+            &database,
+            "SELECT string_agg(relname, ' ' ORDER BY relname) FROM pg_class WHERE relname ~ '^(event|body)_[0-9]*$' AND relkind = 'r'",
+        )
+    };
+    assert_eq!(partitions(), "body_20261118 body_20261119 body_20261120 event_20261118 event_20261119 event_20261120");
+    assert_eq!(store.prune("2026-11-20T12:00:00Z".parse().unwrap()).await.unwrap(), 3);
+    assert_eq!(partitions(), "body_20261120 event_20261120");
+    // What comes late, from a spool that was saved, has a day again: even though this process thought it was there.
+    store.append(vec![row(times[0], 1)]).await.unwrap();
+    let rows = store.query(&AuditFilter::default(), None, 10).await.unwrap().rows;
+    assert_eq!(rows.iter().map(|row| row.seq).collect::<Vec<_>>(), [4, 1]);
+}
+
+#[tokio::test]
+async fn bodies_are_stored_sealed_or_not_at_all() {
+    let cluster = Cluster::shared();
+    let (options, database) = fresh(cluster).await;
+    let mut unsealed = PostgresAuditOptions::new(options.clone());
+    unsealed.bodies = true;
+    let error = PostgresAuditStore::open(unsealed).await.unwrap_err();
+    assert!(matches!(error, PostgresError::Unsealed { .. }), "{error}");
+
+    let mut captured = row("2026-11-20T06:00:00Z", 1);
+    let request = bytes::Bytes::from_static(b"very secret");
+    captured.event.bodies = Some(Box::new(AuditBodies { request, ..AuditBodies::default() }));
+    trail(&options).await.append(vec![captured]).await.unwrap();
+    assert_eq!(cluster.sql(&database, "SELECT count(*) FROM mcp_gateway.body"), "0", "dropped: nothing sealed it");
+
+    let (options, _) = fresh(cluster).await;
+    let sealing = PostgresAuditOptions::new(options).with_bodies(Arc::new(Reversible));
+    audit_store::keeps_bodies(&PostgresAuditStore::open(sealing).await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn lists_read_an_index_and_only_the_days_that_they_are_about() {
+    let cluster = Cluster::shared();
+    let (options, database) = fresh(cluster).await;
+    let store = trail(&options).await;
+    let days = ["2026-11-18T12:00:00Z", "2026-11-19T12:00:00Z", "2026-11-20T12:00:00Z"];
+    store.append((1..).zip(days).map(|(seq, time)| row(time, seq)).collect()).await.unwrap();
+    // One of a hundred subjects, one of ten servers.
+    cluster.sql(
+        &database,
+        "INSERT INTO mcp_gateway.event (ts, stream, seq, request_id, category, kind, subject, server, outcome, status,
+             total_us, detail)
+         SELECT '2026-11-19Z'::timestamptz + n * interval '2 s', lpad(to_hex(n), 32, '0')::uuid, n,
+             lpad(to_hex(n), 32, '0')::uuid, 'mcp', 'exchange', 'subject-' || n % 100, 'server-' || n % 10, 'ok', 200, 1, '{}'
+         FROM generate_series(1, 40000) n;
+         ANALYZE mcp_gateway.event",
+    );
+    let plan = |condition: &str| {
+        let order = "ORDER BY ts DESC, stream DESC, seq DESC LIMIT 1001";
+        cluster.sql(&database, &format!("EXPLAIN SELECT * FROM mcp_gateway.event WHERE {condition} {order}"))
+    };
+    let day = "ts >= '2026-11-19' AND ts < '2026-11-20'";
+    let by_subject = plan(&format!("subject = 'subject-7' AND {day}"));
+    assert!(by_subject.contains("event_20261119_subject_ts_idx"), "{by_subject}");
+    assert!(!by_subject.contains("event_20261118") && !by_subject.contains("event_20261120"), "{by_subject}");
+    let by_server = plan(&format!("server = 'server-7' AND {day}"));
+    assert!(by_server.contains("event_20261119_server_ts_idx"), "{by_server}");
+    let all = plan("true");
+    assert!(all.contains("event_20261119_pkey") && !all.contains("Sort"), "{all}");
+}
+
+#[tokio::test]
+async fn a_copy_is_read_from_while_the_database_is_written_to() {
+    let cluster = Cluster::shared();
+    let (options, _) = fresh(cluster).await;
+    // For which queries go where, a second database does as well as one that follows the first.
+    let (copy, _) = fresh(cluster).await;
+    trail(&copy).await.append(vec![row("2026-11-20T06:00:00Z", 7)]).await.unwrap();
+    let split = PostgresAuditOptions::new(options.clone()).reading_from(copy);
+    let store = PostgresAuditStore::open(split).await.unwrap();
+    store.append(vec![row("2026-11-20T06:00:00Z", 8)]).await.unwrap();
+    let seen = |rows: &[AuditRow]| rows.iter().map(|row| row.seq).collect::<Vec<_>>();
+    assert_eq!(seen(&store.query(&AuditFilter::default(), None, 10).await.unwrap().rows), [7]);
+    assert_eq!(seen(&trail(&options).await.query(&AuditFilter::default(), None, 10).await.unwrap().rows), [8]);
+}

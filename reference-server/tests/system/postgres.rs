@@ -1,0 +1,176 @@
+//! Replicas over one Postgres.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use mcp_gateway_test_postgres::Cluster;
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::support::mcp::{self, Session};
+use crate::support::{Call, Fixture, Gateway, Key, until};
+
+fn mcp_gateway(folder: &Path, database: &str, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_mcp-gateway"))
+        .args(arguments)
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .env("MCP_GATEWAY__DATA_DIR", folder.join("data"))
+        .env("MCP_GATEWAY__LISTEN", "127.0.0.1:0")
+        .env("MCP_GATEWAY__DATABASE", database)
+        .output()
+        .unwrap()
+}
+
+/// A folder of a replica, with the key that all replicas share: the first one's is made by `migrate`.
+fn folder(of: Option<&Gateway>, database: &str) -> TempDir {
+    let folder = TempDir::new().unwrap();
+    match of {
+        Some(other) => {
+            std::fs::create_dir(folder.path().join("data")).unwrap();
+            let key = "data/master.key";
+            std::fs::copy(other.folder().join(key), folder.path().join(key)).unwrap();
+        }
+        None => {
+            let migrated = mcp_gateway(folder.path(), database, &["migrate"]);
+            assert!(migrated.status.success(), "{}", String::from_utf8_lossy(&migrated.stderr));
+        }
+    }
+    folder
+}
+
+async fn replicas(database: &str, fixture: &Fixture) -> [Gateway; 2] {
+    let settings = [("DATABASE", database)];
+    let entries = [fixture.entry()];
+    let a = Gateway::start_in(folder(None, database), &entries, &settings).await;
+    let b = Gateway::start_in(folder(Some(&a), database), &entries, &settings).await;
+    [a, b]
+}
+
+fn call(key: &Key, id: &str) -> Call {
+    mcp::modern_tool("fixture", key, id, "test_simple_text", &json!({}))
+}
+
+#[tokio::test]
+async fn what_one_replica_does_the_other_knows() {
+    let fixture = Fixture::start();
+    let [a, b] = replicas(&Cluster::shared().database(), &fixture).await;
+    let key = a.key().await;
+    until("the key at the other replica", async || {
+        (call(&key, "first").send(b.address).await.status == 200).then_some(())
+    })
+    .await;
+
+    // A session of one is used on the other.
+    let session = Session::open(&a, "fixture", &key).await;
+    session.call("second", "test_simple_text", &json!({})).send(b.address).await.expect(200);
+    // Either tells what both wrote.
+    for (gateway, id) in [(&a, "first"), (&b, "second")] {
+        let rows = gateway.audit_of(1, |row| row["rpc_id"] == format!("\"{id}\"")).await;
+        assert_eq!((&rows[0]["outcome"], &rows[0]["actor"]["id"]), (&json!("ok"), &json!(key.id)), "{rows:?}");
+    }
+
+    b.revoke(&key).await;
+    until("the revocation at the other replica", async || {
+        (call(&key, "third").send(a.address).await.status == 401).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn without_its_database_a_server_goes_on_with_what_it_knows() {
+    let fixture = Fixture::start();
+    let cluster = Cluster::start(&[]);
+    let database = cluster.database();
+    let settings = [("DATABASE", &*database)];
+    let gateway = Gateway::start_in(folder(None, &database), &[fixture.entry()], &settings).await;
+    let key = gateway.key().await;
+    call(&key, "before").send(gateway.address).await.expect(200);
+
+    cluster.stop("fast");
+    let readiness = async || Call::get("/readyz").send(gateway.address).await;
+    until("degraded", async || (readiness().await.json()["store"]["status"] == "degraded").then_some(())).await;
+    assert_eq!(readiness().await.status, 200, "calls are answered");
+    call(&key, "during").send(gateway.address).await.expect(200);
+    let create = json!({ "name": "new", "servers": ["*"] }).to_string();
+    gateway.admin(Call::post("/api/v1/api-keys", create)).await.expect(503);
+
+    cluster.resume();
+    until("ready", async || (readiness().await.json()["status"] == "ok").then_some(())).await;
+    let newer = gateway.key().await;
+    call(&newer, "after").send(gateway.address).await.expect(200);
+    for id in ["before", "during", "after"] {
+        let rows = gateway.audit_of(1, |row| row["rpc_id"] == format!("\"{id}\"")).await;
+        assert_eq!((rows.len(), &rows[0]["outcome"]), (1, &json!("ok")), "{rows:?}");
+    }
+}
+
+#[tokio::test]
+async fn everything_moves_from_sqlite_to_postgres_and_back() {
+    let fixture = Fixture::start();
+    let mut old = Gateway::start(&[fixture.entry()]).await;
+    let key = old.key().await;
+    call(&key, "before").send(old.address).await.expect(200);
+    old.audit_of(1, |row| row["rpc_id"] == "\"before\"").await;
+    let database = Cluster::shared().database();
+    let place = old.folder().to_owned();
+    let from = format!("sqlite:{}", place.join("data/gateway.db").display());
+    let copy = |from: &str, to: &str| mcp_gateway(&place, to, &["store", "copy", "--from", from]);
+
+    let refused = copy(&from, &database);
+    assert!(!refused.status.success(), "a server runs on it");
+    old.process.stop();
+    let copied = copy(&from, &database);
+    let said = String::from_utf8_lossy(&copied.stdout).into_owned();
+    assert!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
+    let again = copy(&from, &database);
+    assert!(String::from_utf8_lossy(&again.stderr).contains("not empty"), "{again:?}");
+
+    let new = Gateway::start_in(folder(Some(&old), &database), &[fixture.entry()], &[("DATABASE", &database)]).await;
+    call(&key, "after").send(new.address).await.expect(200);
+    let rows = new.audit_of(2, |row| row["actor"]["id"] == json!(key.id)).await;
+    assert_eq!((&rows[0]["rpc_id"], &rows[1]["rpc_id"]), (&json!("\"before\""), &json!("\"after\"")), "{rows:?}");
+    drop(new);
+
+    let back = format!("sqlite:{}", place.join("back.db").display());
+    let copied = copy(&database, &back);
+    assert!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
+    let back = String::from_utf8_lossy(&copied.stdout).into_owned();
+    assert_ne!(said, back, "more events have come");
+    assert!(back.contains("the same in both"), "{back}");
+}
+
+#[test]
+fn several_may_migrate_at_once() {
+    let database = Cluster::shared().database();
+    let folders = [(); 3].map(|()| TempDir::new().unwrap());
+    // They share a master key, as replicas do.
+    assert!(mcp_gateway(folders[0].path(), "memory", &["migrate"]).status.success());
+    for folder in &folders[1..] {
+        std::fs::create_dir(folder.path().join("data")).unwrap();
+        std::fs::copy(folders[0].path().join("data/master.key"), folder.path().join("data/master.key")).unwrap();
+    }
+    let runs = folders.map(|folder| {
+        let database = database.clone();
+        std::thread::spawn(move || mcp_gateway(folder.path(), &database, &["migrate"]))
+    });
+    for run in runs {
+        let done = run.join().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    }
+}
+
+#[test]
+fn an_empty_database_is_refused_with_the_command_to_run() {
+    let folder = TempDir::new().unwrap();
+    let database = Cluster::shared().database().replacen("postgres@", "postgres:marked-secret@", 1);
+    let refused = mcp_gateway(folder.path(), &database, &["serve"]);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(said.contains("mcp-gateway migrate") && !said.contains("marked-secret"), "{said}");
+
+    let printed = mcp_gateway(folder.path(), &database, &["serve", "--print-config"]);
+    let shown = String::from_utf8_lossy(&printed.stdout);
+    assert!(printed.status.success() && shown.contains("database: postgres://(..)@"), "{shown}");
+    assert!(!shown.contains("marked-secret"), "{shown}");
+}
