@@ -9,6 +9,7 @@ use crate::context::McpContext;
 use crate::contract::{Action, Ask, Authorizer as _, Decision, SystemClock, Target};
 use crate::record::{Actor, ActorKind, Principal, Roles, ServerList};
 
+#[allow(clippy::needless_pass_by_value, reason = "json! makes values")]
 fn policy(rules: Value) -> AccessPolicy {
     serde_json::from_value(json!({ "name": "p", "rules": rules })).unwrap()
 }
