@@ -105,6 +105,7 @@ pub fn api_key() -> anyhow::Result<(ApiKeyAuthenticator, HeaderValue)> {
         servers: vec!["*".into()],
         created_at: clock.now(),
         expires_at: None,
+        rate: None,
     };
     let facts = KeyFacts::new(&TenantId::default(), &key.id, &record).map_err(anyhow::Error::msg)?;
     let directory = Keys(HashMap::from([(key.id.clone(), Arc::new(facts))]));

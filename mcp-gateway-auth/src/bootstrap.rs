@@ -137,6 +137,7 @@ pub struct Bootstrap {
     state: Resources<BootstrapState>,
     clock: Arc<dyn Clock>,
     first: bool,
+    ended: bool,
     generated: Option<(PathBuf, Secret)>,
     token_file: Option<PathBuf>,
     authenticator: Option<BootstrapAuthenticator>,
@@ -168,7 +169,7 @@ impl Bootstrap {
         }
         let now = clock.now();
         let fresh = BootstrapState { first_start: now, ended_at: None, starter_key: false };
-        let (known, first) = match state.save(ID, &fresh, When::Absent).await {
+        let (mut known, first) = match state.save(ID, &fresh, When::Absent).await {
             Ok(_) => (fresh, true),
             Err(error) if error.kind() == StoreErrorKind::Conflict => {
                 // Never deleted, so a conflict means that it is there.
@@ -176,6 +177,10 @@ impl Bootstrap {
             }
             Err(error) => return Err(error.into()),
         };
+        if options.reopen && known.ended_at.is_some() {
+            // Whether there is an owner all the same, the authenticator asks on every use.
+            known = reopened(&state).await?.unwrap_or(known);
+        }
         let begin = if options.reopen { now } else { known.first_start };
         let until = begin.saturating_add(Self::WINDOW).unwrap_or(begin);
         let mut generated = None;
@@ -191,7 +196,14 @@ impl Bootstrap {
         };
         let authenticator =
             token.map(|token| BootstrapAuthenticator::new(&token, state.key(ID).tenant, until, Arc::clone(&clock)));
-        Ok(Self { state, clock, first, generated, token_file: options.token_file, authenticator })
+        let ended = known.ended_at.is_some();
+        Ok(Self { state, clock, first, ended, generated, token_file: options.token_file, authenticator })
+    }
+
+    /// Whether an owner had taken over before this start, which did not [reopen](BootstrapOptions::reopen) it.
+    #[must_use]
+    pub fn had_ended(&self) -> bool {
+        self.ended
     }
 
     /// Whether this is the gateway's first start.
@@ -237,7 +249,8 @@ impl Bootstrap {
         keys.create(&owner(self.state.key(ID).tenant), key).await.map(Some)
     }
 
-    /// Ends it for good: a real owner exists. The generated token's file is removed.
+    /// Ends it: a real owner exists. Nothing but [`BootstrapOptions::reopen`] begins it again, should there be no owner
+    /// later. The generated token's file is removed.
     ///
     /// This process's authenticators refuse at once, those of other replicas after their next start or the window's end.
     ///
@@ -247,9 +260,19 @@ impl Bootstrap {
         if let Some(authenticator) = &self.authenticator {
             authenticator.token.ended.store(true, Ordering::Release);
         }
-        if let Some(stored) = self.state.get(ID).await? {
+        loop {
+            let Some(stored) = self.state.get(ID).await?.filter(|stored| stored.value.ended_at.is_none()) else {
+                break;
+            };
             let ended = BootstrapState { ended_at: Some(self.clock.now()), ..stored.value };
-            self.state.save(ID, &ended, When::At(stored.revision)).await?;
+            match self.state.save(ID, &ended, When::At(stored.revision)).await {
+                // Another replica has heard of the owner, too.
+                Err(error) if error.kind() == StoreErrorKind::Conflict => {}
+                done => {
+                    done?;
+                    break;
+                }
+            }
         }
         if let Some(path) = &self.token_file {
             match std::fs::remove_file(path) {
@@ -293,7 +316,7 @@ impl BootstrapAuthenticator {
         Self { token: Arc::new(Token { sha256, until, principal, ended: false.into() }), clock, users: None }
     }
 
-    /// The same, refusing as soon as, and for as long as, a person is an owner: at every replica that has heard of it.
+    /// The same, refusing as soon as a person is an owner, and from then on: at every replica that has heard of it.
     #[must_use]
     pub fn until_owned(mut self, users: Arc<dyn UserDirectory>) -> Self {
         self.users = Some(users);
@@ -319,8 +342,8 @@ impl BootstrapAuthenticator {
         if ended || self.clock.now() >= self.token.until {
             return Err(AuthError::Invalid("the bootstrap token's time is over"));
         }
-        if self.users.as_ref().is_some_and(|users| users.has_owner_but("")) {
-            return Err(AuthError::Invalid("the bootstrap token is void: there is an owner"));
+        if self.users.as_ref().is_some_and(|users| users.is_owned()) {
+            return Err(AuthError::Invalid("the bootstrap token is void: there is an owner, or was one"));
         }
         Ok(Some(Arc::clone(&self.token.principal)))
     }
@@ -340,6 +363,14 @@ impl fmt::Debug for BootstrapAuthenticator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BootstrapAuthenticator").field("until", &self.token.until).finish_non_exhaustive()
     }
+}
+
+/// Forgets that there was an owner.
+async fn reopened(state: &Resources<BootstrapState>) -> Result<Option<BootstrapState>, StoreError> {
+    let Some(stored) = state.get(ID).await? else { return Ok(None) };
+    let open = BootstrapState { ended_at: None, ..stored.value };
+    state.save(ID, &open, When::At(stored.revision)).await?;
+    Ok(Some(open))
 }
 
 /// The one subject of a gateway that has no users yet.

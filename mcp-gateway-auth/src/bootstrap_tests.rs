@@ -139,8 +139,12 @@ async fn a_real_owner_ends_it() {
     bootstrap.end().await.unwrap();
     assert!(!path.exists());
     assert!(matches!(ask(&bootstrap.authenticator().unwrap(), &[&bearer], None), Err(AuthError::Invalid(_))));
-    // For good, even if the operator asks for it again.
-    assert!(world.open(BootstrapOptions::generated(&path).reopened(true)).await.unwrap().authenticator().is_none());
+    bootstrap.end().await.unwrap();
+    // A restart does not begin it again, only the operator does.
+    let again = world.open(BootstrapOptions::generated(&path)).await.unwrap();
+    assert!(again.had_ended() && again.authenticator().is_none() && !path.exists());
+    let reopened = world.open(BootstrapOptions::generated(&path).reopened(true)).await.unwrap();
+    assert!(!reopened.had_ended() && reopened.authenticator().is_some());
 }
 
 #[tokio::test]

@@ -2,9 +2,13 @@
 //!
 //! Property tests, the replay of the corpus under `fuzz/corpus` and the fuzz targets all call these.
 
+use crate::oidc::check as oidc;
+use crate::scim::check as scim_check;
 use crate::server::check as server;
 use crate::token::check as token;
 
+pub use oidc::{callback, id_token, provider};
+pub use scim_check::scim;
 pub use server::{form, redirect, registration, resource};
 pub use token::{keys, token};
 
@@ -14,12 +18,16 @@ mod tests {
 
     type Check = fn(&[u8]);
 
-    const CHECKS: [(&str, Check); 6] = [
+    const CHECKS: [(&str, Check); 10] = [
+        ("callback", super::callback),
         ("form", super::form),
+        ("id_token", super::id_token),
         ("keys", super::keys),
+        ("provider", super::provider),
         ("redirect", super::redirect),
         ("registration", super::registration),
         ("resource", super::resource),
+        ("scim", super::scim),
         ("token", super::token),
     ];
 
@@ -77,6 +85,21 @@ mod tests {
             "\",\"redirect_uris\":[\"",
             ",",
             "javascript:",
+            "state=",
+            "code=",
+            "error=",
+            "iss=",
+            "{\"iss\":\"https://login.example.com\",\"aud\":\"gateway\",\"exp\":1800000060,\"iat\":1800000000,",
+            "\"sub\":\"s\",\"nonce\":\"n\"",
+            "\"email\":\"ada@example.com\",\"email_verified\":true",
+            "\"groups\":[",
+            "{\"Operations\":[{\"op\":\"replace\",\"path\":\"",
+            "members[value eq \\\"a\\\"]",
+            "name.givenName",
+            "\",\"value\":",
+            "userName eq \"",
+            "[{\"value\":\"a\"}]",
+            "}",
             "cursor:",
         ]);
         prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat().into_bytes())

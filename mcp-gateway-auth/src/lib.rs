@@ -5,9 +5,11 @@
 //!
 //! - [`api_key`]: keys of this gateway, for programs and people.
 //! - [`bootstrap`]: the owner's token until a real owner exists, for the admin API alone.
+//! - `scim` (feature `login`): users and groups that an identity provider makes and removes by itself.
 //! - [`server`]: an OAuth 2.1 authorization server for MCP clients, to be mounted with one's own people.
 //! - [`token`]: OAuth access tokens, of this gateway and of issuers it trusts.
 //! - `login` (feature `login`): sessions of browsers, and the passwords that they begin with.
+//! - `oidc` (feature `login`): login with the identity providers of a company.
 //!
 //! `page` (feature `page`) has the pages that people see on the way.
 //!
@@ -24,8 +26,12 @@ pub mod bootstrap;
 pub mod check;
 #[cfg(feature = "login")]
 pub mod login;
+#[cfg(feature = "login")]
+pub mod oidc;
 #[cfg(feature = "page")]
 pub mod page;
+#[cfg(feature = "login")]
+pub mod scim;
 pub mod server;
 pub mod token;
 pub mod user;

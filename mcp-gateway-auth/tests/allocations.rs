@@ -43,6 +43,7 @@ async fn a_warm_key_allocates_nothing() {
         servers: vec!["*".into()],
         created_at: clock.now(),
         expires_at: None,
+        rate: None,
     };
     let facts = KeyFacts::new(&TenantId::default(), &key.id, &record).unwrap();
     let directory = Directory(HashMap::from([(key.id.clone(), Arc::new(facts))]));

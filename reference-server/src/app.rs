@@ -6,6 +6,8 @@ use std::time::Instant;
 use jiff::Timestamp;
 use mcp_gateway_auth::api_key::{ApiKeys, LastUsed};
 use mcp_gateway_auth::login::{CookieNames, LocalLogins, Sessions};
+use mcp_gateway_auth::oidc::Providers;
+use mcp_gateway_auth::scim::Scim;
 use mcp_gateway_auth::user::Users;
 use mcp_gateway_core::contract::{AuditSink, AuditStore, Authenticator, Clock, RateLimiter, ResourceStore, Runtime};
 use mcp_gateway_core::egress::Connections;
@@ -19,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::metrics::Metrics;
+use crate::scim::ScimToken;
 
 /// The running server, as the admin API and the metrics see it.
 ///
@@ -48,6 +51,10 @@ pub struct App {
     pub session_keys: Arc<SessionKeyRing>,
     /// People, and how they sign in.
     pub logins: Logins,
+    /// What identity providers do to users and groups by themselves.
+    pub scim: Scim,
+    /// Their tokens; none where no provider does.
+    pub scim_tokens: Vec<ScimToken>,
     /// Who calls the admin API, asked in order: API keys, sessions, then the bootstrap token while there is one.
     pub admin_authenticators: Vec<Arc<dyn Authenticator>>,
     /// Budgets, shared with the data plane: failures of authentication count together.
@@ -77,6 +84,8 @@ pub struct Logins {
     pub users: Users,
     /// Those with a password of this gateway.
     pub local: LocalLogins,
+    /// Those whom an identity provider knows.
+    pub providers: Providers,
     /// Browsers that are signed in.
     pub sessions: Sessions,
     /// The names of their cookies.

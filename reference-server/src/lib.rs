@@ -10,6 +10,8 @@ pub mod config;
 pub mod listen;
 mod login;
 pub mod metrics;
+mod people;
+pub mod scim;
 #[cfg(feature = "otel")]
 pub mod traces;
 pub mod wiring;

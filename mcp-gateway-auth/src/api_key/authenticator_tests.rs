@@ -47,6 +47,7 @@ impl World {
                 servers: vec!["time".into()],
                 created_at: clock.now(),
                 expires_at: life.map(|life| clock.now() + std::time::Duration::from_secs(life)),
+                rate: None,
             };
             let facts = KeyFacts::new(&TenantId::default(), &text.id, &record).unwrap();
             directory.keys.insert(text.id.clone(), Arc::new(facts));

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use mcp_gateway_core::contract::{Clock, IndexTerm, Revision, StoreError, When, Write};
-use mcp_gateway_core::record::{ApiKey, Principal, Resources, Roles, Scope, Secret, Stored, Subject};
+use mcp_gateway_core::record::{ApiKey, Principal, Rate, Resources, Roles, Scope, Secret, Stored, Subject};
 
 use super::{LastUsed, NewKeyText};
 
@@ -33,6 +33,8 @@ impl ApiKeyLimits {
     pub const SERVERS: usize = 100;
     /// Bytes of a subject's issuer and id together.
     pub const SUBJECT: usize = 255;
+    /// Seconds of a rate.
+    pub const RATE_SECONDS: u32 = 86_400;
     /// Keys of a page.
     pub const PAGE: usize = 1_000;
 }
@@ -50,6 +52,8 @@ pub struct NewKey {
     pub subject: Option<Subject>,
     /// When it ends; `None` for never.
     pub expires_at: Option<Timestamp>,
+    /// How many calls may be made with it; `None` for what all keys may.
+    pub rate: Option<Rate>,
 }
 
 impl NewKey {
@@ -61,6 +65,7 @@ impl NewKey {
             scopes: vec![Scope::Mcp],
             subject: None,
             expires_at: None,
+            rate: None,
         }
     }
 }
@@ -157,6 +162,7 @@ impl ApiKeys {
             servers: checked_servers(new.servers)?,
             created_at: now,
             expires_at: new.expires_at.or(latest),
+            rate: checked_rate(new.rate)?,
         };
         let revision = self.keys.save(&text.id, &record, When::Absent).await?;
         Ok(CreatedKey { id: text.id, record, key: text.text, revision })
@@ -250,6 +256,15 @@ fn check_subject(subject: &Subject) -> Result<(), ApiKeyError> {
         return wrong("subject", "must have an issuer and an id, without spaces, together at most 255 bytes");
     }
     Ok(())
+}
+
+fn checked_rate(rate: Option<Rate>) -> Result<Option<Rate>, ApiKeyError> {
+    match rate {
+        Some(rate) if rate.limit == 0 || !(1..=ApiKeyLimits::RATE_SECONDS).contains(&rate.seconds) => {
+            wrong("rate", "must be at least 1 call in 1 to 86,400 seconds")
+        }
+        rate => Ok(rate),
+    }
 }
 
 fn checked_scopes(scopes: &[Scope]) -> Result<Vec<Scope>, ApiKeyError> {

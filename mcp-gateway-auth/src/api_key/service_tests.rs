@@ -95,6 +95,7 @@ async fn every_field_is_checked_at_its_edge() {
     let subject = |id: &str| Some(Subject::local(id));
     let good = [
         NewKey { name: "n".repeat(ApiKeyLimits::NAME), ..new() },
+        NewKey { rate: Some(Rate { limit: 1, seconds: ApiKeyLimits::RATE_SECONDS }), ..new() },
         NewKey { servers: servers(ApiKeyLimits::SERVERS), ..new() },
         NewKey { expires_at: Some(now + Duration::from_secs(1)), ..new() },
         NewKey { subject: subject(&"i".repeat(ApiKeyLimits::SUBJECT - 5)), ..new() },
@@ -104,6 +105,9 @@ async fn every_field_is_checked_at_its_edge() {
     }
     let bad = [
         ("name", NewKey { name: " ".into(), ..new() }),
+        ("rate", NewKey { rate: Some(Rate { limit: 0, seconds: 60 }), ..new() }),
+        ("rate", NewKey { rate: Some(Rate { limit: 1, seconds: 0 }), ..new() }),
+        ("rate", NewKey { rate: Some(Rate { limit: 1, seconds: ApiKeyLimits::RATE_SECONDS + 1 }), ..new() }),
         ("name", NewKey { name: "n".repeat(ApiKeyLimits::NAME + 1), ..new() }),
         ("name", NewKey { name: "a\nb".into(), ..new() }),
         ("servers", NewKey { servers: vec![], ..new() }),

@@ -36,6 +36,19 @@ impl CookieNames {
         if self.secure { "__Host-mcpgw_browser" } else { "mcpgw_browser" }
     }
 
+    /// The cookie by which a browser is known that somebody has signed in with before.
+    #[must_use]
+    pub fn device(self) -> &'static str {
+        if self.secure { "__Host-mcpgw_device" } else { "mcpgw_device" }
+    }
+
+    /// As [`set`](Self::set), for a cookie that the browser keeps for so many seconds.
+    #[must_use]
+    pub fn keep(self, name: &str, value: &str, seconds: u64) -> Option<HeaderValue> {
+        let set = self.set(name, value)?;
+        HeaderValue::from_str(&format!("{}; Max-Age={seconds}", set.to_str().ok()?)).ok()
+    }
+
     /// `Set-Cookie` for a value of letters, digits, `-` and `_`; a session's own end is the browser's. `Lax`, since a
     /// browser comes back from an identity provider by a link of another site.
     #[must_use]

@@ -1,7 +1,7 @@
 //! People with a password at this gateway.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,10 +10,11 @@ use mcp_gateway_core::MaybeReady;
 use mcp_gateway_core::contract::{
     Budget, Clock, Kind, LimitKey, RateLimiter, Revision, StoreError, StoreErrorKind, When,
 };
+use mcp_gateway_core::layer::limit::network;
 use mcp_gateway_core::record::{Principal, Resource, Resources, Secret, Subject, UserState};
 use serde::{Deserialize, Serialize};
 
-use super::{HashError, Passwords, SessionUser};
+use super::{HashError, Passwords, SessionUser, sha256_hex};
 use crate::user::{Identity, IdentityKey, NewUser, PASSWORD, UserError, Users};
 
 /// A password as it is kept, by the id of the identity that it proves.
@@ -36,19 +37,37 @@ impl Resource for PasswordRecord {
     const SEALED: &'static [&'static str] = &["/hash"];
 }
 
+/// A browser that somebody has signed in with, by the SHA-256 of its cookie and the identity.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct KnownDevice {}
+
+impl KnownDevice {
+    /// How long a browser is remembered after the last login.
+    pub const LASTS: Duration = Duration::from_secs(180 * 24 * 3_600);
+}
+
+impl Resource for KnownDevice {
+    const KIND: Kind = Kind::quiet("known-device");
+    const INDEXES: &'static [&'static str] = &[];
+    const SEALED: &'static [&'static str] = &[];
+}
+
 /// How many attempts there are.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Throttle {
-    /// `login.attempts_per_account`: for one login name in 15 minutes, from wherever; 10.
+    /// `login.attempts_per_account`: for one login name in 15 minutes, from one address or one known browser; 10.
     pub account: u32,
+    /// `login.attempts_from_strangers`: for one login name in 15 minutes, from all browsers together that nobody has
+    /// signed in with before under it; 100. Who uses them up locks out no known browser.
+    pub strangers: u32,
     /// `login.attempts_per_address`: from one address in 15 minutes, whatever the name; 50.
     pub address: u32,
 }
 
 impl Default for Throttle {
     fn default() -> Self {
-        Self { account: 10, address: 50 }
+        Self { account: 10, strangers: 100, address: 50 }
     }
 }
 
@@ -56,11 +75,20 @@ impl Throttle {
     /// The time in which a used-up budget is whole again.
     pub const PERIOD: Duration = Duration::from_secs(15 * 60);
 
-    /// So many attempts for one login name, and from one address.
+    /// So many attempts for one login name from one place, for it from strangers together, and from one address.
     #[must_use]
-    pub fn per_period(account: u32, address: u32) -> Self {
-        Self { account, address }
+    pub fn per_period(account: u32, strangers: u32, address: u32) -> Self {
+        Self { account, strangers, address }
     }
+}
+
+/// Where an attempt comes from.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Attempt<'a> {
+    /// The address.
+    pub address: Option<IpAddr>,
+    /// The value of the browser's cookie of a [known device](LocalLogins::remember), if it has one.
+    pub device: Option<&'a str>,
 }
 
 /// A right password.
@@ -102,6 +130,7 @@ pub enum LoginError {
 pub struct LocalLogins {
     users: Users,
     passwords: Resources<PasswordRecord>,
+    devices: Resources<KnownDevice>,
     hashes: Passwords,
     limiter: Arc<dyn RateLimiter>,
     clock: Arc<dyn Clock>,
@@ -117,7 +146,8 @@ impl LocalLogins {
         limiter: Arc<dyn RateLimiter>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self { users, passwords, hashes, limiter, clock, throttle: Throttle::default() }
+        let devices = passwords.of_kind();
+        Self { users, passwords, devices, hashes, limiter, clock, throttle: Throttle::default() }
     }
 
     /// The same with these budgets.
@@ -171,13 +201,8 @@ impl LocalLogins {
     ///
     /// # Errors
     /// [`LoginError`].
-    pub async fn sign_in(
-        &self,
-        login: &str,
-        password: &Secret,
-        address: Option<IpAddr>,
-    ) -> Result<LocalSignIn, LoginError> {
-        let (_, record, user) = self.check(login, password, address).await?;
+    pub async fn sign_in(&self, login: &str, password: &Secret, from: Attempt<'_>) -> Result<LocalSignIn, LoginError> {
+        let (_, record, user) = self.check(login, password, from).await?;
         Ok(if record.must_change { LocalSignIn::MustChange } else { LocalSignIn::Done(user) })
     }
 
@@ -191,9 +216,9 @@ impl LocalLogins {
         login: &str,
         old: &Secret,
         new: &Secret,
-        address: Option<IpAddr>,
+        from: Attempt<'_>,
     ) -> Result<(SessionUser, Revision), LoginError> {
-        let (id, record, user) = self.check(login, old, address).await?;
+        let (id, record, user) = self.check(login, old, from).await?;
         if !Passwords::is_long_enough(new) || new == old {
             return Err(LoginError::Unfit);
         }
@@ -217,12 +242,12 @@ impl LocalLogins {
         &self,
         login: &str,
         password: &Secret,
-        address: Option<IpAddr>,
+        from: Attempt<'_>,
     ) -> Result<(String, Checked, SessionUser), LoginError> {
         // A name that cannot be one is looked for like every other.
         let name = login_name(login).unwrap_or_default();
         let id = IdentityKey::new(Subject::LOCAL, name).id();
-        self.take(&id, address).await?;
+        self.take(&id, from).await?;
         let stored = self.passwords.get(&id).await?;
         let too_long = password.expose().len() > super::PasswordLimits::LONGEST;
         let hash = stored.as_ref().map(|stored| stored.value.hash.clone()).filter(|_| !too_long);
@@ -245,19 +270,46 @@ impl LocalLogins {
     }
 
     /// Hashed names are of one length, so a stranger cannot fill the limiter with long ones.
-    async fn take(&self, id: &str, address: Option<IpAddr>) -> Result<(), LoginError> {
-        let address = address.map(|address| network(address).to_string());
-        let budget =
-            |scope, id, limit| Budget { key: LimitKey { scope, id }, cost: 1, limit, period: Throttle::PERIOD };
-        let mut budgets = vec![budget("login-account", id.into(), self.throttle.account)];
-        if let Some(address) = &address {
-            budgets.push(budget("login-address", address.as_str().into(), self.throttle.address));
+    async fn take(&self, id: &str, from: Attempt<'_>) -> Result<(), LoginError> {
+        let known = match from.device {
+            Some(device) => self.devices.get(&device_id(device, id)).await?,
+            None => None,
+        };
+        let address = from.address.map(|address| network(address).to_string());
+        let budget = |scope, id: String, limit| Budget {
+            key: LimitKey { scope, id: id.into() },
+            cost: 1,
+            limit,
+            period: Throttle::PERIOD,
+        };
+        let mut budgets = Vec::new();
+        match &known {
+            Some(device) => budgets.push(budget("login-device", device.id.to_string(), self.throttle.account)),
+            None => {
+                let place = format!("{id} {}", address.as_deref().unwrap_or_default());
+                budgets.push(budget("login-place", place, self.throttle.account));
+                budgets.push(budget("login-account", id.to_owned(), self.throttle.strangers));
+            }
+        }
+        if let Some(address) = address {
+            budgets.push(budget("login-address", address, self.throttle.address));
         }
         let taken = match self.limiter.check(&budgets) {
             MaybeReady::Ready(taken) => taken,
             MaybeReady::Wait(wait) => wait.await,
         };
         taken.map(drop).map_err(|limited| LoginError::Throttled { retry_after: limited.retry_after })
+    }
+
+    /// Remembers a browser in which somebody has signed in with this name: strangers who try passwords do not lock it
+    /// out. `device` is a cookie of the browser alone, random, kept for [`KnownDevice::LASTS`].
+    ///
+    /// # Errors
+    /// As the store's.
+    pub async fn remember(&self, login: &str, device: &str) -> Result<(), StoreError> {
+        let id = IdentityKey::new(Subject::LOCAL, login_name(login).unwrap_or_default()).id();
+        let put = self.devices.put(&device_id(device, &id), &KnownDevice {}, Some(KnownDevice::LASTS), When::Any)?;
+        self.devices.store().commit(vec![put]).await.map(drop)
     }
 
     async fn record(&self, user: &str, password: &Secret, must_change: bool) -> Result<PasswordRecord, UserError> {
@@ -307,12 +359,8 @@ fn store_error(error: UserError) -> LoginError {
     }
 }
 
-/// Who has one IPv6 address has 2^64 of them: their network is what is counted.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
-        IpAddr::V4(address) => IpAddr::V4(address),
-    }
+fn device_id(device: &str, identity: &str) -> String {
+    sha256_hex(&format!("{identity} {device}"))
 }
 
 #[cfg(test)]

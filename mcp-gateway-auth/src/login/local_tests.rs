@@ -37,30 +37,33 @@ async fn the_first_password_only_buys_another_one() {
     let (logins, ada) = with_ada(&world).await;
     let kept = world.users.get(&ada).await.unwrap().unwrap().value;
     assert_eq!(kept.email.map(|email| (email.address, email.verified)), Some(("ada@a.example".into(), false)));
-    let first = logins.sign_in(" ADA@a.example ", &secret(FIRST), None).await.unwrap();
+    let first = logins.sign_in(" ADA@a.example ", &secret(FIRST), Attempt::default()).await.unwrap();
     assert_eq!(first, LocalSignIn::MustChange);
 
     let change = |old: &str, new: &str| {
         let (logins, old, new) = (logins.clone(), secret(old), secret(new));
-        async move { logins.change("ada@a.example", &old, &new, None).await }
+        async move { logins.change("ada@a.example", &old, &new, Attempt::default()).await }
     };
     assert!(refused(&change("wrong password!", SECOND).await));
     assert!(matches!(change(FIRST, "too short").await, Err(LoginError::Unfit)));
     assert!(matches!(change(FIRST, FIRST).await, Err(LoginError::Unfit)), "it would still be known");
     let (user, _) = change(FIRST, SECOND).await.unwrap();
     assert_eq!((&*user.id, user.epoch), (&*ada, 1), "sessions of before end");
-    assert!(refused(&logins.sign_in("ada@a.example", &secret(FIRST), None).await));
-    assert_eq!(logins.sign_in("ada@a.example", &secret(SECOND), None).await.unwrap(), LocalSignIn::Done(user));
+    assert!(refused(&logins.sign_in("ada@a.example", &secret(FIRST), Attempt::default()).await));
+    assert_eq!(
+        logins.sign_in("ada@a.example", &secret(SECOND), Attempt::default()).await.unwrap(),
+        LocalSignIn::Done(user)
+    );
 }
 
 #[tokio::test]
 async fn an_administrator_sets_another_password() {
     let world = World::new().await;
     let (logins, ada) = with_ada(&world).await;
-    logins.change("ada@a.example", &secret(FIRST), &secret(SECOND), None).await.unwrap();
+    logins.change("ada@a.example", &secret(FIRST), &secret(SECOND), Attempt::default()).await.unwrap();
     world.applied(logins.reset(&owner(), &ada, &secret(FIRST)).await.unwrap()).await;
-    assert!(refused(&logins.sign_in("ada@a.example", &secret(SECOND), None).await));
-    let again = logins.sign_in("ada@a.example", &secret(FIRST), None).await.unwrap();
+    assert!(refused(&logins.sign_in("ada@a.example", &secret(SECOND), Attempt::default()).await));
+    let again = logins.sign_in("ada@a.example", &secret(FIRST), Attempt::default()).await.unwrap();
     assert_eq!(again, LocalSignIn::MustChange);
     assert_eq!(world.users.get(&ada).await.unwrap().unwrap().value.epoch, 2);
     assert!(matches!(logins.reset(&owner(), "nobody", &secret(FIRST)).await, Err(UserError::Missing)));
@@ -78,12 +81,12 @@ async fn whoever_may_not_sign_in_learns_nothing_else() {
         ("ada@a.example", &"x".repeat(2_000)),
         ("ada@a.example", ""),
     ] {
-        assert!(refused(&logins.sign_in(login, &secret(password), None).await), "{login:?}");
+        assert!(refused(&logins.sign_in(login, &secret(password), Attempt::default()).await), "{login:?}");
     }
     world.users.set_state(&owner(), &ada, UserState::Disabled, None).await.unwrap();
-    assert!(refused(&logins.sign_in("ada@a.example", &secret(FIRST), None).await));
+    assert!(refused(&logins.sign_in("ada@a.example", &secret(FIRST), Attempt::default()).await));
     world.users.delete(&owner(), &ada, None).await.unwrap();
-    assert!(refused(&logins.sign_in("ada@a.example", &secret(FIRST), None).await));
+    assert!(refused(&logins.sign_in("ada@a.example", &secret(FIRST), Attempt::default()).await));
     let id = IdentityKey::new(Subject::LOCAL, "ada@a.example").id();
     assert!(world.of::<PasswordRecord>().get(&id).await.unwrap().is_none(), "it goes with its user");
 }
@@ -92,25 +95,37 @@ async fn whoever_may_not_sign_in_learns_nothing_else() {
 async fn attempts_are_counted_by_name_and_by_address() {
     let world = World::new().await;
     let (logins, _) = with_ada(&world).await;
-    let logins = logins.with_throttle(Throttle::per_period(2, 3));
-    let from = |n| Some(IpAddr::V4(Ipv4Addr::new(192, 0, 2, n)));
-    let attempt = |login: &'static str, address| {
-        let logins = logins.clone();
-        async move { logins.sign_in(login, &secret(FIRST), address).await }
+    let logins = logins.with_throttle(Throttle::per_period(2, 5, 4));
+    let attempt = |login: &'static str, n: u8, device: Option<&'static str>| {
+        let (logins, address) = (logins.clone(), Some(IpAddr::V4(Ipv4Addr::new(192, 0, 2, n))));
+        async move { logins.sign_in(login, &secret(FIRST), Attempt { address, device }).await }
     };
-    // The account's: from wherever, whatever the password, for names that nobody has, too.
-    for login in ["ada@a.example", "nobody"] {
-        for n in [1, 2] {
-            assert!(!matches!(attempt(login, from(n)).await, Err(LoginError::Throttled { .. })));
+    let throttled = |answer: Result<LocalSignIn, LoginError>| match answer {
+        Err(LoginError::Throttled { retry_after }) => {
+            assert!(retry_after <= Throttle::PERIOD);
+            true
         }
-        match attempt(login, None).await {
-            Err(LoginError::Throttled { retry_after }) => assert!(retry_after <= Throttle::PERIOD),
-            other => panic!("{other:?}"),
+        _ => false,
+    };
+    logins.remember("Ada@a.example", "browser").await.unwrap();
+    // From one place, whatever the password, for names that nobody has, too.
+    for (login, n) in [("ada@a.example", 1), ("nobody", 2)] {
+        for tried_before in [false, false, true] {
+            assert_eq!(throttled(attempt(login, n, None).await), tried_before, "{login}");
         }
     }
-    // The address's: the third passes, the fourth does not, whoever is tried.
-    assert!(refused(&attempt("third", from(1)).await));
-    assert!(matches!(attempt("fourth", from(1)).await, Err(LoginError::Throttled { .. })));
+    // From wherever, for all strangers together: the fifth passes, the sixth does not.
+    for (n, used_up) in [(3, false), (3, false), (4, false), (5, true)] {
+        assert_eq!(throttled(attempt("ada@a.example", n, Some("another browser")).await), used_up, "{n}");
+    }
+    // A browser that Ada has signed in with is not locked out by them, and has a budget of its own.
+    for used_up in [false, false, true] {
+        assert_eq!(throttled(attempt("ada@a.example", 6, Some("browser")).await), used_up);
+    }
+    // The address's: the fourth passes, the fifth does not, whoever is tried.
+    for (login, used_up) in [("a", false), ("b", false), ("c", false), ("d", false), ("e", true)] {
+        assert_eq!(throttled(attempt(login, 8, None).await), used_up, "{login}");
+    }
 }
 
 #[tokio::test]
@@ -143,6 +158,18 @@ async fn users_with_a_login_are_made_with_care() {
     assert!(matches!(create(named.clone(), "bob", FIRST, admin()).await, Err(UserError::Forbidden(_))));
     assert_eq!(create(NewUser { roles: as_owner.roles, ..named }, "bob", FIRST, owner()).await.unwrap(), "owner");
     create(bob(), "bob2", FIRST, admin()).await.unwrap();
+}
+
+#[tokio::test]
+async fn whose_password_somebody_else_knows_becomes_no_owner() {
+    let world = World::new().await;
+    let (logins, ada) = with_ada(&world).await;
+    for roles in [Roles::OWNER, Roles::BASIC.union(Roles::AUDITOR)] {
+        let refused = world.users.set_roles(&owner(), &ada, roles, None).await;
+        assert!(matches!(refused, Err(UserError::Invalid { field: "roles", .. })), "{refused:?}");
+    }
+    logins.change("ada@a.example", &secret(FIRST), &secret(SECOND), Attempt::default()).await.unwrap();
+    world.users.set_roles(&owner(), &ada, Roles::OWNER, None).await.unwrap();
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@
 //!
 //! ```
 //! use std::sync::Arc;
-//! use mcp_gateway_auth::login::{LocalLogins, LocalSignIn, Passwords, SessionOptions, Sessions};
+//! use mcp_gateway_auth::login::{Attempt, LocalLogins, LocalSignIn, Passwords, SessionOptions, Sessions};
 //! use mcp_gateway_auth::user::{NewUser, UserOptions, Users};
 //! use mcp_gateway_core::catalog;
 //! use mcp_gateway_core::contract::SystemClock;
@@ -37,9 +37,9 @@
 //!
 //! // Whoever else knows the first password shall not know the second.
 //! let (old, new) = (Secret::new("first-password"), Secret::new("known to Ada alone"));
-//! let first = local.sign_in("Ada@a.example", &old, None).await.unwrap();
+//! let first = local.sign_in("Ada@a.example", &old, Attempt::default()).await.unwrap();
 //! assert!(matches!(first, LocalSignIn::MustChange));
-//! let (user, _) = local.change("ada@a.example", &old, &new, None).await.unwrap();
+//! let (user, _) = local.change("ada@a.example", &old, &new, Attempt::default()).await.unwrap();
 //!
 //! let sessions = Sessions::new(Resources::new(store, sealer, tenant), clock, SessionOptions::default());
 //! let begun = sessions.begin(&user, "local").await.unwrap();
@@ -57,6 +57,9 @@ mod session;
 pub use self::authenticator::SessionAuthenticator;
 pub use self::cookie::{CookieError, CookieNames, read_cookie};
 pub use self::csrf::{CSRF_HEADER, csrf_token, is_csrf_token};
-pub use self::local::{LocalLogins, LocalSignIn, LoginError, PasswordRecord, Throttle, login_name};
+pub use self::local::{
+    Attempt, KnownDevice, LocalLogins, LocalSignIn, LoginError, PasswordRecord, Throttle, login_name,
+};
 pub use self::password::{HashError, PasswordLimits, Passwords};
+pub(crate) use self::session::sha256_hex;
 pub use self::session::{BegunSession, Session, SessionOptions, SessionUser, Sessions};

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use argon2::Argon2;
 use argon2::password_hash::phc::PasswordHash;
@@ -25,18 +26,33 @@ impl PasswordLimits {
 #[derive(Clone)]
 pub struct Passwords {
     at_once: Arc<Semaphore>,
+    patience: Duration,
 }
 
-/// A password cannot be hashed: it is a defect, or the runtime ends.
+/// Why a password was not hashed.
 #[derive(Debug, thiserror::Error)]
-#[error("a password cannot be hashed: {0}")]
-pub struct HashError(String);
+#[non_exhaustive]
+pub enum HashError {
+    /// Others took all the time that there was: 503.
+    #[error("too many passwords are being checked")]
+    Busy,
+    /// It is a defect, or the runtime ends.
+    #[error("a password cannot be hashed: {0}")]
+    Failed(String),
+}
 
 impl Passwords {
     /// So many are hashed at once: each takes 19 MiB and about 20 ms of a core.
     #[must_use]
     pub fn new(at_once: usize) -> Self {
-        Self { at_once: Arc::new(Semaphore::new(at_once.max(1))) }
+        Self { at_once: Arc::new(Semaphore::new(at_once.max(1))), patience: Duration::from_secs(5) }
+    }
+
+    /// The same, where nobody waits longer than this (`login.hash_wait_ms`; 5 s by default).
+    #[must_use]
+    pub fn waiting(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
     }
 
     /// Whether somebody may have this password.
@@ -53,7 +69,7 @@ impl Passwords {
     pub async fn hash(&self, password: &Secret) -> Result<Secret, HashError> {
         self.work(password, |password| {
             let hash = Argon2::default().hash_password(password.expose().as_bytes());
-            hash.map(|hash| Secret::new(hash.to_string())).map_err(|error| HashError(error.to_string()))
+            hash.map(|hash| Secret::new(hash.to_string())).map_err(|error| HashError::Failed(error.to_string()))
         })
         .await?
     }
@@ -68,7 +84,7 @@ impl Passwords {
                 Some(hash) => (hash.expose(), true),
                 None => (nobodys(), false),
             };
-            let parsed = PasswordHash::new(hash).map_err(|error| HashError(error.to_string()))?;
+            let parsed = PasswordHash::new(hash).map_err(|error| HashError::Failed(error.to_string()))?;
             let right = Argon2::default().verify_password(password.expose().as_bytes(), &parsed).is_ok();
             Ok(right && known)
         })
@@ -80,9 +96,11 @@ impl Passwords {
         password: &Secret,
         work: impl FnOnce(&Secret) -> T + Send + 'static,
     ) -> Result<T, HashError> {
-        let ended = |error: &dyn fmt::Display| HashError(error.to_string());
+        let ended = |error: &dyn fmt::Display| HashError::Failed(error.to_string());
+        let place = Arc::clone(&self.at_once).acquire_owned();
+        let place = tokio::time::timeout(self.patience, place).await.map_err(|_| HashError::Busy)?;
         // Held by the work itself: whoever hangs up does not make room before it is done.
-        let permit = Arc::clone(&self.at_once).acquire_owned().await.map_err(|error| ended(&error))?;
+        let permit = place.map_err(|error| ended(&error))?;
         let password = password.clone();
         let done = tokio::task::spawn_blocking(move || {
             let _permit = permit;
@@ -129,6 +147,15 @@ mod tests {
         assert!(!passwords.verify(&Secret::new("correct horse batterY"), Some(hash)).await.unwrap());
         assert!(!passwords.verify(&right, None).await.unwrap());
         assert!(passwords.verify(&right, Some(Secret::new("$argon2id$broken"))).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_of_logins_does_not_wait_for_ever() {
+        let passwords = Passwords::new(1).waiting(Duration::from_millis(100));
+        let _busy = Arc::clone(&passwords.at_once).acquire_owned().await.unwrap();
+        let begun = tokio::time::Instant::now();
+        assert!(matches!(passwords.hash(&Secret::new("correct horse battery")).await, Err(HashError::Busy)));
+        assert_eq!(begun.elapsed(), Duration::from_millis(100));
     }
 
     #[test]

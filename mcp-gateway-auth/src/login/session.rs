@@ -22,8 +22,11 @@ pub struct Session {
     pub epoch: u64,
     /// What the person signed in with: `local`, or the name of an identity provider.
     pub via: String,
-    /// When the person last proved who they are.
+    /// When the person last proved who they are: at an identity provider, that may be before the session began.
     pub authenticated_at: Timestamp,
+    /// When it began; absent in sessions that began when the person proved who they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub began_at: Option<Timestamp>,
     /// When it was used last, up to a minute behind.
     pub seen_at: Timestamp,
 }
@@ -105,14 +108,28 @@ impl Sessions {
     /// # Errors
     /// As the store's.
     pub async fn begin(&self, user: &SessionUser, via: &str) -> Result<BegunSession, StoreError> {
+        self.begin_for(user, via, self.clock.now()).await
+    }
+
+    /// The same for somebody who proved then, not later than now, who they are.
+    ///
+    /// # Errors
+    /// As the store's.
+    pub async fn begin_for(
+        &self,
+        user: &SessionUser,
+        via: &str,
+        authenticated_at: Timestamp,
+    ) -> Result<BegunSession, StoreError> {
         let token = Secret::new(URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>()));
-        let id = id_of(token.expose());
+        let id = sha256_hex(token.expose());
         let now = self.clock.now();
         let session = Session {
             user: user.id.to_string(),
             epoch: user.epoch,
             via: via.to_owned(),
-            authenticated_at: now,
+            authenticated_at: authenticated_at.min(now),
+            began_at: Some(now),
             seen_at: now,
         };
         let left = self.left(&session, now).unwrap_or_default();
@@ -126,7 +143,7 @@ impl Sessions {
     /// # Errors
     /// As the store's.
     pub async fn find(&self, token: &str) -> Result<Option<Stored<Session>>, StoreError> {
-        let Some(stored) = self.sessions.get(&id_of(token)).await? else { return Ok(None) };
+        let Some(stored) = self.sessions.get(&sha256_hex(token)).await? else { return Ok(None) };
         let now = self.clock.now();
         // On this process's clock, too: the store's may be another's.
         let Some(left) = self.left(&stored.value, now) else { return Ok(None) };
@@ -142,10 +159,16 @@ impl Sessions {
         }
     }
 
+    /// How long a session may last.
+    #[must_use]
+    pub fn longest(&self) -> Duration {
+        self.options.longest
+    }
+
     /// When a session ends in any case.
     #[must_use]
     pub fn end_of(&self, session: &Session) -> Timestamp {
-        after(session.authenticated_at, self.options.longest)
+        after(session.began_at.unwrap_or(session.authenticated_at), self.options.longest)
     }
 
     /// Ends the session of a token.
@@ -153,7 +176,7 @@ impl Sessions {
     /// # Errors
     /// As the store's.
     pub async fn end(&self, token: &str) -> Result<(), StoreError> {
-        self.sessions.delete(&id_of(token), When::Any).await.map(drop)
+        self.sessions.delete(&sha256_hex(token), When::Any).await.map(drop)
     }
 
     /// Ends every session of a user. Those that are just beginning, only a new [epoch](Session::epoch) ends.
@@ -192,8 +215,9 @@ fn after(begin: Timestamp, time: Duration) -> Timestamp {
     begin.saturating_add(time).unwrap_or(Timestamp::MAX)
 }
 
-fn id_of(token: &str) -> String {
-    Sha256::digest(token).iter().map(|byte| format!("{byte:02x}")).collect()
+/// In lowercase hexadecimal: the id of what only a secret finds.
+pub(crate) fn sha256_hex(text: &str) -> String {
+    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

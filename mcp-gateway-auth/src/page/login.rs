@@ -103,6 +103,8 @@ pub struct SignedInPage<'a> {
     pub csrf: &'a str,
     /// The person's name.
     pub name: &'a str,
+    /// Where they can prove anew who they are.
+    pub again: &'a str,
 }
 
 impl SignedInPage<'_> {
@@ -111,12 +113,36 @@ impl SignedInPage<'_> {
     pub fn render(&self) -> Page {
         let content = html! {
             p { "You are signed in as " strong { (self.name) } "." }
+            a.button href=(self.again) { "Sign in again" }
+            p.soft { "Changing rights, passwords and keys needs a login of the last minutes." }
             form method="post" action="/logout" {
                 (hidden("csrf", self.csrf))
                 button.second type="submit" { "Sign out" }
             }
         };
         Page::new("Signed in", &content)
+    }
+}
+
+/// Says that somebody has signed out here, and how to do so at the identity provider.
+#[derive(Debug, Clone)]
+pub struct SignedOutPage<'a> {
+    /// The provider's name.
+    pub provider: &'a str,
+    /// Where its session ends.
+    pub href: &'a str,
+}
+
+impl SignedOutPage<'_> {
+    /// The page.
+    #[must_use]
+    pub fn render(&self) -> Page {
+        let content = html! {
+            p { "You are signed out of this gateway, and still signed in at " strong { (self.provider) } "." }
+            a.button href=(self.href) { "Sign out of " (self.provider) " too" }
+            p { a href="/login" { "Sign in again" } }
+        };
+        Page::new("Signed out", &content)
     }
 }
 
@@ -140,7 +166,8 @@ mod tests {
         let pages = [
             page.render(),
             PasswordPage { csrf: EVIL, next: EVIL, login: EVIL, problem: Some(EVIL) }.render(),
-            SignedInPage { csrf: EVIL, name: EVIL }.render(),
+            SignedInPage { csrf: EVIL, name: EVIL, again: EVIL }.render(),
+            SignedOutPage { provider: EVIL, href: EVIL }.render(),
         ];
         for page in pages {
             assert!(!page.html().contains("<script") && !page.html().contains("<b a="), "{}", page.html());

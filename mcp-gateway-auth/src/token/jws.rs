@@ -49,8 +49,13 @@ pub(crate) fn is_compact(token: &[u8]) -> bool {
 impl<'a> Jws<'a> {
     /// Reads a token; nothing of it can be believed yet.
     pub(crate) fn parse(token: &'a [u8]) -> Result<Self, &'static str> {
-        if token.len() > TokenLimits::BYTES {
-            return Err("the token is longer than 8 KiB");
+        Self::parse_within(token, TokenLimits::BYTES)
+    }
+
+    /// The same for tokens of another kind, of at most so many bytes.
+    pub(crate) fn parse_within(token: &'a [u8], longest: usize) -> Result<Self, &'static str> {
+        if token.len() > longest {
+            return Err("the token is longer than one may be");
         }
         let mut parts = token.split(|byte| *byte == b'.');
         let (Some(header), Some(claims), Some(signature), None) =

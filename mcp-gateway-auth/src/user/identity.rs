@@ -129,7 +129,7 @@ impl Asserted {
 }
 
 /// A name as it may be kept: without control characters, of bounded length.
-pub(super) fn tidy(name: &str) -> String {
+pub(crate) fn tidy(name: &str) -> String {
     let name: String = name.chars().filter(|c| !c.is_control()).collect();
     let name = name.trim();
     name[..name.floor_char_boundary(UserLimits::NAME)].to_owned()

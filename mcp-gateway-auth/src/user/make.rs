@@ -73,7 +73,7 @@ impl Users {
 }
 
 /// An address in lowercase, if it is one: good enough to be shown and compared, never to be sent to.
-fn address(text: &str) -> Option<String> {
+pub(crate) fn address(text: &str) -> Option<String> {
     // In lowercase first: a few letters grow.
     let text = text.trim().to_lowercase();
     let (local, domain) = text.rsplit_once('@')?;

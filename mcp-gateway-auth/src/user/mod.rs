@@ -42,20 +42,27 @@ mod error;
 mod identity;
 #[cfg(feature = "login")]
 mod make;
+mod owners;
 mod service;
 mod sign_in;
 
 use std::sync::Arc;
 
+use mcp_gateway_core::BoxFuture;
+use mcp_gateway_core::contract::Revision;
 use mcp_gateway_core::record::Roles;
 use mcp_gateway_core::snapshot::{Snapshots, UserFacts};
 
 pub use self::error::UserError;
 #[cfg(feature = "login")]
 pub(crate) use self::identity::PASSWORD;
+#[cfg(feature = "login")]
+pub(crate) use self::identity::tidy;
 pub use self::identity::{Asserted, AssertedGroup, Identity, IdentityKey, group_id};
 #[cfg(feature = "login")]
 pub use self::make::NewUser;
+#[cfg(feature = "login")]
+pub(crate) use self::make::address;
 pub use self::service::{UserOptions, Users};
 pub use self::sign_in::SignedIn;
 
@@ -69,6 +76,18 @@ pub trait UserDirectory: Send + Sync + 'static {
     /// Whether somebody other than this person is an owner and may act as one.
     fn has_owner_but(&self, id: &str) -> bool;
 
+    /// Whether somebody is an owner and may act as one without the roles of this group.
+    fn has_owner_without(&self, group: &str) -> bool;
+
+    /// Ids of the people in this group, those who may do nothing, too.
+    fn members(&self, group: &str) -> Vec<Arc<str>>;
+
+    /// Whether a person has taken over, now or before.
+    fn is_owned(&self) -> bool;
+
+    /// Waits until everything up to a revision is known.
+    fn wait_for(&self, revision: Revision) -> BoxFuture<()>;
+
     /// Whether the directory has been cut off for so long that nothing in it is believed any more: 503.
     fn refuses(&self) -> bool;
 }
@@ -81,6 +100,31 @@ impl UserDirectory for Snapshots {
     fn has_owner_but(&self, id: &str) -> bool {
         let snapshot = self.load();
         snapshot.users.values().any(|user| user.enabled && *user.id != *id && user.roles.contains(Roles::OWNER))
+    }
+
+    fn has_owner_without(&self, group: &str) -> bool {
+        let otherwise = |user: &UserFacts| {
+            let member = user.groups.iter().any(|one| **one == *group);
+            user.own_roles().contains(Roles::OWNER) || (!member && user.roles.contains(Roles::OWNER))
+        };
+        self.load().users.values().any(|user| user.enabled && otherwise(user))
+    }
+
+    fn members(&self, group: &str) -> Vec<Arc<str>> {
+        let snapshot = self.load();
+        let in_it = snapshot.users.values().filter(|user| user.groups.iter().any(|one| **one == *group));
+        let mut members: Vec<_> = in_it.map(|user| Arc::clone(&user.id)).collect();
+        members.sort_unstable();
+        members
+    }
+
+    fn is_owned(&self) -> bool {
+        self.load().owned
+    }
+
+    fn wait_for(&self, revision: Revision) -> BoxFuture<()> {
+        let snapshots = self.clone();
+        Box::pin(async move { snapshots.wait_for(revision).await })
     }
 
     fn refuses(&self) -> bool {

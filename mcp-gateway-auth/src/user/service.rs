@@ -9,12 +9,13 @@ use mcp_gateway_core::record::{
 };
 use rand::RngExt as _;
 
-use super::error::{UserError, wrong};
+use super::error::UserError;
 use super::identity::PASSWORD;
+use super::owners::{OwnersRecord, is_raised};
 use super::{Identity, UserDirectory, UserLimits};
 
 /// Only an owner gives or takes these.
-const OWNERS_TO_GIVE: Roles = Roles::OWNER.union(Roles::AUDITOR);
+pub(super) const OWNERS_TO_GIVE: Roles = Roles::OWNER.union(Roles::AUDITOR);
 
 /// The people and groups of one tenant.
 ///
@@ -22,13 +23,14 @@ const OWNERS_TO_GIVE: Roles = Roles::OWNER.union(Roles::AUDITOR);
 /// others is decided here: only an owner makes, changes or unmakes owners and auditors, and the last owner stays.
 #[derive(Clone)]
 pub struct Users {
-    pub(super) users: Resources<User>,
-    pub(super) identities: Resources<Identity>,
-    pub(super) groups: Resources<Group>,
-    keys: Resources<ApiKey>,
+    pub(crate) users: Resources<User>,
+    pub(crate) identities: Resources<Identity>,
+    pub(crate) groups: Resources<Group>,
+    pub(super) keys: Resources<ApiKey>,
+    pub(super) owners: Resources<OwnersRecord>,
     pub(super) clock: Arc<dyn Clock>,
-    directory: Arc<dyn UserDirectory>,
-    pub(super) options: UserOptions,
+    pub(crate) directory: Arc<dyn UserDirectory>,
+    pub(crate) options: UserOptions,
 }
 
 /// How users are made.
@@ -69,7 +71,9 @@ impl Users {
             Resources::new(Arc::clone(&store), Arc::clone(&sealer), tenant.clone()),
         );
         let groups = Resources::new(Arc::clone(&store), Arc::clone(&sealer), tenant.clone());
-        Self { users, identities, groups, keys: Resources::new(store, sealer, tenant), clock, directory, options }
+        let owners = Resources::new(Arc::clone(&store), Arc::clone(&sealer), tenant.clone());
+        let keys = Resources::new(store, sealer, tenant);
+        Self { users, identities, groups, keys, owners, clock, directory, options }
     }
 
     /// Reads one; `None` for a deleted one, too.
@@ -102,7 +106,8 @@ impl Users {
         self.directory.user(id).map_or(Roles::NONE, |user| user.roles)
     }
 
-    /// Gives a user exactly these roles, beside those of their groups.
+    /// Gives a user exactly these roles, beside those of their groups. Whoever becomes owner or auditor signs in anew,
+    /// and the keys that they had for the admin API end.
     ///
     /// # Errors
     /// [`UserError`]; a `when` that does not hold is a conflict.
@@ -115,14 +120,27 @@ impl Users {
     ) -> Result<Revision, UserError> {
         let Stored { revision, value: mut user, .. } = self.to_change(by, id).await?;
         may_give(by, user.roles, roles)?;
-        if roles.contains(Roles::OWNER) && !user.roles.contains(Roles::OWNER) {
-            self.demand_identity(id).await?;
+        if is_raised(user.roles, roles) {
+            self.prepare_to_trust(by, id, roles).await?;
+            if *by.subject.id != *id {
+                user.epoch += 1;
+            }
         }
-        if user.roles.contains(Roles::OWNER) && !roles.contains(Roles::OWNER) {
-            self.demand_other_owner(id)?;
-        }
+        let unmade = user.roles.contains(Roles::OWNER) && !roles.contains(Roles::OWNER);
+        let other = if unmade { self.unmake_user(id).await? } else { None };
         user.roles = roles;
-        Ok(self.users.save(id, &user, When::At(when.unwrap_or(revision))).await?)
+        self.save_with(id, &user, when.unwrap_or(revision), other).await
+    }
+
+    async fn save_with(
+        &self,
+        id: &str,
+        user: &User,
+        when: Revision,
+        more: Option<Write>,
+    ) -> Result<Revision, UserError> {
+        let put = self.users.put(id, user, None, When::At(when))?;
+        Ok(self.users.store().commit(std::iter::once(put).chain(more).collect()).await?)
     }
 
     /// Disables a user, or enables them again. Disabling ends sessions and tokens for good, and keys until the user is
@@ -141,14 +159,15 @@ impl Users {
             return self.delete(by, id, when).await;
         }
         let Stored { revision, value: mut user, .. } = self.to_change(by, id).await?;
+        let mut other = None;
         if state == UserState::Disabled {
             if user.state == UserState::Active {
-                self.demand_other_owner(id)?;
+                other = self.unmake_user(id).await?;
             }
             user.epoch += 1;
         }
         user.state = state;
-        Ok(self.users.save(id, &user, When::At(when.unwrap_or(revision))).await?)
+        self.save_with(id, &user, when.unwrap_or(revision), other).await
     }
 
     /// Ends every session and token of a user; keys stay.
@@ -177,9 +196,10 @@ impl Users {
             return Err(UserError::Missing);
         }
         let stored = self.users.get(id).await?.ok_or(UserError::Missing)?;
+        let mut other = None;
         if stored.value.state != UserState::Deleted {
             self.may_touch(by, id, &stored.value)?;
-            self.demand_other_owner(id)?;
+            other = self.unmake_user(id).await?;
         }
         // First of all nothing works any more, then it goes.
         let emptied = User {
@@ -191,7 +211,7 @@ impl Users {
             epoch: stored.value.epoch + 1,
             created_at: stored.value.created_at,
         };
-        let revision = self.users.save(id, &emptied, When::At(when.unwrap_or(stored.revision))).await?;
+        let revision = self.save_with(id, &emptied, when.unwrap_or(stored.revision), other).await?;
         let of_user = IndexTerm { name: "user", value: id.into() };
         let of_subject = IndexTerm { name: "subject", value: format!("{} {id}", Subject::LOCAL).into() };
         loop {
@@ -247,8 +267,15 @@ impl Users {
     ) -> Result<Revision, UserError> {
         let Stored { revision, value: mut group, .. } = self.group(id).await?.ok_or(UserError::Missing)?;
         may_give(by, group.roles, roles)?;
+        let unmade = group.roles.contains(Roles::OWNER) && !roles.contains(Roles::OWNER);
+        let other = if unmade && self.directory.has_owner_but("") {
+            Some(self.unmake(|directory| directory.has_owner_without(id)).await?)
+        } else {
+            None
+        };
         group.roles = roles;
-        Ok(self.groups.save(id, &group, When::At(when.unwrap_or(revision))).await?)
+        let put = self.groups.put(id, &group, None, When::At(when.unwrap_or(revision)))?;
+        Ok(self.groups.store().commit(std::iter::once(put).chain(other).collect()).await?)
     }
 
     /// The identities of a user, at most 100.
@@ -266,7 +293,7 @@ impl Users {
     }
 
     /// 26 characters of base32, 128 bits: never a name that somebody chose.
-    pub(super) fn new_id() -> String {
+    pub(crate) fn new_id() -> String {
         const BASE32: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
         let mut random = rand::rng();
         (0..26).map(|_| char::from(BASE32[random.random_range(0..BASE32.len())])).collect()
@@ -278,19 +305,6 @@ impl Users {
             return Err(UserError::Forbidden("only an owner may change an owner or auditor"));
         }
         Ok(())
-    }
-
-    /// An owner who cannot sign in would end the bootstrap token, and nobody could get in any more.
-    async fn demand_identity(&self, id: &str) -> Result<(), UserError> {
-        if self.identities_of(id).await?.is_empty() {
-            return wrong("roles", "must not make an owner of somebody who cannot sign in");
-        }
-        Ok(())
-    }
-
-    fn demand_other_owner(&self, id: &str) -> Result<(), UserError> {
-        let is_owner = self.effective_roles(id).contains(Roles::OWNER);
-        if is_owner && !self.directory.has_owner_but(id) { Err(UserError::LastOwner) } else { Ok(()) }
     }
 }
 

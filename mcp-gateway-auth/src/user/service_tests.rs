@@ -128,6 +128,52 @@ async fn the_last_owner_stays() {
 }
 
 #[tokio::test]
+async fn two_owners_who_unmake_each_other_at_once_leave_one() {
+    let world = World::new().await;
+    let (ada, bob) = (made(&world, "ada", Roles::OWNER).await, made(&world, "bob", Roles::OWNER).await);
+    let (by_ada, by_bob) = (with_roles(&ada, Roles::OWNER), with_roles(&bob, Roles::OWNER));
+    let users = &world.users;
+    let (first, second) = tokio::join!(
+        users.set_roles(&by_ada, &bob, Roles::BASIC, None),
+        users.set_state(&by_bob, &ada, UserState::Disabled, None)
+    );
+    assert!(first.is_ok() != second.is_ok(), "{first:?} {second:?}");
+    world.applied(first.or(second).unwrap()).await;
+    assert!(world.users.directory.has_owner_but(""));
+}
+
+#[tokio::test]
+async fn the_last_owner_by_a_group_stays() {
+    let world = World::new().await;
+    let ada = world.users.sign_in(&asserted("ada").in_groups(groups(&["board"]))).await.unwrap();
+    let board = ada.user.groups[0].clone();
+    let users = &world.users;
+    world.applied(users.set_group_roles(&owner(), &board, Roles::OWNER, None).await.unwrap()).await;
+    assert!(matches!(users.set_group_roles(&owner(), &board, Roles::NONE, None).await, Err(UserError::LastOwner)));
+    // As an owner in person, too, Ada remains one.
+    world.applied(users.set_roles(&owner(), &ada.id, Roles::OWNER, None).await.unwrap()).await;
+    users.set_group_roles(&owner(), &board, Roles::NONE, None).await.unwrap();
+}
+
+#[tokio::test]
+async fn whoever_becomes_an_owner_has_no_key_or_session_that_others_may_have_made() {
+    let world = World::new().await;
+    let eve = made(&world, "eve", Roles::ADMIN).await;
+    let keys = world.of::<ApiKey>();
+    for (id, scope) in [("plain", "mcp"), ("admin", "api:read")] {
+        let record: ApiKey = serde_json::from_value(serde_json::json!({
+            "name": "k", "secret_sha256": "0f".repeat(32), "subject": User::subject(TenantId::default(), &eve),
+            "scopes": [scope], "servers": ["*"], "created_at": "2026-01-01T00:00:00Z",
+        }))
+        .unwrap();
+        keys.save(id, &record, When::Any).await.unwrap();
+    }
+    world.applied(world.users.set_roles(&owner(), &eve, Roles::OWNER, None).await.unwrap()).await;
+    assert!(keys.get("plain").await.unwrap().is_some() && keys.get("admin").await.unwrap().is_none());
+    assert_eq!(world.users.get(&eve).await.unwrap().unwrap().value.epoch, 1, "sessions of before end");
+}
+
+#[tokio::test]
 async fn changes_are_compared_with_what_was_read() {
     let world = World::new().await;
     let eve = world.users.sign_in(&asserted("eve")).await.unwrap();

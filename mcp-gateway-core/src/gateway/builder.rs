@@ -93,6 +93,8 @@ pub struct GatewayOptions {
     pub limits: AdmitLimits,
     /// `limits.rate.principal`.
     pub principal_rate: Option<Rate>,
+    /// `limits.rate.key`.
+    pub key_rate: Option<Rate>,
     /// `limits.rate.address`, for every request of an address.
     pub address_rate: Option<Rate>,
     /// How much one caller may have under way at once.
@@ -117,6 +119,7 @@ impl Default for GatewayOptions {
             loopback: false,
             limits: AdmitLimits::default(),
             principal_rate: None,
+            key_rate: None,
             address_rate: None,
             at_once: AtOnce::default(),
             auth_failures_per_minute: 100,
@@ -255,8 +258,9 @@ impl GatewayBuilder {
         };
         let stack = Known(stack);
         // By who calls; by what is called only behind the peek.
-        let stack =
-            CallerLimitLayer::new(Arc::clone(&parts.limiter), options.principal_rate, options.at_once).layer(stack);
+        let stack = CallerLimitLayer::new(Arc::clone(&parts.limiter), options.principal_rate, options.at_once)
+            .with_keys(options.key_rate)
+            .layer(stack);
         // From here inwards no credential is in the request.
         let stack = AuthenticateLayer::for_servers(mount.clone(), known, parts.authenticators)
             .require(Scope::Mcp)

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Resource, Scope, Subject};
+use super::{Rate, Resource, Scope, Subject};
 use crate::contract::{IndexTerm, Kind};
 
 /// An API key. Its id is the record's id and the part of the key that finds it.
@@ -27,6 +27,9 @@ pub struct ApiKey {
     /// When it ends; `None` for never.
     #[serde(default)]
     pub expires_at: Option<Timestamp>,
+    /// How many calls may be made with it; `None` for what all keys may.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<Rate>,
 }
 
 impl Resource for ApiKey {

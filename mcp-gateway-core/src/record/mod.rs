@@ -6,6 +6,7 @@ mod entry;
 mod merge;
 mod mount;
 mod principal;
+mod rate;
 mod resource;
 mod revocation;
 mod roles;
@@ -21,6 +22,7 @@ pub use entry::{
 };
 pub use mount::{Mount, MountError};
 pub use principal::{Actor, ActorKind, Dependence, Principal, Scope, ServerList, Subject, TenantId};
+pub use rate::Rate;
 pub use resource::{FieldSealer, Resource, Resources, Stored};
 pub use revocation::{Revocation, Revocations, Revoked};
 pub use roles::Roles;

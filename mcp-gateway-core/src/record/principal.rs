@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::Roles;
+use super::{Rate, Roles};
 
 /// A tenant: everything that is kept, counted or cached is keyed by it first.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -181,6 +181,8 @@ pub struct Principal {
     pub dependence: Option<Arc<Dependence>>,
     /// When the person last proved who they are, where the credential is a session.
     pub authenticated_at: Option<Timestamp>,
+    /// How many calls may be made with the credential, where that was said when it was made.
+    pub rate: Option<Rate>,
 }
 
 impl Principal {
@@ -196,6 +198,7 @@ impl Principal {
             expires_at: None,
             dependence: None,
             authenticated_at: None,
+            rate: None,
         }
     }
 
@@ -252,6 +255,13 @@ impl Principal {
     #[must_use]
     pub fn with_authentication(mut self, at: Timestamp) -> Self {
         self.authenticated_at = Some(at);
+        self
+    }
+
+    /// The same, good for so many calls in a time.
+    #[must_use]
+    pub fn with_rate(mut self, rate: Option<Rate>) -> Self {
+        self.rate = rate;
         self
     }
 

@@ -118,6 +118,14 @@ impl<T> std::fmt::Debug for Resources<T> {
     }
 }
 
+impl<T> Resources<T> {
+    /// Access to records of another kind, in the same store and tenant.
+    #[must_use]
+    pub fn of_kind<U: Resource>(&self) -> Resources<U> {
+        Resources::new(Arc::clone(&self.store), Arc::clone(&self.sealer), self.tenant.clone())
+    }
+}
+
 impl<T: Resource> Resources<T> {
     /// Access to `T`s of this tenant.
     pub fn new(store: Arc<dyn ResourceStore>, sealer: Arc<dyn FieldSealer>, tenant: TenantId) -> Self {

@@ -42,7 +42,8 @@ impl KeyFacts {
             .with_scopes(key.scopes.iter().copied())
             .with_servers(servers)
             .with_roles(if key.owner { Roles::OWNER.with_included() } else { Roles::NONE })
-            .with_expiry(key.expires_at);
+            .with_expiry(key.expires_at)
+            .with_rate(key.rate);
         Ok(Self { id, secret_sha256, principal: Arc::new(principal), expires_at: key.expires_at })
     }
 

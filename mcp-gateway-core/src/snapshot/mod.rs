@@ -59,6 +59,9 @@ pub struct Snapshot {
     pub revocations: Arc<Revocations>,
     /// By the id of the user; those who may do nothing, too.
     pub users: Arc<HashMap<Arc<str>, Arc<UserFacts>>>,
+    /// Whether a person has taken over, at any time since [`SnapshotOptions::owned`] was last said to be false: what
+    /// was good before there were owners is good for nothing. A user who cannot be read may be an owner.
+    pub owned: bool,
 }
 
 impl Snapshot {
@@ -96,6 +99,10 @@ pub struct SnapshotOptions {
     pub coalesce: Duration,
     /// Roles of people by verified e-mail address; none by default.
     pub presets: Arc<RolePresets>,
+    /// Roles of the members of groups by the group's id, beside those that the group was given; none by default.
+    pub group_presets: Arc<RolePresets>,
+    /// Whether there has been an owner before; `false` by default.
+    pub owned: bool,
 }
 
 impl SnapshotOptions {
@@ -110,6 +117,8 @@ impl SnapshotOptions {
             max_staleness: Duration::from_secs(15 * 60),
             coalesce: Duration::from_millis(20),
             presets: Arc::default(),
+            group_presets: Arc::default(),
+            owned: false,
         }
     }
 }

@@ -23,6 +23,20 @@ pub struct UserFacts {
     pub epoch: u64,
     /// Without those of the groups.
     own: Roles,
+    unreadable: bool,
+}
+
+impl UserFacts {
+    /// The person's own roles and those preset for the verified address, without those of the groups.
+    #[must_use]
+    pub fn own_roles(&self) -> Roles {
+        self.own
+    }
+
+    /// Whether the person is an owner, or cannot be read and so may be one.
+    fn may_be_owner(&self) -> bool {
+        self.unreadable || (self.enabled && self.roles.contains(Roles::OWNER))
+    }
 }
 
 /// Roles by verified e-mail address, in lowercase, from the configuration.
@@ -32,6 +46,7 @@ pub type RolePresets = HashMap<Box<str>, Roles>;
 #[derive(Default)]
 pub(super) struct People {
     presets: Arc<RolePresets>,
+    group_presets: Arc<RolePresets>,
     /// Roles of groups that have any.
     groups: HashMap<Arc<str>, Roles>,
     /// One copy of each group's id.
@@ -52,8 +67,8 @@ struct Changed {
 }
 
 impl People {
-    pub(super) fn new(presets: Arc<RolePresets>) -> Self {
-        Self { presets, ..Self::default() }
+    pub(super) fn new(presets: Arc<RolePresets>, group_presets: Arc<RolePresets>, owned: bool) -> Self {
+        Self { presets, group_presets, owned, ..Self::default() }
     }
 
     /// A user that cannot be read may do nothing: the record may have been a restriction.
@@ -67,6 +82,7 @@ impl People {
                 groups: Arc::default(),
                 epoch: u64::MAX,
                 own: Roles::NONE,
+                unreadable: true,
             },
             |user| self.compile(Arc::clone(&id), user),
         );
@@ -132,13 +148,16 @@ impl People {
             }
         }
         if !users.is_empty() {
-            let owned = snapshot.users.values().any(|facts| facts.enabled && facts.roles.contains(Roles::OWNER));
-            if std::mem::replace(&mut self.owned, owned) != owned {
+            let takes_over = |id: &Arc<str>| snapshot.users.get(id).is_some_and(|facts| facts.may_be_owner());
+            if !self.owned && users.iter().any(takes_over) {
+                // For good: nobody who made the last owner disappear gets the rights of the first day.
+                self.owned = true;
                 keys.extend(self.keys.keys().cloned());
             } else {
                 keys.extend(users.iter().filter_map(|id| self.keys_of.get(id)).flatten().cloned());
             }
         }
+        snapshot.owned = self.owned;
         for id in keys {
             let facts = self.keys.get(&id).and_then(|facts| self.for_its_owner(snapshot, facts));
             let known = Arc::make_mut(&mut snapshot.keys);
@@ -165,12 +184,14 @@ impl People {
         let own = user.roles.union(preset);
         let groups: Arc<[Arc<str>]> = user.groups.iter().map(|group| self.name(group)).collect();
         let enabled = user.state == UserState::Active;
-        UserFacts { id, enabled, roles: self.effective(own, &groups), groups, epoch: user.epoch, own }
+        let roles = self.effective(own, &groups);
+        UserFacts { id, enabled, roles, groups, epoch: user.epoch, own, unreadable: false }
     }
 
     fn effective(&self, own: Roles, groups: &[Arc<str>]) -> Roles {
-        let of_groups = groups.iter().filter_map(|group| self.groups.get(group));
-        of_groups.fold(own, |all, roles| all.union(*roles)).with_included()
+        let given = groups.iter().filter_map(|group| self.groups.get(group));
+        let preset = groups.iter().filter_map(|group| self.group_presets.get(&**group));
+        given.chain(preset).fold(own, |all, roles| all.union(*roles)).with_included()
     }
 
     fn name(&mut self, id: &str) -> Arc<str> {

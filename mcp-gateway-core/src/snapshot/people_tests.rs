@@ -87,6 +87,21 @@ async fn effective_roles_are_the_union_of_own_groups_and_preset() {
 }
 
 #[tokio::test]
+async fn a_group_has_the_roles_of_the_configuration_beside_its_own() {
+    let store = memory();
+    let mut options = options();
+    options.group_presets = Arc::new([("ops".into(), Roles::POWER_USER)].into_iter().collect());
+    let snapshots = following(Arc::clone(&store), options.clone()).await;
+    let users = Resources::<User>::new(store, options.sealer, TenantId::default());
+    let user: User = serde_json::from_value(json!({
+        "name": "Ada", "groups": ["ops"], "createdAt": "2026-01-01T00:00:00Z",
+    }))
+    .unwrap();
+    snapshots.wait_for(users.save("ada", &user, When::Any).await.unwrap()).await;
+    assert_eq!(snapshots.load().users["ada"].roles.names().collect::<Vec<_>>(), ["power_user", "basic"]);
+}
+
+#[tokio::test]
 async fn a_key_has_the_rights_that_its_owner_has_now() {
     let world = World::new(&[]).await;
     let mut ada = world.user("ada", Roles::ADMIN, &["ops"]).await;
@@ -119,18 +134,34 @@ async fn keys_from_before_there_were_users_lose_their_rights_to_the_first_owner(
     assert!(world.roles_of_key("first").unwrap().contains(&"owner"), "an admin is no owner");
     let ada = world.user("ada", Roles::OWNER, &[]).await;
     assert!(world.roles_of_key("first").unwrap().is_empty());
+    assert!(world.snapshots.load().owned);
     world.save("ada", &User { state: UserState::Disabled, ..ada }).await;
-    assert!(world.roles_of_key("first").unwrap().contains(&"owner"), "nobody else could help");
+    assert!(world.roles_of_key("first").unwrap().is_empty(), "the first day does not come back");
+    assert!(world.snapshots.load().owned);
+}
+
+#[tokio::test]
+async fn a_replica_that_starts_later_knows_that_there_was_an_owner() {
+    let store = memory();
+    let mut options = options();
+    options.owned = true;
+    let snapshots = following(Arc::clone(&store), options.clone()).await;
+    let keys = Resources::<ApiKey>::new(store, options.sealer, TenantId::default());
+    let key = ApiKey { subject: Subject::local("owner"), owner: true, ..api_key("first", &["*"]) };
+    snapshots.wait_for(keys.save("first", &key, When::Any).await.unwrap()).await;
+    assert_eq!(snapshots.load().key("first").unwrap().principal.roles, Roles::NONE);
 }
 
 #[tokio::test]
 async fn a_user_that_cannot_be_read_may_do_nothing() {
     let world = World::new(&[]).await;
-    world.user("ada", Roles::OWNER, &[]).await;
+    world.user("ada", Roles::ADMIN, &[]).await;
     world.key("k", "ada", false).await;
+    world.key("first", "owner", true).await;
     let key = Key::new(TenantId::default(), User::KIND, "ada");
     let put = Write::Put { key, value: "{}".into(), index: Vec::new(), ttl: None, when: When::Any };
     world.snapshots.wait_for(world.users.store().commit(vec![put]).await.unwrap()).await;
     assert!(!world.snapshots.load().user(&Subject::local("ada")).unwrap().enabled);
     assert_eq!(world.roles_of_key("k"), None);
+    assert!(world.roles_of_key("first").unwrap().is_empty(), "it may be an owner");
 }

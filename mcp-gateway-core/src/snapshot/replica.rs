@@ -33,7 +33,9 @@ pub(super) struct Replica {
 impl Replica {
     /// An empty state; `before` is what is served until it is filled.
     pub(super) fn new(options: SnapshotOptions, before: Arc<Snapshot>) -> Self {
-        let people = People::new(Arc::clone(&options.presets));
+        // Listing anew forgets nothing of that.
+        let owned = options.owned || before.owned;
+        let people = People::new(Arc::clone(&options.presets), Arc::clone(&options.group_presets), owned);
         Self {
             options,
             snapshot: Snapshot::default(),

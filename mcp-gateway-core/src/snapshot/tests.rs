@@ -80,6 +80,7 @@ pub(super) fn api_key(name: &str, servers: &[&str]) -> ApiKey {
         servers: servers.iter().map(|server| (*server).to_owned()).collect(),
         created_at: "2026-01-01T00:00:00Z".parse().unwrap(),
         expires_at: None,
+        rate: None,
     }
 }
 

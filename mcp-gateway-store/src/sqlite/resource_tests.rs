@@ -225,6 +225,7 @@ async fn two_snapshots_over_one_file_see_a_revocation_once_it_is_applied() {
             servers: vec!["*".to_owned()],
             created_at: jiff::Timestamp::UNIX_EPOCH,
             expires_at: None,
+            rate: None,
         };
         let made = keys.save(&id, &key, When::Absent).await.unwrap();
         for gateway in &gateways {

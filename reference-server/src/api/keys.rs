@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use jiff::Timestamp;
 use mcp_gateway_auth::api_key::{KeyInfo, NewKey};
 use mcp_gateway_core::layer::authenticate::Caller;
-use mcp_gateway_core::record::{ApiKey, Principal, Roles, Scope, Subject};
+use mcp_gateway_core::record::{ApiKey, Principal, Rate, Roles, Scope, Subject};
 use mcp_gateway_core::refusal::Refusal;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -17,6 +17,7 @@ use utoipa::ToSchema;
 use super::answer::{Page, Problem, ProblemDetails, applied, cursor_of, demand, plain, tag, tagged};
 use super::extract::{Document, Nothing, PageParameters, Parameters};
 use super::guard::Target;
+use super::people;
 use super::servers::SubjectView;
 use crate::app::App;
 
@@ -40,6 +41,20 @@ pub(super) struct NewKeyDocument {
     #[serde(default)]
     #[schema(value_type = Option<String>, format = DateTime)]
     expires_at: Option<Timestamp>,
+    /// How many calls may be made with it; `limits.rate.key` by default.
+    #[serde(default)]
+    rate: Option<RateView>,
+}
+
+/// How many calls in how much time.
+#[derive(Debug, Clone, Copy, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({ "limit": 100, "seconds": 60 }))]
+pub(super) struct RateView {
+    /// At most so many; at least 1.
+    limit: u32,
+    /// In so many seconds; 1 to 86,400.
+    seconds: u32,
 }
 
 fn data_plane() -> Vec<Scope> {
@@ -57,7 +72,8 @@ fn data_plane() -> Vec<Scope> {
     "owner": true,
     "created_at": "2026-11-20T12:00:00Z",
     "expires_at": "2027-01-01T00:00:00Z",
-    "last_used_at": null
+    "last_used_at": null,
+    "rate": { "limit": 100, "seconds": 60 }
 }))]
 pub(super) struct KeyView {
     /// Its id, the part of the key that is no secret.
@@ -71,7 +87,7 @@ pub(super) struct KeyView {
     scopes: Vec<Scope>,
     /// For whom it speaks.
     subject: SubjectView,
-    /// Whether it has an owner's rights, as far as its scopes go.
+    /// Whether it has an owner's rights now, as far as its scopes go.
     owner: bool,
     /// When it was made.
     #[schema(value_type = String, format = DateTime)]
@@ -82,6 +98,8 @@ pub(super) struct KeyView {
     /// When it was used last, up to a minute behind.
     #[schema(value_type = Option<String>, format = DateTime)]
     last_used_at: Option<Timestamp>,
+    /// How many calls may be made with it; `null` for `limits.rate.key`.
+    rate: Option<RateView>,
 }
 
 /// A key that was just made.
@@ -96,7 +114,8 @@ pub(super) struct KeyView {
     "owner": true,
     "created_at": "2026-11-20T12:00:00Z",
     "expires_at": null,
-    "last_used_at": null
+    "last_used_at": null,
+    "rate": null
 }))]
 pub(super) struct CreatedKeyView {
     /// The key itself: shown once, kept nowhere.
@@ -106,22 +125,25 @@ pub(super) struct CreatedKeyView {
 }
 
 impl KeyView {
-    fn of(id: &str, record: ApiKey, last_used_at: Option<Timestamp>) -> Self {
+    fn of(app: &App, id: &str, record: ApiKey, last_used_at: Option<Timestamp>) -> Self {
+        // What its subject may do changes without the record.
+        let owner = app.snapshots.load().key(id).is_some_and(|key| key.principal.roles.contains(Roles::OWNER));
         Self {
             id: id.to_owned(),
             name: record.name,
             servers: record.servers,
             scopes: record.scopes,
             subject: SubjectView::of(&record.subject),
-            owner: record.owner,
+            owner,
             created_at: record.created_at,
             expires_at: record.expires_at,
             last_used_at,
+            rate: record.rate.map(|Rate { limit, seconds }| RateView { limit, seconds }),
         }
     }
 
-    fn from_info(info: KeyInfo) -> Self {
-        Self::of(&info.id, info.record, info.last_used_at)
+    fn from_info(app: &App, info: KeyInfo) -> Self {
+        Self::of(app, &info.id, info.record, info.last_used_at)
     }
 }
 
@@ -136,7 +158,7 @@ pub(super) async fn list(
 ) -> Result<Response, Problem> {
     let of = (!sees_all(&caller.0)).then_some(&caller.0.subject);
     let (found, next) = app.keys.list(of, page.after()?.as_deref(), page.limit()?).await?;
-    let items = found.into_iter().map(KeyView::from_info).collect();
+    let items = found.into_iter().map(|info| KeyView::from_info(&app, info)).collect();
     tagged(&headers, None, &Page::<KeyView> { items, next_cursor: next.as_deref().map(cursor_of) })
 }
 
@@ -152,37 +174,24 @@ pub(super) async fn create(
 ) -> Result<Response, Problem> {
     let tenant = caller.0.subject.tenant.clone();
     let subject = new.subject.map(|id| Subject { tenant, issuer: Subject::LOCAL.into(), id: id.into() });
-    check_people(&app, subject.as_ref().unwrap_or(&caller.0.subject))?;
-    let new = NewKey { name: new.name, servers: new.servers, scopes: new.scopes, subject, expires_at: new.expires_at };
+    people::check(&app, subject.as_ref().unwrap_or(&caller.0.subject))?;
+    let rate = new.rate.map(|RateView { limit, seconds }| Rate { limit, seconds });
+    let new =
+        NewKey { name: new.name, servers: new.servers, scopes: new.scopes, subject, expires_at: new.expires_at, rate };
     let created = app.keys.create(&caller.0, new).await?;
     // So that the first call with it succeeds; a replica that is cut off says so elsewhere.
     applied(&app, created.revision).await;
     let location = HeaderValue::from_str(&format!("/api/v1/api-keys/{}", created.id))
         .map_err(|error| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "The key's id is no path.").because(error))?;
-    let view =
-        CreatedKeyView { key: created.key.expose().to_owned(), about: KeyView::of(&created.id, created.record, None) };
+    let view = CreatedKeyView {
+        key: created.key.expose().to_owned(),
+        about: KeyView::of(&app, &created.id, created.record, None),
+    };
     let mut response = plain(StatusCode::CREATED, &view)?;
     response.headers_mut().insert(LOCATION, location);
     response.headers_mut().insert(ETAG, tag(created.revision));
     response.extensions_mut().insert(Target(created.id));
     Ok(response)
-}
-
-/// Child processes share one user with each other, so they serve one person unless the operator says otherwise. A key
-/// that would stop the next start is not made.
-fn check_people(app: &App, subject: &Subject) -> Result<(), Problem> {
-    let trusts_all = app.config.runtime.process.i_trust_all_servers;
-    if app.runtime.is_none() || trusts_all {
-        return Ok(());
-    }
-    let snapshot = app.snapshots.load();
-    let another = snapshot.keys.values().any(|key| key.principal.subject != *subject);
-    if !another {
-        return Ok(());
-    }
-    let public = "Keys of another person exist, and servers that run as child processes are shared by whoever calls. \
-                  Set runtime.process.i_trust_all_servers: true, or runtime.process.enabled: false, to serve several.";
-    Err(Refusal::new(StatusCode::CONFLICT, public).into())
 }
 
 /// Reads one key.
@@ -196,12 +205,17 @@ pub(super) async fn read(
 ) -> Result<Response, Problem> {
     let info = visible(&app, &caller.0, &id).await?;
     let revision = info.revision;
-    tagged(&headers, Some(revision), &KeyView::from_info(info))
+    // The owner's roles change without the record: the tag is that of what is shown.
+    let mut response = tagged(&headers, None, &KeyView::from_info(&app, info))?;
+    if response.status() == StatusCode::OK {
+        response.headers_mut().insert(ETAG, tag(revision));
+    }
+    Ok(response)
 }
 
 /// Revokes a key. When the answer is 204, no call that this gateway process gets later is accepted with it.
 #[utoipa::path(delete, path = "/api/v1/api-keys/{id}", tag = "keys", params(("id" = String, Path, description = "The key's id."), ("If-Match" = Option<String>, Header, description = "The tag of the version that is meant.")),
-    responses((status = 204, description = "It is revoked."), (status = 202, description = "It is revoked in the store, which this process cannot hear at the moment."), (status = 404, description = "There is none.", body = ProblemDetails, content_type = "application/problem+json"), (status = 412, description = "It is another version.", body = ProblemDetails, content_type = "application/problem+json")))]
+    responses((status = 204, description = "It is revoked."), (status = 403, description = "It is an owner's or auditor's, and the caller is no owner.", body = ProblemDetails, content_type = "application/problem+json"), (status = 202, description = "It is revoked in the store, which this process cannot hear at the moment."), (status = 404, description = "There is none.", body = ProblemDetails, content_type = "application/problem+json"), (status = 412, description = "It is another version.", body = ProblemDetails, content_type = "application/problem+json")))]
 pub(super) async fn revoke(
     State(app): State<Arc<App>>,
     caller: Caller,
@@ -212,9 +226,23 @@ pub(super) async fn revoke(
     // A key's record never changes, and its id is never used again: what is compared here is what is deleted.
     let info = visible(&app, &caller.0, &id).await?;
     demand(&headers, info.revision)?;
+    may_revoke(&app, &caller.0, &info.record.subject)?;
     let revision = app.keys.revoke(&id).await?.ok_or_else(absent)?;
     let status = if applied(&app, revision).await { StatusCode::NO_CONTENT } else { StatusCode::ACCEPTED };
     Ok(status.into_response())
+}
+
+/// Like everything else that is theirs, keys of owners and auditors are for owners to take.
+fn may_revoke(app: &App, caller: &Principal, subject: &Subject) -> Result<(), Problem> {
+    let snapshot = app.snapshots.load();
+    let roles = snapshot.user(subject).map_or(Roles::NONE, |user| user.roles);
+    let reserved = roles.intersects(Roles::OWNER.union(Roles::AUDITOR));
+    if reserved && *subject != caller.subject && !caller.roles.contains(Roles::OWNER) {
+        return Err(
+            Refusal::new(StatusCode::FORBIDDEN, "Only an owner may revoke a key of an owner or auditor.").into()
+        );
+    }
+    Ok(())
 }
 
 fn sees_all(caller: &Principal) -> bool {

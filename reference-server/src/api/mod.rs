@@ -22,6 +22,7 @@ mod keys;
 mod logs;
 mod me;
 mod operation;
+mod people;
 mod servers;
 mod session_keys;
 mod users;

@@ -7,10 +7,11 @@ use axum::response::{IntoResponse, Response};
 use http::header::{ETAG, LOCATION};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use jiff::Timestamp;
+use mcp_gateway_auth::bootstrap::Bootstrap;
 use mcp_gateway_auth::user::NewUser;
 use mcp_gateway_core::contract::Revision;
 use mcp_gateway_core::layer::authenticate::Caller;
-use mcp_gateway_core::record::{Roles, Secret, Stored, User, UserState};
+use mcp_gateway_core::record::{Roles, Secret, Stored, Subject, User, UserState};
 use mcp_gateway_core::refusal::Refusal;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -18,6 +19,7 @@ use utoipa::ToSchema;
 use super::answer::{Page, Problem, ProblemDetails, applied, cursor_of, expected, plain, tag, tagged};
 use super::extract::{Document, Nothing, PageParameters, Parameters};
 use super::guard::Target;
+use super::people;
 use crate::app::App;
 
 /// A user that is to be made.
@@ -131,12 +133,20 @@ pub(super) async fn list(
 
 /// Makes a user who signs in with a password of this gateway.
 #[utoipa::path(post, path = "/api/v1/users", tag = "users", request_body = NewUserDocument,
-    responses((status = 201, description = "The user.", body = UserView, headers(("Location" = String, description = "Where it can be read."))), (status = 403, description = "Only an owner makes owners and auditors, and names ids.", body = ProblemDetails, content_type = "application/problem+json"), (status = 409, description = "The login or id is taken.", body = ProblemDetails, content_type = "application/problem+json"), (status = 422, description = "A field is wrong.", body = ProblemDetails, content_type = "application/problem+json")))]
+    responses((status = 201, description = "The user.", body = UserView, headers(("Location" = String, description = "Where it can be read."))), (status = 403, description = "Only an owner makes owners and auditors, and names ids.", body = ProblemDetails, content_type = "application/problem+json"), (status = 409, description = "The login or id is taken, or there is another person and child processes serve one.", body = ProblemDetails, content_type = "application/problem+json"), (status = 422, description = "A field is wrong.", body = ProblemDetails, content_type = "application/problem+json")))]
 pub(super) async fn create(
     State(app): State<Arc<App>>,
     caller: Caller,
     Document(new): Document<NewUserDocument>,
 ) -> Result<Response, Problem> {
+    // The first owner takes over what the gateway's own first subject has.
+    let first = new.roles.is_some_and(|roles| roles.contains(Roles::OWNER)) && !app.snapshots.load().owned;
+    let subject = match (&new.id, first) {
+        (Some(id), _) => Subject::local(id.as_str()),
+        (None, true) => Subject::local(Bootstrap::OWNER),
+        (None, false) => Subject::local(""),
+    };
+    people::check(&app, &subject)?;
     let user = NewUser { id: new.id, name: new.name, email: new.email, roles: new.roles };
     let (id, revision) = app.logins.local.create(&caller.0, user, &new.login, &new.password).await?;
     applied(&app, revision).await;
@@ -168,7 +178,7 @@ pub(super) async fn read(
 
 /// Gives a user exactly these roles. Only an owner gives or takes `owner` and `auditor`.
 #[utoipa::path(put, path = "/api/v1/users/{id}/roles", tag = "users", request_body = RolesDocument, params(("id" = String, Path, description = "The user's id."), ("If-Match" = Option<String>, Header, description = "The tag of the version that is meant.")),
-    responses((status = 200, description = "The user.", body = UserView), (status = 404, description = "There is none.", body = ProblemDetails, content_type = "application/problem+json"), (status = 409, description = "It is the last owner.", body = ProblemDetails, content_type = "application/problem+json")))]
+    responses((status = 200, description = "The user.", body = UserView), (status = 202, description = "It is done in the store, which this process cannot hear at the moment.", body = UserView), (status = 404, description = "There is none.", body = ProblemDetails, content_type = "application/problem+json"), (status = 409, description = "It is the last owner.", body = ProblemDetails, content_type = "application/problem+json")))]
 pub(super) async fn set_roles(
     State(app): State<Arc<App>>,
     caller: Caller,
@@ -183,7 +193,7 @@ pub(super) async fn set_roles(
 
 /// Disables a user: their sessions end for good, their keys until they are enabled again.
 #[utoipa::path(post, path = "/api/v1/users/{id}/disable", tag = "users", params(("id" = String, Path, description = "The user's id.")),
-    responses((status = 200, description = "The user.", body = UserView), (status = 404, description = "There is none.", body = ProblemDetails, content_type = "application/problem+json"), (status = 409, description = "It is the last owner.", body = ProblemDetails, content_type = "application/problem+json")))]
+    responses((status = 200, description = "The user.", body = UserView), (status = 202, description = "It is done in the store, which this process cannot hear at the moment.", body = UserView), (status = 404, description = "There is none.", body = ProblemDetails, content_type = "application/problem+json"), (status = 409, description = "It is the last owner.", body = ProblemDetails, content_type = "application/problem+json")))]
 pub(super) async fn disable(
     State(app): State<Arc<App>>,
     caller: Caller,
@@ -199,7 +209,7 @@ pub(super) async fn disable(
 
 /// Enables a user again.
 #[utoipa::path(post, path = "/api/v1/users/{id}/enable", tag = "users", params(("id" = String, Path, description = "The user's id.")),
-    responses((status = 200, description = "The user.", body = UserView), (status = 404, description = "There is none.", body = ProblemDetails, content_type = "application/problem+json")))]
+    responses((status = 200, description = "The user.", body = UserView), (status = 202, description = "It is done in the store, which this process cannot hear at the moment.", body = UserView), (status = 404, description = "There is none.", body = ProblemDetails, content_type = "application/problem+json")))]
 pub(super) async fn enable(
     State(app): State<Arc<App>>,
     caller: Caller,
@@ -214,7 +224,7 @@ pub(super) async fn enable(
 
 /// Ends every session of a user.
 #[utoipa::path(post, path = "/api/v1/users/{id}/end-sessions", tag = "users", params(("id" = String, Path, description = "The user's id.")),
-    responses((status = 200, description = "The user.", body = UserView), (status = 404, description = "There is none.", body = ProblemDetails, content_type = "application/problem+json")))]
+    responses((status = 200, description = "The user.", body = UserView), (status = 202, description = "It is done in the store, which this process cannot hear at the moment.", body = UserView), (status = 404, description = "There is none.", body = ProblemDetails, content_type = "application/problem+json")))]
 pub(super) async fn end_sessions(
     State(app): State<Arc<App>>,
     caller: Caller,
@@ -228,7 +238,7 @@ pub(super) async fn end_sessions(
 
 /// Sets a password that the user must change at the next login, and ends their sessions.
 #[utoipa::path(put, path = "/api/v1/users/{id}/password", tag = "users", request_body = PasswordDocument, params(("id" = String, Path, description = "The user's id.")),
-    responses((status = 200, description = "The user.", body = UserView), (status = 404, description = "There is none, or none with a password of this gateway.", body = ProblemDetails, content_type = "application/problem+json"), (status = 422, description = "The password is too short or too long.", body = ProblemDetails, content_type = "application/problem+json")))]
+    responses((status = 200, description = "The user.", body = UserView), (status = 202, description = "It is done in the store, which this process cannot hear at the moment.", body = UserView), (status = 404, description = "There is none, or none with a password of this gateway.", body = ProblemDetails, content_type = "application/problem+json"), (status = 422, description = "The password is too short or too long.", body = ProblemDetails, content_type = "application/problem+json")))]
 pub(super) async fn set_password(
     State(app): State<Arc<App>>,
     caller: Caller,
@@ -242,7 +252,7 @@ pub(super) async fn set_password(
 
 /// Deletes a user, their identities, sessions and keys.
 #[utoipa::path(delete, path = "/api/v1/users/{id}", tag = "users", params(("id" = String, Path, description = "The user's id."), ("If-Match" = Option<String>, Header, description = "The tag of the version that is meant.")),
-    responses((status = 204, description = "The user is gone."), (status = 404, description = "There is none.", body = ProblemDetails, content_type = "application/problem+json"), (status = 409, description = "It is the last owner.", body = ProblemDetails, content_type = "application/problem+json"), (status = 412, description = "It is another version.", body = ProblemDetails, content_type = "application/problem+json")))]
+    responses((status = 204, description = "The user is gone."), (status = 202, description = "The user is gone from the store, which this process cannot hear at the moment."), (status = 404, description = "There is none.", body = ProblemDetails, content_type = "application/problem+json"), (status = 409, description = "It is the last owner.", body = ProblemDetails, content_type = "application/problem+json"), (status = 412, description = "It is another version.", body = ProblemDetails, content_type = "application/problem+json")))]
 pub(super) async fn delete(
     State(app): State<Arc<App>>,
     caller: Caller,
@@ -253,14 +263,15 @@ pub(super) async fn delete(
     let when = expected(&headers)?;
     let revision = app.logins.users.delete(&caller.0, &id, when).await?;
     app.logins.sessions.end_all(&id).await?;
-    applied(&app, revision).await;
-    Ok(StatusCode::NO_CONTENT.into_response())
+    let status = if applied(&app, revision).await { StatusCode::NO_CONTENT } else { StatusCode::ACCEPTED };
+    Ok(status.into_response())
 }
 
 async fn changed(app: &App, id: &str, revision: Revision) -> Result<Response, Problem> {
-    applied(app, revision).await;
+    // What this process cannot hear of yet, it does not refuse yet.
+    let status = if applied(app, revision).await { StatusCode::OK } else { StatusCode::ACCEPTED };
     let stored = app.logins.users.get(id).await?.ok_or_else(absent)?;
-    let mut response = plain(StatusCode::OK, &UserView::of(app, id, stored.value))?;
+    let mut response = plain(status, &UserView::of(app, id, stored.value))?;
     response.headers_mut().insert(ETAG, tag(stored.revision));
     Ok(response)
 }

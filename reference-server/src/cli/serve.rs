@@ -1,5 +1,6 @@
 //! `serve` and `migrate`.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -38,12 +39,17 @@ pub(super) fn run(file: Option<PathBuf>, args: &ServeArgs) -> anyhow::Result<Exi
     if let Err(error) = mcp_gateway_deploy::process::launcher::hide_process() {
         tracing::warn!(%error, "this process cannot be hidden from others of its user");
     }
-    let bootstrap_token = variables.into_iter().find(|(name, token)| name == BOOTSTRAP_TOKEN && !token.is_empty());
-    let bootstrap_token = bootstrap_token.map(|(_, token)| Secret::new(token));
+    let mut secrets: HashMap<String, Secret> = variables
+        .into_iter()
+        .filter(|(name, value)| !name.starts_with("MCP_GATEWAY__") && !value.is_empty())
+        .map(|(name, value)| (name, Secret::new(value)))
+        .collect();
+    let bootstrap_token = secrets.remove(BOOTSTRAP_TOKEN);
     let launcher = std::env::current_exe().context("this program's own path")?;
     let options = StartOptions {
         config_file: file,
         bootstrap_token,
+        secrets,
         reopen_bootstrap: args.bootstrap,
         open_files,
         launcher: Some(launcher),

@@ -70,6 +70,9 @@ impl Config {
         self.egress_policy()?;
         self.redacted_headers()?;
         self.default_roles()?;
+        self.identity_policy()?;
+        self.role_presets()?;
+        self.group_presets()?;
         for (name, number) in [
             ("postgres.connections", self.postgres.connections.into()),
             ("postgres.acquire_timeout_seconds", self.postgres.acquire_timeout_seconds),
@@ -105,7 +108,10 @@ impl Config {
             ("login.fresh_seconds", self.login.fresh_seconds),
             ("login.attempts_per_account", self.login.attempts_per_account.into()),
             ("login.attempts_per_address", self.login.attempts_per_address.into()),
+            ("login.attempts_from_strangers", self.login.attempts_from_strangers.into()),
+            ("login.hash_wait_ms", self.login.hash_wait_ms),
             ("login.hashes_at_once", self.login.hashes_at_once as u64),
+            ("login.starts_per_address", self.login.starts_per_address.into()),
             ("audit.stall_timeout_ms", self.audit.stall_timeout_ms),
         ] {
             if number == 0 {
@@ -124,6 +130,12 @@ impl Config {
             return Err(ConfigError::value("limits.id_bytes", "must be at most 8192"));
         }
         let process = &self.runtime.process;
+        if !self.login.providers.is_empty() && process.enabled && !process.i_trust_all_servers {
+            let problem = "let several people in, and child processes share one user with each other. Set \
+                           runtime.process.enabled: false, or runtime.process.i_trust_all_servers: true if every \
+                           server is trusted";
+            return Err(ConfigError::value("login.providers", problem));
+        }
         if !matches!(process.cgroup.as_str(), "auto" | "off") && !process.cgroup.starts_with('/') {
             return Err(ConfigError::value("runtime.process.cgroup", "must be auto, off or an absolute path"));
         }
@@ -252,10 +264,13 @@ impl Config {
     /// When an entry of the lists is neither address, network nor name, `egress.proxy` is no proxy's URL, or
     /// `egress.ca_bundle` cannot be used.
     pub fn egress_policy(&self) -> Result<EgressPolicy, ConfigError> {
+        self.policy_of(&[("egress.allow", &self.egress.allow), ("egress.upstream.allow", &self.egress.upstream.allow)])
+    }
+
+    /// What these lists allow together.
+    pub(super) fn policy_of(&self, lists: &[(&str, &Vec<String>)]) -> Result<EgressPolicy, ConfigError> {
         let mut rules: Vec<AllowRule> = Vec::new();
-        for (name, list) in
-            [("egress.allow", &self.egress.allow), ("egress.upstream.allow", &self.egress.upstream.allow)]
-        {
+        for (name, list) in lists {
             for (index, text) in list.iter().enumerate() {
                 rules.push(text.parse().map_err(|error| ConfigError::value(format!("{name}[{index}]"), error))?);
             }

@@ -1,17 +1,20 @@
 //! The configuration: one YAML file, every key also as an environment variable.
 
 mod effective;
+mod providers;
 mod reference;
 mod section;
 mod settings;
 mod source;
 
 pub use self::effective::{Capacity, Database};
+pub use self::providers::{ProviderPreset, ProviderSettings};
 pub use self::reference::{reference, reference_table};
 pub use self::section::{Key, Shape};
 pub use self::settings::{
-    Audit, AuditDurability, Auth, Catalog, Children, Config, Egress, EgressPurpose, Limits, Log, LogFormat, Policy,
-    PostgresSettings, ProcessSettings, RateSetting, Rates, RuntimeSettings, Sessions, Telemetry, Tls, Traces,
+    Audit, AuditDurability, Auth, Catalog, Children, Config, Egress, EgressPurpose, Limits, Log, LogFormat, Login,
+    Policy, PostgresSettings, ProcessSettings, RateSetting, Rates, RoleSettings, RuntimeSettings, Sessions, Telemetry,
+    Tls, Traces,
 };
 pub use self::source::{ConfigError, load};
 

@@ -10,6 +10,7 @@ use mcp_gateway_core::record::Secret;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::providers::ProviderSettings;
 use super::settings::{AuditDurability, LogFormat};
 
 /// One setting.
@@ -46,6 +47,8 @@ pub enum Shape {
     Flag,
     /// Texts, separated by commas in the environment.
     List,
+    /// Mappings, in the environment as YAML.
+    Tree,
 }
 
 /// A setting or a section of settings.
@@ -84,6 +87,7 @@ leaf! {
     Part: f64;
     Flag: bool;
     List: Vec<String>, Vec<PathBuf>, Vec<IpNet>;
+    Tree: Vec<ProviderSettings>;
 }
 
 impl<T: Leaf> Leaf for Option<T> {

@@ -11,6 +11,7 @@ use mcp_gateway_core::layer::peek::UnknownMethods;
 use mcp_gateway_core::record::Secret;
 use serde::{Deserialize, Serialize};
 
+use super::providers::ProviderSettings;
 use super::section::section;
 
 section! {
@@ -124,13 +125,15 @@ section! {
         proxy: Option<String> = None,
         /// Calls to remote servers.
         upstream: EgressPurpose = EgressPurpose::default(),
+        /// Calls to identity providers.
+        identity: EgressPurpose = EgressPurpose::default(),
     }
 }
 
 section! {
     /// `egress.{purpose}`.
     pub struct EgressPurpose of each {
-        /// Private addresses and names that remote servers may be at.
+        /// Private addresses and names that they may go to.
         allow: Vec<String> = Vec::new(),
     }
 }
@@ -250,7 +253,7 @@ section! {
         id_bytes: usize = 1 << 10,
         /// Nesting of a message; at most 127.
         message_depth: u16 = 64,
-        /// Failed authentications of one address in a minute, before its credentials are not looked at any more.
+        /// Failed authentications of one address, of IPv6 of one /64 network, in a minute, before its credentials are not looked at any more.
         auth_failures_per_minute: u32 = 100,
         /// Addresses whose refusals are counted one by one.
         refusal_addresses: usize = 10_000,
@@ -272,7 +275,9 @@ section! {
     pub struct Rates {
         /// Requests of one caller, whatever they carry.
         principal: RateSetting = RateSetting::default(),
-        /// Requests of one address, before anybody knows who calls.
+        /// Calls with one API key that was made without a rate of its own.
+        key: RateSetting = RateSetting::default(),
+        /// Requests of one address, before anybody knows who calls; of IPv6, of one /64 network.
         address: RateSetting = RateSetting::default(),
         /// Calls of one server, all callers together. Notifications and answers of clients are no calls, here and below.
         server: RateSetting = RateSetting::default(),
@@ -365,12 +370,22 @@ section! {
         session_seconds: u64 = 7 * 24 * 3_600,
         /// How long after the login a session may change rights, passwords and keys.
         fresh_seconds: u64 = 900,
-        /// Attempts for one name in 15 minutes.
+        /// Attempts for one name in 15 minutes, from one address or from one browser that has signed in under it before.
         attempts_per_account: u32 = 10,
-        /// Attempts from one address in 15 minutes.
+        /// Attempts for one name in 15 minutes from all browsers together that have not signed in under it before.
+        attempts_from_strangers: u32 = 100,
+        /// Attempts from one address, of IPv6 from one /64 network, in 15 minutes.
         attempts_per_address: u32 = 50,
         /// Passwords that are hashed at once; each takes 19 MiB.
         hashes_at_once: usize = 2,
+        /// How long a login waits for its turn to be hashed, in milliseconds, before it is refused with 503.
+        hash_wait_ms: u64 = 5_000,
+        /// Whether people may sign in with a password of this gateway.
+        passwords: bool = true,
+        /// Identity providers that people may sign in with; see the page on login. In the environment as YAML or JSON.
+        providers: Vec<ProviderSettings> = Vec::new(),
+        /// Logins with a provider that are begun from one address in 15 minutes.
+        starts_per_address: u32 = 300,
     }
 }
 
@@ -379,6 +394,12 @@ section! {
     pub struct RoleSettings {
         /// Roles of a new user: of `power_user_plus`, `power_user`, `basic`.
         default: Vec<String> = vec!["basic".to_owned()],
+        /// Verified addresses of people who are owners; see the page on login about what makes one verified.
+        owners: Vec<String> = Vec::new(),
+        /// Verified addresses of people who are admins.
+        admins: Vec<String> = Vec::new(),
+        /// Verified addresses of people who are auditors.
+        auditors: Vec<String> = Vec::new(),
     }
 }
 

@@ -184,6 +184,9 @@ fn value_of(name: &str, shape: Shape, text: &str) -> Result<Value, ConfigError> 
             "false" | "0" | "no" | "off" => Value::Bool(false),
             _ => return Err(ConfigError::value(name, "must be true or false")),
         },
+        Shape::Tree => serde_yaml_ng::from_str(text).map_err(|error| {
+            ConfigError::value(name, format!("must be YAML such as [{{name: company, ..}}]: {error}"))
+        })?,
         Shape::List => {
             text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(Value::from).collect::<Vec<_>>().into()
         }

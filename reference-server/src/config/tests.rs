@@ -72,6 +72,26 @@ fn a_wrong_value_names_its_path() {
         ("telemetry: {traces: {endpoint: 'localhost:4318'}}", "telemetry.traces.endpoint"),
         ("telemetry: {traces: {endpoint: 'http://127.0.0.1:4318'}}", "telemetry.traces.endpoint"),
         ("roles: {default: [basic, owner]}", "roles.default[1]"),
+        ("roles: {owners: [ada@a.example]}", "roles.owners[0]"),
+        ("login: {providers: [{name: a, client_id: x}]}", "login.providers[0].issuer"),
+        ("login: {providers: [{name: a}]}", "login.providers[0]"),
+        (
+            "login: {providers: [{name: a, client_id: x, preset: google, issuer: 'https://a.example'}]}",
+            "login.providers[0].issuer",
+        ),
+        ("login: {providers: [{name: a, client_id: x, preset: entra, tenant: common}]}", "login.providers[0].tenant"),
+        ("login: {providers: [{name: a, client_id: x, preset: google, tenant: x}]}", "login.providers[0].tenant"),
+        (
+            "login: {providers: [{name: a, client_id: x, preset: google, group_roles: {ops: [root]}}]}",
+            "login.providers[0].group_roles.ops",
+        ),
+        (
+            "login: {providers: [{name: a, client_id: x, preset: google}, {name: b, client_id: x, preset: google}]}",
+            "login.providers[1]",
+        ),
+        ("login: {providers: [{name: a, client_id: x, preset: google}]}", "login.providers"),
+        ("login: {passwords: false}", "login.passwords"),
+        ("egress: {identity: {allow: ['-']}}", "egress.identity.allow[0]"),
         ("login: {fresh_seconds: 0}", "login.fresh_seconds"),
     ] {
         let error = read(yaml, &[]).unwrap_err();
@@ -106,6 +126,27 @@ fn variables_win_over_the_file() {
     assert!(!config.runtime.process.sandbox);
     assert_eq!(config.audit.on_full, mcp_gateway_core::layer::audit::OnFull::Count);
     assert_eq!(config.public_url, None);
+}
+
+#[test]
+fn providers_are_read_from_file_and_variable_alike() {
+    let text = "[{name: a, client_id: x, preset: google, email_domains: [a.example], group_roles: {ops: [admin, auditor]}}, \
+                {name: b, client_id: y, preset: keycloak, issuer: 'https://b.example/realms/r', groups_claim: ''}]";
+    let off = "runtime: {process: {enabled: false}}";
+    let of_file =
+        read(&format!("{off}\nroles: {{owners: [Ada@a.example]}}\nlogin: {{providers: {text}}}"), &[]).unwrap();
+    let of_variable =
+        read(off, &[("MCP_GATEWAY__LOGIN__PROVIDERS", text), ("MCP_GATEWAY__ROLES__OWNERS", "Ada@a.example")]);
+    assert_eq!(of_file, of_variable.unwrap());
+    let all = of_file.providers().unwrap();
+    assert_eq!((&*all[0].issuer, all[1].groups_claim.as_deref()), ("https://accounts.google.com", None));
+    let roles =
+        of_file.group_presets().unwrap()[&*mcp_gateway_auth::user::group_id("https://accounts.google.com", "ops")];
+    assert_eq!(roles.names().collect::<Vec<_>>(), ["admin", "auditor"]);
+    assert!(of_file.role_presets().unwrap()["ada@a.example"].contains(mcp_gateway_core::record::Roles::OWNER));
+    assert_eq!(of_file.login.providers[0].secret_variable(), "MCP_GATEWAY_LOGIN_SECRET_A");
+    let wrong = read("", &[("MCP_GATEWAY__LOGIN__PROVIDERS", "a: [")]).unwrap_err();
+    assert!(wrong.starts_with("MCP_GATEWAY__LOGIN__PROVIDERS"), "{wrong}");
 }
 
 #[test]

@@ -6,10 +6,14 @@
 //! | `POST /login` | name and password |
 //! | `POST /login/password` | the first password replaced |
 //! | `POST /logout` | ends the session |
+//! | `GET /login/with/{provider}?next=` | off to an identity provider |
+//! | `GET /login/callback/{provider}` | back from it |
+//! | `POST /login/back-channel/{provider}` | it has ended logins |
 //!
 //! Forms carry a token that belongs to a cookie of the browser, so no other site can sign somebody in or out. Every
 //! attempt is in the audit trail, without name or password when it failed.
 
+mod company;
 mod form;
 mod trail;
 
@@ -26,8 +30,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::header::{LOCATION, RETRY_AFTER, SET_COOKIE};
 use http::{HeaderMap, HeaderValue, StatusCode};
-use mcp_gateway_auth::login::{LocalSignIn, LoginError, SessionUser, csrf_token, is_csrf_token, read_cookie};
-use mcp_gateway_auth::page::{ErrorPage, LoginPage, PasswordPage, SignedInPage};
+use mcp_gateway_auth::login::{
+    Attempt, BegunSession, HashError, KnownDevice, LocalSignIn, LoginError, Session, SessionUser, csrf_token,
+    is_csrf_token, read_cookie,
+};
+use mcp_gateway_auth::page::{ErrorPage, LoginPage, PasswordPage, Provider, SignedInPage, SignedOutPage};
 use mcp_gateway_core::context::McpContext;
 use mcp_gateway_core::layer::context::ContextLayer;
 use serde::Deserialize;
@@ -51,6 +58,9 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
         .route("/login", get(show).post(sign_in))
         .route("/login/password", post(change))
         .route("/logout", post(sign_out))
+        .route("/login/with/{provider}", get(company::begin))
+        .route("/login/callback/{provider}", get(company::callback))
+        .route("/login/back-channel/{provider}", post(company::back_channel))
         .with_state(Arc::clone(app))
         .layer(DefaultBodyLimit::max(FORM_LIMIT))
         .layer(context)
@@ -60,6 +70,9 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
 struct Parameters {
     #[serde(default)]
     next: String,
+    /// Whether somebody who is signed in wants to do so again.
+    #[serde(default)]
+    again: Option<String>,
 }
 
 async fn show(
@@ -67,11 +80,18 @@ async fn show(
     headers: HeaderMap,
     query: Result<Query<Parameters>, QueryRejection>,
 ) -> Response {
-    let next = query.map(|Query(query)| query.next).unwrap_or_default();
+    let (next, again) = query.map(|Query(query)| (query.next, query.again.is_some())).unwrap_or_default();
     match signed_in(&app, &headers).await {
-        Ok(Some((cookie, name))) => {
-            SignedInPage { csrf: &csrf_token(&cookie), name: &name }.render().into_response(StatusCode::OK)
+        Ok(Some((cookie, session, name))) if !again => {
+            let with = app.logins.providers.list().find(|provider| provider.name == session.via);
+            let again = match with {
+                Some(provider) => company_href(&provider.name, &local(&next), true),
+                None => format!("/login?again=1&next={}", encoded(&local(&next))),
+            };
+            let page = SignedInPage { csrf: &csrf_token(&cookie), name: &name, again: &again };
+            page.render().into_response(StatusCode::OK)
         }
+        Ok(Some(_)) => form(&app, &headers, StatusCode::OK, &local(&next), "", None),
         Ok(None) => form(&app, &headers, StatusCode::OK, &local(&next), "", None),
         Err(response) => *response,
     }
@@ -82,10 +102,13 @@ async fn sign_in(State(app): State<Arc<App>>, cx: Cx, headers: HeaderMap, Form(s
         return *response;
     }
     let (login, next) = (sent.text("login"), local(sent.text("next")));
-    let answer = app.logins.local.sign_in(login, &sent.secret("password"), cx.0.address().copied()).await;
+    let answer = app.logins.local.sign_in(login, &sent.secret("password"), attempt(&app, &cx.0, &headers)).await;
     match answer {
-        Ok(LocalSignIn::Done(user)) => begin(&app, &cx.0, &user, &next).await,
-        Ok(LocalSignIn::MustChange) => new_password(&sent, StatusCode::OK, &next, None),
+        Ok(LocalSignIn::Done(user)) => begin(&app, &cx.0, &headers, login, &user, &next).await,
+        Ok(LocalSignIn::MustChange) => {
+            trail::must_change(&app, &cx.0).await;
+            new_password(&sent, StatusCode::OK, &next, None)
+        }
         Err(error) => {
             trail::failed(&app, &cx.0, "login.password", &error).await;
             match refused(&cx.0, &error) {
@@ -106,12 +129,13 @@ async fn change(State(app): State<Arc<App>>, cx: Cx, headers: HeaderMap, Form(se
     }
     let (old, new) = (sent.secret("password"), sent.secret("new_password"));
     let next = local(sent.text("next"));
-    match app.logins.local.change(sent.text("login"), &old, &new, cx.0.address().copied()).await {
+    let login = sent.text("login");
+    match app.logins.local.change(login, &old, &new, attempt(&app, &cx.0, &headers)).await {
         Ok((user, revision)) => {
             // The session carries the new epoch, which this process must know before it is used.
             let _ = tokio::time::timeout(APPLY, app.snapshots.wait_for(revision)).await;
             trail::done(&app, &cx.0, "login.change-password", &user.id).await;
-            begin(&app, &cx.0, &user, &next).await
+            begin(&app, &cx.0, &headers, login, &user, &next).await
         }
         Err(error) => {
             trail::failed(&app, &cx.0, "login.change-password", &error).await;
@@ -137,28 +161,80 @@ async fn sign_out(State(app): State<Arc<App>>, cx: Cx, headers: HeaderMap, Form(
     if let Err(error) = app.logins.sessions.end(token).await {
         return *unavailable(&cx.0, &error);
     }
+    let mut response = see(HERE);
     if let Ok(Some(session)) = session {
         trail::done(&app, &cx.0, "login.sign-out", &session.value.user).await;
+        let elsewhere = app.logins.providers.sign_out(&session.id).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "whether a provider is to be told of a logout cannot be read");
+            None
+        });
+        // A link and no redirect: the pages' policy sends forms to this gateway alone.
+        if let Some(href) = elsewhere {
+            let all = &app.logins.providers;
+            let title = all.list().find(|one| one.name == session.value.via).map_or("", |one| &one.title);
+            response = SignedOutPage { provider: title, href: &href }.render().into_response(StatusCode::OK);
+        }
     }
-    let mut response = see(HERE);
     set(&mut response, cookies.remove(cookies.session()));
     response
 }
 
+/// Where an attempt comes from.
+fn attempt<'a>(app: &App, cx: &McpContext, headers: &'a HeaderMap) -> Attempt<'a> {
+    let device = read_cookie(headers, app.logins.cookies.device()).ok().flatten();
+    Attempt { address: cx.address().copied(), device }
+}
+
 /// Begins a session and goes on.
-async fn begin(app: &App, cx: &McpContext, user: &SessionUser, next: &str) -> Response {
-    match app.logins.sessions.begin(user, "local").await {
-        Ok(begun) => {
-            trail::done(app, cx, "login.password", &user.id).await;
-            let mut response = see(next);
-            let cookies = app.logins.cookies;
-            set(&mut response, cookies.set(cookies.session(), begun.token.expose()));
-            // What was bound to the browser before the login is not after it.
-            set(&mut response, cookies.remove(cookies.browser()));
-            response
+async fn begin(
+    app: &App,
+    cx: &McpContext,
+    headers: &HeaderMap,
+    login: &str,
+    user: &SessionUser,
+    next: &str,
+) -> Response {
+    let begun = match app.logins.sessions.begin(user, "local").await {
+        Ok(begun) => begun,
+        Err(error) => return *unavailable(cx, &error),
+    };
+    trail::done(app, cx, "login.password", &user.id).await;
+    let mut response = enter(app, headers, &begun, next).await;
+    let cookies = app.logins.cookies;
+    let known = read_cookie(headers, cookies.device()).ok().flatten().map(str::to_owned);
+    let device = known.unwrap_or_else(|| URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>()));
+    match app.logins.local.remember(login, &device).await {
+        Ok(()) => {
+            let seconds = KnownDevice::LASTS.as_secs();
+            set(&mut response, cookies.keep(cookies.device(), &device, seconds));
         }
-        Err(error) => *unavailable(cx, &error),
+        Err(error) => tracing::warn!(%error, "a browser is not remembered"),
     }
+    response
+}
+
+/// Goes on with a session that has just begun; the browser's one of before ends.
+async fn enter(app: &App, headers: &HeaderMap, begun: &BegunSession, next: &str) -> Response {
+    let cookies = app.logins.cookies;
+    if let Ok(Some(old)) = read_cookie(headers, cookies.session())
+        && let Err(error) = app.logins.sessions.end(old).await
+    {
+        tracing::warn!(%error, "the browser's session of before cannot be ended");
+    }
+    let mut response = see(next);
+    set(&mut response, cookies.set(cookies.session(), begun.token.expose()));
+    // What was bound to the browser before the login is not after it.
+    set(&mut response, cookies.remove(cookies.browser()));
+    response
+}
+
+/// Where a login with a provider begins.
+fn company_href(provider: &str, next: &str, again: bool) -> String {
+    format!("/login/with/{provider}?next={}{}", encoded(next), if again { "&again=1" } else { "" })
+}
+
+fn encoded(text: &str) -> String {
+    form_urlencoded::byte_serialize(text.as_bytes()).collect()
 }
 
 /// The login form, with a cookie for a browser that has none.
@@ -175,7 +251,12 @@ fn form(
     let new = known.is_none().then(|| URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>()));
     let browser = known.or_else(|| new.clone()).unwrap_or_default();
     let csrf = csrf_token(&browser);
-    let page = LoginPage { csrf: &csrf, next, password: true, providers: &[], login, problem };
+    let all: Vec<_> = app.logins.providers.list().collect();
+    let hrefs: Vec<_> = all.iter().map(|provider| company_href(&provider.name, next, false)).collect();
+    let providers: Vec<_> =
+        all.iter().zip(&hrefs).map(|(provider, href)| Provider { name: &provider.title, href }).collect();
+    let password = app.config.login.passwords;
+    let page = LoginPage { csrf: &csrf, next, password, providers: &providers, login, problem };
     let mut response: Response<Body> = page.render().into_response(status);
     if let Some(new) = new {
         set(&mut response, cookies.set(cookies.browser(), &new));
@@ -191,11 +272,15 @@ fn new_password(sent: &Fields, status: StatusCode, next: &str, problem: Option<&
 /// The form came from a page of this gateway, in this browser.
 fn checked(app: &App, headers: &HeaderMap, sent: &Fields) -> Result<(), Box<Response>> {
     // On loopback the gateway has several names; the browser knows whether the form came from the one in use.
+    // Over plain http beyond it the browser says nothing of that, and a page without referrers has the origin `null`:
+    // there the token decides alone.
     let foreign = match headers.get("sec-fetch-site") {
         Some(site) => site != "same-origin",
-        None => headers.get(http::header::ORIGIN).is_some_and(|origin| origin != app.mount.origin()),
+        None => {
+            headers.get(http::header::ORIGIN).is_some_and(|origin| origin != "null" && origin != app.mount.origin())
+        }
     };
-    if foreign {
+    if foreign || !app.config.login.passwords {
         return Err(forged());
     }
     match read_cookie(headers, app.logins.cookies.browser()) {
@@ -204,8 +289,8 @@ fn checked(app: &App, headers: &HeaderMap, sent: &Fields) -> Result<(), Box<Resp
     }
 }
 
-/// The cookie and the name of whoever is signed in.
-async fn signed_in(app: &App, headers: &HeaderMap) -> Result<Option<(String, String)>, Box<Response>> {
+/// The cookie, the session and the name of whoever is signed in.
+async fn signed_in(app: &App, headers: &HeaderMap) -> Result<Option<(String, Session, String)>, Box<Response>> {
     let Ok(Some(token)) = read_cookie(headers, app.logins.cookies.session()) else { return Ok(None) };
     let failed = |error: &dyn std::fmt::Display| {
         tracing::warn!(%error, "sessions cannot be read");
@@ -219,7 +304,7 @@ async fn signed_in(app: &App, headers: &HeaderMap) -> Result<Option<(String, Str
         return Ok(None);
     }
     let user = app.logins.users.get(&session.user).await.map_err(|error| failed(&error))?;
-    Ok(user.map(|user| (token.to_owned(), user.value.name)))
+    Ok(user.map(|user| (token.to_owned(), session, user.value.name)))
 }
 
 type Said = (StatusCode, &'static str, Option<HeaderValue>);
@@ -231,6 +316,10 @@ fn refused(cx: &McpContext, error: &LoginError) -> Result<Said, Box<Response>> {
         LoginError::Throttled { retry_after } => {
             let seconds = HeaderValue::from(retry_after.as_secs().saturating_add(1));
             Ok((StatusCode::TOO_MANY_REQUESTS, "Too many attempts. Wait some minutes, then try again.", Some(seconds)))
+        }
+        LoginError::Hash(HashError::Busy) => {
+            let text = "Too many people are signing in at this moment. Try again in a few seconds.";
+            Ok((StatusCode::SERVICE_UNAVAILABLE, text, Some(HeaderValue::from_static("5"))))
         }
         LoginError::Unfit => {
             let text = "The new password must be another one, of at least 12 characters.";

@@ -121,7 +121,15 @@ async fn a_person_signs_in_and_out() {
     assert_ne!(browser.cookies["__Host-mcpgw_session"], session);
     let acts: Vec<_> = browser.logins().into_iter().map(|event| (event.method.unwrap(), event.outcome)).collect();
     let wanted = ["login.change-password", "login.password", "login.sign-out", "login.password"];
-    assert_eq!(acts, wanted.map(|act| (act.into(), Outcome::Ok)));
+    assert_eq!(acts[0], ("login.must-change".into(), Outcome::Denied));
+    assert_eq!(acts[1..], wanted.map(|act| (act.into(), Outcome::Ok)));
+    // A login ends the browser's session of before.
+    let before = browser.cookies["__Host-mcpgw_session"].clone();
+    let form = browser.get("/login?again=1").await;
+    let csrf = form.field("csrf").to_owned();
+    let fields = [("csrf", &*csrf), ("next", "/"), ("login", "ada@a.example"), ("password", SECOND)];
+    assert_eq!(browser.post("/login", &fields).await.status, StatusCode::SEE_OTHER);
+    assert!(browser.world.app.logins.sessions.find(&before).await.unwrap().is_none());
 }
 
 #[tokio::test]
@@ -171,6 +179,10 @@ async fn no_other_site_signs_anybody_in() {
     assert_eq!(browser.send(foreign, Body::from(body)).await.status, StatusCode::FORBIDDEN);
     assert!(browser.logins().is_empty(), "no attempt was made");
     assert_eq!(browser.post("/login", &fields(&csrf)).await.status, StatusCode::OK);
+    // On plain http beyond loopback a browser sends no Sec-Fetch-Site, and our pages have no referrer.
+    let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(fields(&csrf)).finish();
+    let own = Request::post("/login").header(kind.0, kind.1).header("origin", "null");
+    assert_eq!(browser.send(own, Body::from(body)).await.status, StatusCode::OK);
 }
 
 #[tokio::test]

@@ -1,9 +1,11 @@
 //! Logins in the audit trail.
 
 use mcp_gateway_auth::login::LoginError;
+use mcp_gateway_auth::oidc::OidcError;
 use mcp_gateway_core::context::McpContext;
 use mcp_gateway_core::record::{ActorFacts, ActorKind, AuditEvent, Category, EventKind, Outcome, TenantId, User};
 
+use super::company;
 use crate::app::App;
 
 /// Records what a person has done to their own login.
@@ -17,6 +19,15 @@ pub(super) async fn done(app: &App, cx: &McpContext, action: &'static str, user:
     record(app, event).await;
 }
 
+/// Records that a password was right, but buys nothing but another one.
+pub(super) async fn must_change(app: &App, cx: &McpContext) {
+    let mut event = event(app, cx, "login.must-change");
+    event.outcome = Outcome::Denied;
+    event.status = 200;
+    event.error = Some("the password must be replaced first".into());
+    record(app, event).await;
+}
+
 /// Records a refused attempt. The name is not in it: people type passwords there.
 pub(super) async fn failed(app: &App, cx: &McpContext, action: &'static str, error: &LoginError) {
     let mut event = event(app, cx, action);
@@ -26,6 +37,36 @@ pub(super) async fn failed(app: &App, cx: &McpContext, action: &'static str, err
         LoginError::Unfit => (Outcome::Denied, 422),
         _ => (Outcome::UpstreamFailed, 503),
     };
+    event.error = Some(error.to_string().into());
+    record(app, event).await;
+}
+
+/// Records a login with a provider that came to nothing.
+pub(super) async fn refused(app: &App, cx: &McpContext, action: &'static str, provider: &str, error: &OidcError) {
+    let mut event = event(app, cx, action);
+    let status = company::status(error);
+    event.status = status.as_u16();
+    event.outcome = if status.is_server_error() { Outcome::UpstreamFailed } else { Outcome::Denied };
+    event.target = Some(provider.into());
+    event.error = Some(match error {
+        // What is in it comes from elsewhere; the log has it.
+        OidcError::Provider(_) => "the identity provider does not answer as it must".into(),
+        error => error.to_string().into(),
+    });
+    record(app, event).await;
+}
+
+/// Records that somebody whom a provider vouches for may not sign in.
+pub(super) async fn not_let_in(
+    app: &App,
+    cx: &McpContext,
+    action: &'static str,
+    provider: &str,
+    error: &mcp_gateway_auth::user::UserError,
+) {
+    let mut event = event(app, cx, action);
+    (event.outcome, event.status) = (Outcome::Denied, 403);
+    event.target = Some(provider.into());
     event.error = Some(error.to_string().into());
     record(app, event).await;
 }

@@ -115,6 +115,7 @@ pub(super) fn build(config: &Config, with: Ingredients) -> Result<Built, ConfigE
             streams: capacity.streams,
         },
         principal_rate: limits.rate.principal.rate(),
+        key_rate: limits.rate.key.rate(),
         address_rate: limits.rate.address.rate(),
         at_once: AtOnce { calls: config.calls_per_principal(), streams: limits.streams_per_principal },
         auth_failures_per_minute: limits.auth_failures_per_minute,

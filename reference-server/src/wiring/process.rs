@@ -1,6 +1,5 @@
 //! The runtime that runs servers as child processes.
 
-use std::collections::HashSet;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -19,6 +18,7 @@ use mcp_gateway_deploy::process::{Cgroup, ChildLimits, Launcher, ProcessOptions,
 use super::storage::audit_file;
 use super::{StartError, StartOptions};
 use crate::config::{Config, Database};
+use crate::people::People;
 
 /// The runtime, unless it is turned off.
 ///
@@ -33,10 +33,10 @@ pub(super) fn runtime(
     if !settings.enabled {
         return Ok(None);
     }
-    let people = people(snapshots);
+    let people = People::of(&snapshots.load()).count();
     if people > 1 && !settings.i_trust_all_servers {
         anyhow::bail!(
-            "runtime.process: API keys of {people} people exist, and child processes share one user with each other. \
+            "runtime.process: there are {people} people, users or by their API keys, and child processes share one user with each other. \
              Set runtime.process.i_trust_all_servers: true if every server is trusted, or \
              runtime.process.enabled: false"
         );
@@ -138,12 +138,7 @@ fn absolute(path: &Path) -> Result<PathBuf, StartError> {
     std::path::absolute(path).with_context(|| format!("{} cannot be made an absolute path", path.display()))
 }
 
-/// How many people API keys speak for.
-fn people(snapshots: &Snapshots) -> usize {
-    snapshots.load().keys.values().map(|key| key.principal.subject.clone()).collect::<HashSet<_>>().len()
-}
-
-/// Keeps the rule of the start while the server runs: no child starts once keys of a second person exist.
+/// Keeps the rule of the start while the server runs: no child starts once there is a second person.
 pub(super) struct OnePerson {
     inner: ProcessRuntime,
     snapshots: Snapshots,
@@ -159,12 +154,12 @@ impl OnePerson {
 #[async_trait]
 impl Runtime for OnePerson {
     async fn ensure(&self, workload: &Arc<Workload>) -> Result<Deployment, RuntimeError> {
-        if !self.trusts_all && people(&self.snapshots) > 1 {
+        if !self.trusts_all && People::of(&self.snapshots.load()).count() > 1 {
             return Err(RuntimeError {
                 kind: RuntimeErrorKind::Unsupported,
                 public: "This gateway runs servers for one person only.".into(),
                 detail: Some(
-                    "API keys of several people exist, and child processes share one user with each other. Set \
+                    "There are several people, and child processes share one user with each other. Set \
                      runtime.process.i_trust_all_servers: true if every server is trusted."
                         .into(),
                 ),

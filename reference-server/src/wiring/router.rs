@@ -14,6 +14,7 @@ use crate::api;
 use crate::app::App;
 use crate::login;
 use crate::metrics;
+use crate::scim;
 
 /// The routes of the public listener.
 pub(super) fn public(app: &Arc<App>) -> Router {
@@ -25,6 +26,7 @@ pub(super) fn public(app: &Arc<App>) -> Router {
     router
         .merge(api::router(Arc::clone(app)))
         .merge(login::router(app))
+        .merge(scim::router(app))
         .fallback(absent)
         .layer(axum::middleware::map_response(harden))
         // Against DNS rebinding: the admin API of a gateway on loopback is within reach of every web page.

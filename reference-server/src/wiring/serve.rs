@@ -1,5 +1,6 @@
 //! A server from its start to its end.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -10,6 +11,7 @@ use anyhow::Context as _;
 use mcp_gateway_auth::api_key::{ApiKeys, LastUsed};
 use mcp_gateway_auth::bootstrap::{Bootstrap, BootstrapOptions};
 use mcp_gateway_auth::login::SessionAuthenticator;
+use mcp_gateway_auth::scim::Scim;
 use mcp_gateway_core::catalog;
 use mcp_gateway_core::contract::{AuditSink, Authenticator, Clock, ResourceStore, Runtime, SystemClock};
 use mcp_gateway_core::egress::Connections;
@@ -50,6 +52,8 @@ pub struct StartOptions {
     pub config_file: Option<PathBuf>,
     /// The owner's first token (`MCP_GATEWAY_BOOTSTRAP_TOKEN`).
     pub bootstrap_token: Option<Secret>,
+    /// Further secrets, by the names of their variables (`MCP_GATEWAY_LOGIN_SECRET_{PROVIDER}`).
+    pub secrets: HashMap<String, Secret>,
     /// Whether the owner's token is good for another day.
     pub reopen_bootstrap: bool,
     /// The limit of open files.
@@ -102,12 +106,14 @@ impl Server {
         let tasks = Background::default();
         let typed = Typed { store: Arc::clone(&storage.resources), sealer: Arc::clone(&storage.sealer) };
         super::catalog::follow(&config, &typed.of(), &mount, &tasks).await?;
-        let snapshots = follow(&config, &typed, &mount, &clock, &tasks).await?;
+        let bootstrap =
+            Arc::new(Bootstrap::open(typed.of(), Arc::clone(&clock), bootstrap_options(&config, &options)).await?);
+        let snapshots = follow(&config, &typed, &mount, &clock, bootstrap.had_ended(), &tasks).await?;
+        tasks.spawn(end_bootstrap(Arc::clone(&bootstrap), snapshots.clone()));
         let last_used = Arc::new(LastUsed::new(typed.of()));
         let key_days = config.auth.key_max_days;
         let longest = (key_days > 0).then(|| Duration::from_secs(key_days.saturating_mul(24 * 3_600)));
         let keys = ApiKeys::new(typed.of(), Arc::clone(&last_used), Arc::clone(&clock)).ending_within(longest);
-        let bootstrap = Bootstrap::open(typed.of(), Arc::clone(&clock), bootstrap_options(&config, &options)).await?;
 
         let counts = Arc::new(Metrics::new());
         let sink: Arc<dyn AuditSink> = Arc::new(MeteredSink::new(storage.sink(), Arc::clone(&counts)));
@@ -130,7 +136,17 @@ impl Server {
         let counted = Arc::clone(&limiter);
         counts.count_limiter_overflows(move || counted.overflows());
         let connections = Arc::new(Connections::default());
-        let logins = logins::build(&config, &mount, &typed, &snapshots, limiter.clone(), &clock)?;
+        let logins = logins::build(
+            &config,
+            logins::Ingredients {
+                mount: &mount,
+                typed: &typed,
+                snapshots: &snapshots,
+                limiter: limiter.clone(),
+                clock: &clock,
+                secrets: &options.secrets,
+            },
+        )?;
         let built = data_plane::build(
             &config,
             Ingredients {
@@ -177,6 +193,14 @@ impl Server {
             last_used,
             session_keys: storage.ring,
             admin_authenticators: admin_authenticators(&mount, &snapshots, &logins, &bootstrap, &clock),
+            scim: Scim::new(
+                logins.users.clone(),
+                logins.sessions.clone(),
+                Arc::new(config.group_presets()?),
+                Arc::clone(&clock),
+                format!("{}/scim/v2", mount.origin()),
+            ),
+            scim_tokens: logins::scim_tokens(&config, &options.secrets)?,
             logins,
             limiter,
             spool_stats: Some(Arc::new(move || spool.stats())),
@@ -340,6 +364,7 @@ async fn follow(
     typed: &Typed,
     mount: &Mount,
     clock: &Arc<dyn Clock>,
+    owned: bool,
     tasks: &Background,
 ) -> Result<Snapshots, StartError> {
     let compiled_for = mount.clone();
@@ -347,9 +372,26 @@ async fn follow(
     let mut options = SnapshotOptions::new(Arc::clone(&typed.sealer), compile);
     options.clock = Arc::clone(clock);
     options.max_staleness = Duration::from_secs(config.auth.max_staleness_seconds);
+    options.presets = Arc::new(config.role_presets()?);
+    options.group_presets = Arc::new(config.group_presets()?);
+    options.owned = owned;
     let (snapshots, driver) = Snapshots::follow(Arc::clone(&typed.store), options).await?;
     tasks.spawn(driver);
     Ok(snapshots)
+}
+
+/// Ends the bootstrap for good as soon as a person is an owner, however they came to be one.
+async fn end_bootstrap(bootstrap: Arc<Bootstrap>, snapshots: Snapshots) {
+    let mut swapped = snapshots.swapped();
+    while !snapshots.load().owned {
+        if swapped.changed().await.is_err() {
+            return;
+        }
+    }
+    while let Err(error) = bootstrap.end().await {
+        tracing::warn!(%error, "that there is an owner cannot be noted; the bootstrap token is void here all the same");
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    }
 }
 
 fn bootstrap_options(config: &Config, options: &StartOptions) -> BootstrapOptions {

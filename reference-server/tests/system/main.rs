@@ -10,6 +10,7 @@ mod answers;
 mod audit;
 mod bodies;
 mod bytes;
+mod company;
 mod disconnect;
 mod edges;
 mod headers;

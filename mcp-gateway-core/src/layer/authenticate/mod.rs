@@ -10,7 +10,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
 use super::gate::{Gate, gate_layer};
-use super::limit::{Rate, conclude as limited};
+use super::limit::{Rate, conclude as limited, network};
 use crate::context::McpContext;
 use crate::contract::{AuthError, Authenticator, Budget, LimitKey, RateLimiter, Resource, SystemClock};
 use crate::record::{Mount, Principal, Scope};
@@ -177,7 +177,7 @@ impl Gate for AuthenticateLayer {
         };
         if let (Some((limiter, rate)), Some(address)) = (&self.0.addresses, cx.address())
             // A limiter that has to ask somebody is not waited for before a credential is read.
-            && let MaybeReady::Ready(verdict) = limiter.check(&[rate.budget("address", address.to_string())])
+            && let MaybeReady::Ready(verdict) = limiter.check(&[rate.budget("address", network(*address).to_string())])
             && let Err(refusal) = limited(verdict)
         {
             return Err(refusal).into();
@@ -258,7 +258,7 @@ impl Inner {
 
     fn budget<'a>(&self, failures: &Failures, cx: &McpContext, cost: u32) -> Option<Budget<'a>> {
         let address = cx.address()?;
-        let key = LimitKey { scope: "auth-failure", id: address.to_string().into() };
+        let key = LimitKey { scope: "auth-failure", id: network(*address).to_string().into() };
         Some(Budget { key, cost, limit: failures.per_minute, period: Duration::from_secs(60) })
     }
 

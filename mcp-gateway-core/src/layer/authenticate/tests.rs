@@ -108,6 +108,24 @@ async fn an_address_that_fails_too_often_is_not_looked_at() {
     assert_eq!(call(&layer, &[("authorization", "Bearer good")]).await.0, 200);
 }
 
+#[tokio::test]
+async fn an_ipv6_network_is_one_address() {
+    let limiter = MemoryRateLimiter::new(SystemClock, 10);
+    let layer = AuthenticateLayer::from_fn(resource(), password).limit_failures(limiter, 2);
+    let bad = async |address: &str| {
+        let inner = tower::service_fn(async |_: Request<()>| Ok::<_, Infallible>(Response::new(Bytes::new())));
+        let mut request = Request::builder().header("authorization", "Bearer bad").body(()).unwrap();
+        let cx = McpContext::new(&SystemClock);
+        cx.set_address(address.parse().unwrap()).unwrap();
+        request.extensions_mut().insert(cx);
+        layer.clone().layer(inner).oneshot(request).await.unwrap().status().as_u16()
+    };
+    assert_eq!(bad("2001:db8:1:2::1").await, 401);
+    assert_eq!(bad("2001:db8:1:2:ffff::2").await, 401);
+    assert_eq!(bad("2001:db8:1:2:1234::3").await, 429);
+    assert_eq!(bad("2001:db8:1:3::1").await, 401);
+}
+
 proptest! {
     #[test]
     fn no_credential_gets_in_but_the_right_one(value in "(Bearer |bearer |Basic )?[ -~]{0,12}") {

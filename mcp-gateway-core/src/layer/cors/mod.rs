@@ -128,8 +128,11 @@ where
             let response = preflight_answer(origin, request.headers());
             return CorsFuture::answered(response);
         }
-        // We have judged it; lists of servers behind do not know our clients.
-        request.headers_mut().remove(ORIGIN);
+        // We have judged it; lists of servers behind do not know our clients. What is behind a route for the own origin
+        // alone judges by it whether a page meant to send the request.
+        if origins.answers {
+            request.headers_mut().remove(ORIGIN);
+        }
         let answer = match origin {
             Some(origin) if origins.answers => Answer::Readable(origin),
             _ => Answer::Plain,

@@ -3,6 +3,7 @@
 mod open;
 
 use std::borrow::Cow;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,18 +17,9 @@ use super::gate::{Gate, gate_layer};
 use crate::MaybeReady;
 use crate::context::{McpContext, MessageKind};
 use crate::contract::{Allow, Budget, LimitKey, Limited, RateLimiter};
-use crate::record::{Principal, Subject};
+pub use crate::record::Rate;
+use crate::record::{ActorKind, Principal, Subject};
 use crate::refusal::Refusal;
-
-/// How much there is of something per time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Rate {
-    /// This many, at once or spread.
-    pub limit: u32,
-    /// Per so many seconds.
-    pub seconds: u32,
-}
 
 impl Rate {
     pub(crate) fn budget<'a>(self, scope: &'static str, id: impl Into<Cow<'a, str>>) -> Budget<'a> {
@@ -36,7 +28,16 @@ impl Rate {
     }
 }
 
-/// Limits calls by caller: how many in a time, and how many calls and streams at once.
+/// The part of an address that counts: whoever has one IPv6 address has the 2^64 of its network.
+#[must_use]
+pub fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
+        IpAddr::V4(address) => IpAddr::V4(address),
+    }
+}
+
+/// Limits calls by caller and by API key: how many in a time, and how many calls and streams of a caller at once.
 ///
 /// Optional fact: `principal`. Addresses are limited by the authenticate layer, before a credential is read. Refuses
 /// with 429 and `Retry-After`. A place is given back when the last byte of the answer has left, or nobody reads it any
@@ -47,6 +48,7 @@ pub struct CallerLimitLayer(Arc<CallerLimits>);
 struct CallerLimits {
     limiter: Arc<dyn RateLimiter>,
     principal: Option<Rate>,
+    key: Option<Rate>,
     calls: PerCaller,
     streams: PerCaller,
 }
@@ -55,7 +57,17 @@ impl CallerLimitLayer {
     /// `limits.rate.principal` (`None` for no limit), `limits.calls_per_principal` and `limits.streams_per_principal`.
     pub fn new(limiter: Arc<dyn RateLimiter>, principal: Option<Rate>, at_once: AtOnce) -> Self {
         let (calls, streams) = (PerCaller::new(at_once.calls), PerCaller::new(at_once.streams));
-        Self(Arc::new(CallerLimits { limiter, principal, calls, streams }))
+        Self(Arc::new(CallerLimits { limiter, principal, key: None, calls, streams }))
+    }
+
+    /// The same with `limits.rate.key`, for API keys that have no rate of their own.
+    #[must_use]
+    pub fn with_keys(mut self, rate: Option<Rate>) -> Self {
+        // Only called while building, before the layer is cloned.
+        if let Some(limits) = Arc::get_mut(&mut self.0) {
+            limits.key = rate;
+        }
+        self
     }
 
     fn enter(&self, parts: &Parts, cx: &McpContext, principal: &Principal) -> Result<(), Refusal> {
@@ -76,6 +88,7 @@ impl std::fmt::Debug for CallerLimitLayer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("CallerLimitLayer")
             .field("principal", &self.0.principal)
+            .field("key", &self.0.key)
             .field("calls", &self.0.calls.limit)
             .field("streams", &self.0.streams.limit)
             .finish_non_exhaustive()
@@ -91,9 +104,15 @@ impl Gate for CallerLimitLayer {
         if let Err(refusal) = self.enter(parts, cx, principal) {
             return Err(refusal).into();
         }
-        let Some(rate) = self.0.principal else { return Ok(()).into() };
-        let budget = rate.budget("principal", principal_key(principal));
-        take(&*self.0.limiter, &[budget])
+        let of_key = (principal.actor.kind == ActorKind::ApiKey).then(|| principal.rate.or(self.0.key)).flatten();
+        if self.0.principal.is_none() && of_key.is_none() {
+            return Ok(()).into();
+        }
+        let tenant = &principal.subject.tenant;
+        let of_key = of_key.map(|rate| rate.budget("key", format!("{tenant} {}", principal.actor.id)));
+        let of_caller = self.0.principal.map(|rate| rate.budget("principal", principal_key(principal)));
+        let budgets: Vec<Budget<'_>> = of_caller.into_iter().chain(of_key).collect();
+        take(&*self.0.limiter, &budgets)
     }
 }
 
@@ -175,7 +194,8 @@ fn take(limiter: &dyn RateLimiter, budgets: &[Budget<'_>]) -> MaybeReady<Result<
 
 pub(crate) fn conclude(verdict: Result<Allow, Limited>) -> Result<(), Refusal> {
     verdict.map(|_| ()).map_err(|limited| {
-        let public = format!("The rate limit of this {} is reached.", limited.scope);
+        let whose = if limited.scope == "key" { "API key" } else { limited.scope };
+        let public = format!("The rate limit of this {whose} is reached.");
         let seconds = limited.retry_after.as_secs() + u64::from(limited.retry_after.subsec_nanos() > 0);
         Refusal::new(StatusCode::TOO_MANY_REQUESTS, public).retry_after(seconds)
     })

@@ -72,3 +72,34 @@ fn only_requests_use_up_what_a_server_has() {
     assert_eq!([MessageKind::Request; 2].map(judge), [true, false]);
     assert_eq!(uncounted.map(judge), [true; 3]);
 }
+
+#[test]
+fn a_key_has_a_rate_of_its_own_or_that_of_all_keys() {
+    let limiter = MemoryRateLimiter::new(SystemClock, 10);
+    let all = Some(Rate { limit: 2, seconds: 60 });
+    let layer = CallerLimitLayer::new(limiter, None, AtOnce { calls: 10, streams: 10 }).with_keys(all);
+    let with_key = |id: &str, rate| {
+        let actor = Actor { kind: ActorKind::ApiKey, id: id.into(), name: None };
+        enter(&layer, Method::POST, Principal::new("local", "ada").with_actor(actor).with_rate(rate)).is_ok()
+    };
+    let slow = Some(Rate { limit: 1, seconds: 60 });
+    assert!(with_key("usual", None) && with_key("usual", None) && !with_key("usual", None));
+    assert!(with_key("slow", slow) && !with_key("slow", slow), "its own, below that of all");
+    let fast = Some(Rate { limit: 3, seconds: 60 });
+    assert!((0..3).all(|_| with_key("fast", fast)) && !with_key("fast", fast), "its own, above");
+    // Whoever calls with something else has no key's rate.
+    assert!((0..3).all(|_| enter(&layer, Method::POST, Principal::new("local", "ada")).is_ok()));
+    let actor = Actor { kind: ActorKind::ApiKey, id: "slow".into(), name: None };
+    let slow = Principal::new("local", "ada").with_actor(actor).with_rate(slow);
+    let response: http::Response<bytes::Bytes> = enter(&layer, Method::POST, slow).unwrap_err().into_mcp(None);
+    assert!(response.headers().contains_key("retry-after"));
+}
+
+#[test]
+fn an_address_counts_as_its_network() {
+    for (address, counts) in
+        [("192.0.2.1", "192.0.2.1"), ("::ffff:192.0.2.1", "192.0.2.1"), ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::")]
+    {
+        assert_eq!(network(address.parse().unwrap()).to_string(), counts);
+    }
+}

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use axum::body::Body;
 use http::{Request, StatusCode};
-use mcp_gateway_auth::login::{SessionUser, csrf_token};
+use mcp_gateway_auth::login::{Attempt, SessionUser, csrf_token};
 use mcp_gateway_auth::user::{Asserted, AssertedGroup, IdentityKey};
-use mcp_gateway_core::record::{Principal, Roles, Scope};
+use mcp_gateway_core::record::{Principal, Roles, Scope, Secret};
 use serde_json::{Value, json};
 
 use super::world::{Answer, World};
@@ -27,7 +27,8 @@ impl World {
         let owner = Principal::new("local", "owner").with_roles(Roles::OWNER);
         let revision = users.set_roles(&owner, &id, roles, None).await.unwrap();
         self.app.snapshots.wait_for(revision).await;
-        let begun = self.app.logins.sessions.begin(&SessionUser { id: id.clone(), epoch: 0 }, "test").await.unwrap();
+        let epoch = users.get(&id).await.unwrap().unwrap().value.epoch;
+        let begun = self.app.logins.sessions.begin(&SessionUser { id: id.clone(), epoch }, "test").await.unwrap();
         Person { id: id.into(), token: begun.token.expose().to_owned() }
     }
 
@@ -106,6 +107,12 @@ async fn users_are_made_changed_disabled_and_deleted() {
     assert_eq!((read.status, &read.headers["etag"]), (StatusCode::OK, &made.headers["etag"]));
     let roles = |names: &[&str]| json!({ "roles": names });
     let put = async |body: Value| world.as_person(&owner, "PUT", &format!("{path}/roles"), Some(&body)).await;
+    // Whoever made her knows her password: with it, they would be what she is made.
+    let early = put(roles(&["power_user", "auditor"])).await;
+    assert_eq!(early.status, StatusCode::UNPROCESSABLE_ENTITY, "{}", early.body);
+    let (first, own) = (Secret::new("only the first time"), Secret::new("known to Eve alone"));
+    let replaced = world.app.logins.local.change("eve", &first, &own, Attempt::default()).await.unwrap();
+    world.app.snapshots.wait_for(replaced.1).await;
     let changed = put(roles(&["power_user", "auditor"])).await;
     assert_eq!(changed.body["effective_roles"], json!(["power_user", "basic", "auditor"]), "{}", changed.body);
     assert_eq!(put(roles(&["root"])).await.status, StatusCode::UNPROCESSABLE_ENTITY);
@@ -127,6 +134,60 @@ async fn users_are_made_changed_disabled_and_deleted() {
     let last = world.as_person(&owner, "DELETE", &own, None).await;
     assert_eq!(last.status, StatusCode::CONFLICT, "{}", last.body);
     assert!(last.body["detail"].as_str().unwrap().starts_with("This is the last owner"), "{}", last.body);
+}
+
+#[tokio::test]
+async fn keys_of_owners_are_for_owners_to_revoke() {
+    let world = World::new().await;
+    let (owner, admin) = (world.person("owner", Roles::OWNER).await, world.person("adam", Roles::ADMIN).await);
+    let eve = world.person("eve", Roles::BASIC).await;
+    let make = async |who: &Person, scopes: Value| {
+        let key = json!({ "name": "k", "servers": ["*"], "scopes": scopes, "rate": { "limit": 5, "seconds": 60 } });
+        let made = world.as_person(who, "POST", "/api/v1/api-keys", Some(&key)).await;
+        assert_eq!(made.status, StatusCode::CREATED, "{}", made.body);
+        assert_eq!(made.body["rate"]["limit"], 5);
+        made.body
+    };
+    let (of_owner, of_eve) = (make(&owner, json!(["mcp"])).await, make(&eve, json!(["mcp"])).await);
+    assert_eq!((&of_owner["owner"], &of_eve["owner"]), (&json!(true), &json!(false)));
+    let path = |key: &Value| format!("/api/v1/api-keys/{}", key["id"].as_str().unwrap());
+    let programs = make(&admin, json!(["api:write"])).await["key"].as_str().unwrap().to_owned();
+    assert_eq!(world.with_key(&programs, "DELETE", &path(&of_owner)).await.status, StatusCode::FORBIDDEN);
+    assert_eq!(world.as_person(&admin, "DELETE", &path(&of_owner), None).await.status, StatusCode::FORBIDDEN);
+    assert_eq!(world.with_key(&programs, "DELETE", &path(&of_eve)).await.status, StatusCode::NO_CONTENT);
+    // What is shown follows what the person is now.
+    let by = Principal::new("local", "owner").with_roles(Roles::OWNER);
+    let second = world.app.logins.users.set_roles(&by, &eve.id, Roles::OWNER, None).await.unwrap();
+    world.app.snapshots.wait_for(second).await;
+    let less = world.app.logins.users.set_roles(&by, &owner.id, Roles::BASIC, None).await.unwrap();
+    world.app.snapshots.wait_for(less).await;
+    let shown = world.as_person(&owner, "GET", &path(&of_owner), None).await;
+    assert_eq!(shown.body["owner"], false);
+}
+
+#[tokio::test]
+async fn child_processes_serve_one_person() {
+    let world = World::with(crate::config::Config::default()).await;
+    let user = |login: &str, roles: &[&str]| json!({ "login": login, "password": "only the first time", "name": login, "roles": roles });
+    // The first owner takes over what the first day's keys speak for.
+    world.key(&[Scope::Mcp], true).await;
+    assert_eq!(world.post("/api/v1/users", &user("bob", &["basic"])).await.status, StatusCode::CONFLICT);
+    assert_eq!(world.post("/api/v1/users", &user("ada", &["owner"])).await.status, StatusCode::CREATED);
+    let people = crate::people::People::of(&world.app.snapshots.load());
+    assert!(people.has_others(&mcp_gateway_core::record::Subject::local("owner")));
+    #[cfg(feature = "process")]
+    assert_eq!(people.count(), 1);
+}
+
+#[tokio::test]
+async fn what_this_process_cannot_hear_of_is_no_success() {
+    let world = World::new().await;
+    let eve = world.person("eve", Roles::BASIC).await;
+    world.store.silence();
+    tokio::time::pause();
+    let path = format!("/api/v1/users/{}/disable", eve.id);
+    let answer = world.ask(super::world::owners("POST", &path).body(Body::empty()).unwrap()).await;
+    assert_eq!(answer.status, StatusCode::ACCEPTED, "{}", answer.body);
 }
 
 #[tokio::test]

@@ -9,6 +9,8 @@ use http_body_util::BodyExt as _;
 use mcp_gateway_auth::api_key::{ApiKeyAuthenticator, ApiKeys, LastUsed, NewKey};
 use mcp_gateway_auth::bootstrap::{Bootstrap, BootstrapOptions};
 use mcp_gateway_auth::login::{CookieNames, LocalLogins, Passwords, SessionAuthenticator, SessionOptions, Sessions};
+use mcp_gateway_auth::oidc::Providers;
+use mcp_gateway_auth::scim::Scim;
 use mcp_gateway_auth::user::{UserOptions, Users};
 use mcp_gateway_core::BoxFuture;
 use mcp_gateway_core::conformance::{FlakyStore, ManualClock};
@@ -105,14 +107,23 @@ impl World {
         let by_token = bootstrap.authenticator().unwrap().until_owned(directory);
         let authenticators: Vec<Arc<dyn Authenticator>> =
             vec![Arc::new(by_key), Arc::new(by_session), Arc::new(by_token)];
-        let logins = Logins { users, local, sessions, cookies: CookieNames::for_url(mount.origin()) };
+        let providers = config.providers().unwrap();
+        let fetch = Arc::new(mcp_gateway_core::egress::Fetcher::new(Default::default()));
+        let parts = (resources.clone(), sealer.clone(), tenant.clone());
+        let providers =
+            Providers::new(providers, mount.origin(), parts.0, parts.1, parts.2, fetch, clock.clone()).unwrap();
+        let logins = Logins { users, local, providers, sessions, cookies: CookieNames::for_url(mount.origin()) };
         let audit = Arc::new(MemoryAuditStore::new());
         let sink = Arc::new(MemoryAuditSink::with_store(10_000, audit.clone()));
         let metrics = Arc::new(Metrics::new());
         let metered = MeteredSink::new(sink.clone() as Arc<dyn AuditSink>, metrics.clone());
         let runtime = Arc::new(MemoryRuntime::new(Arc::new(Uncalled)));
         let entries = Resources::new(resources.clone(), sealer.clone(), tenant);
+        let base = format!("{}/scim/v2", mount.origin());
+        let scim = Scim::new(logins.users.clone(), logins.sessions.clone(), Arc::default(), clock.clone(), base);
         let app = Arc::new(App {
+            scim,
+            scim_tokens: Vec::new(),
             config: Arc::new(config),
             mount,
             resources,

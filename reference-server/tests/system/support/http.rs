@@ -59,6 +59,11 @@ impl Call {
         Self { body: body.into(), ..Self::new(Method::POST, path) }
     }
 
+    pub(crate) fn with_body(mut self, body: impl Into<Bytes>) -> Self {
+        self.body = body.into();
+        self
+    }
+
     /// Adds a header line, beside others of that name.
     pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.parse().unwrap(), value.parse().unwrap()));

@@ -2,6 +2,7 @@
 
 pub(crate) mod gateway;
 pub(crate) mod http;
+pub(crate) mod identity;
 pub(crate) mod mcp;
 pub(crate) mod process;
 pub(crate) mod upstream;

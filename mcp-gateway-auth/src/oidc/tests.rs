@@ -1,0 +1,349 @@
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{HeaderMap, Request, StatusCode};
+use mcp_gateway_core::contract::{KeyRing as _, Signer as _};
+use mcp_gateway_core::egress::{FetchError, Fetched};
+use mcp_gateway_core::record::Revoked;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::login::{SessionOptions, SessionUser, Sessions};
+use crate::server::Grant;
+use crate::testing::World;
+use crate::token::{SigningKeyOptions, SigningKeys};
+
+const ISSUER: &str = "https://login.example.com";
+const BROWSER: &str = "a cookie of one browser";
+
+/// A provider that says what the test wants, to the gateway alone.
+struct Provider {
+    keys: Arc<SigningKeys>,
+    answers: Mutex<HashMap<String, Value>>,
+    token_form: Mutex<HashMap<String, String>>,
+    away: AtomicBool,
+}
+
+#[async_trait]
+impl Fetch for Provider {
+    async fn fetch(&self, request: Request<Bytes>) -> Result<Fetched, FetchError> {
+        if self.away.load(Ordering::SeqCst) {
+            return Err(FetchError::Failed("it is away".into()));
+        }
+        let url = request.uri().to_string();
+        if url.ends_with("/token") {
+            *self.token_form.lock().unwrap() = form_urlencoded::parse(request.body()).into_owned().collect();
+        }
+        let body = match self.answers.lock().unwrap().get(&url) {
+            Some(answer) => answer.to_string(),
+            None if url.ends_with("/keys") => self.keys.document().to_string(),
+            None => {
+                return Ok(Fetched { status: StatusCode::NOT_FOUND, headers: HeaderMap::new(), body: Bytes::new() });
+            }
+        };
+        Ok(Fetched { status: StatusCode::OK, headers: HeaderMap::new(), body: body.into() })
+    }
+}
+
+impl Provider {
+    fn answer(&self, url: &str, answer: Value) {
+        self.answers.lock().unwrap().insert(url.to_owned(), answer);
+    }
+}
+
+struct Login {
+    world: World,
+    provider: Arc<Provider>,
+    providers: Providers,
+    sessions: Sessions,
+}
+
+impl Login {
+    async fn new(options: ProviderOptions) -> Self {
+        let world = World::new().await;
+        let keys = SigningKeys::open(world.of(), world.clock.clone(), SigningKeyOptions::default()).await.unwrap();
+        let provider = Arc::new(Provider {
+            keys,
+            answers: Mutex::default(),
+            token_form: Mutex::default(),
+            away: AtomicBool::new(false),
+        });
+        let at = |path: &str| format!("{ISSUER}/{path}");
+        provider.answer(
+            &at(".well-known/openid-configuration"),
+            json!({
+                "issuer": ISSUER, "authorization_endpoint": at("authorize"), "token_endpoint": at("token"),
+                "jwks_uri": at("keys"), "end_session_endpoint": at("end"), "userinfo_endpoint": at("userinfo"),
+            }),
+        );
+        let (store, sealer) = (world.store.clone(), world.sealer.clone());
+        let (fetch, clock) = (provider.clone(), world.clock.clone());
+        let origin = "https://gateway.example";
+        let providers =
+            Providers::new(vec![options], origin, store, sealer, TenantId::default(), fetch, clock).unwrap();
+        let sessions = Sessions::new(world.of(), world.clock.clone(), SessionOptions::default());
+        Self { world, provider, providers, sessions }
+    }
+
+    async fn company() -> Self {
+        let mut options = ProviderOptions::new("company", ISSUER, "gateway");
+        options.client_secret = Some(Secret::new("s:e%c"));
+        Self::new(options).await
+    }
+
+    /// Begins a login: the parameters that the browser brings to the provider.
+    async fn begin(&self) -> HashMap<String, String> {
+        let url = self.providers.begin("company", BROWSER, "/next", None).await.unwrap();
+        Url::parse(&url).unwrap().query_pairs().into_owned().collect()
+    }
+
+    fn claims(&self, nonce: &str) -> Value {
+        let now = self.world.clock.now().as_second();
+        json!({
+            "iss": ISSUER, "aud": "gateway", "sub": "248289", "iat": now, "exp": now + 300, "nonce": nonce,
+            "name": "Ada", "email": "ada@a.example", "sid": "s1",
+        })
+    }
+
+    fn issue(&self, id_token: String) {
+        self.provider.answer(&format!("{ISSUER}/token"), json!({ "access_token": "at", "id_token": id_token }));
+    }
+
+    async fn sign(&self, typ: &'static str, claims: &Value) -> String {
+        self.provider.keys.sign(typ, claims.to_string().as_bytes()).await.unwrap()
+    }
+
+    /// Ends a login with what the provider says.
+    async fn finish(&self, sent: &HashMap<String, String>) -> Result<Proven, OidcError> {
+        self.providers.finish("company", BROWSER, &format!("state={}&code=c", sent["state"])).await
+    }
+
+    /// A whole login and its session; the session's token.
+    async fn session(&self, sid: &str) -> String {
+        let sent = self.begin().await;
+        let mut claims = self.claims(&sent["nonce"]);
+        claims["sid"] = json!(sid);
+        self.issue(self.sign("JWT", &claims).await);
+        let proven = self.finish(&sent).await.unwrap();
+        let user = SessionUser { id: "ada".into(), epoch: 0 };
+        let begun = self.sessions.begin(&user, "company").await.unwrap();
+        self.providers.remember(&begun.id, &proven.login, self.sessions.longest()).await.unwrap();
+        begun.token.expose().to_owned()
+    }
+
+    async fn logout(&self, change: Value) -> Result<EndedLogins, OidcError> {
+        let now = self.world.clock.now().as_second();
+        let event = json!({ "http://schemas.openid.net/event/backchannel-logout": {} });
+        let mut claims =
+            json!({ "iss": ISSUER, "aud": "gateway", "iat": now, "exp": now + 120, "jti": "1", "events": event });
+        claims.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        let token = self.sign("logout+jwt", &claims).await;
+        self.providers.back_channel("company", logout::form(&token).as_bytes()).await
+    }
+}
+
+fn invalid<T: fmt::Debug>(answer: &Result<T, OidcError>) -> bool {
+    matches!(answer, Err(OidcError::Invalid(_)))
+}
+
+#[tokio::test]
+async fn a_login_belongs_to_one_browser_and_is_used_once() {
+    let login = Login::company().await;
+    let sent = login.begin().await;
+    assert_eq!((&*sent["client_id"], &*sent["response_type"]), ("gateway", "code"));
+    assert_eq!(sent["redirect_uri"], "https://gateway.example/login/callback/company");
+    login.issue(login.sign("JWT", &login.claims(&sent["nonce"])).await);
+    let elsewhere = login.providers.finish("company", "another", &format!("state={}&code=c", sent["state"])).await;
+    assert!(matches!(elsewhere, Err(OidcError::State)));
+    let proven = login.finish(&sent).await.unwrap();
+    assert_eq!((&*proven.next, &*proven.asserted.name), ("/next", "Ada"));
+    let email = proven.asserted.email.unwrap();
+    assert_eq!((&*email.address, email.verified), ("ada@a.example", false));
+    let form = login.provider.token_form.lock().unwrap().clone();
+    let challenge = URL_SAFE_NO_PAD.encode(Sha256::digest(&form["code_verifier"]));
+    assert_eq!((&sent["code_challenge"], &*sent["code_challenge_method"]), (&challenge, "S256"));
+    assert!(!form.contains_key("client_secret"), "it is in the header");
+    assert!(matches!(login.finish(&sent).await, Err(OidcError::State)), "there is no second time");
+
+    let late = login.begin().await;
+    assert!(matches!(login.providers.finish("other", BROWSER, "state=x").await, Err(OidcError::NoProvider)));
+    assert_ne!(late["state"], sent["state"]);
+    assert_ne!(late["nonce"], sent["nonce"]);
+}
+
+#[tokio::test]
+async fn an_id_token_is_signed_by_the_provider_and_is_one() {
+    let login = Login::company().await;
+    for forge in ["none", "HS256", "type", "kid", "claims", "signature"] {
+        let sent = login.begin().await;
+        let claims = login.claims(&sent["nonce"]);
+        let good = login.sign("JWT", &claims).await;
+        let parts: Vec<&str> = good.split('.').collect();
+        let header = |change: &dyn Fn(&mut Value)| {
+            let mut header: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(parts[0]).unwrap()).unwrap();
+            change(&mut header);
+            format!("{}.{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), parts[1], parts[2])
+        };
+        let token = match forge {
+            "none" | "HS256" => header(&|header| header["alg"] = json!(forge)),
+            "type" => login.sign("at+jwt", &claims).await,
+            "kid" => header(&|header| header["kid"] = json!("unknown")),
+            "claims" => format!("{}.{}.{}", parts[0], URL_SAFE_NO_PAD.encode(b"{}"), parts[2]),
+            _ => format!("{}.{}.{}", parts[0], parts[1], &parts[2][..parts[2].len() - 4]),
+        };
+        login.issue(token);
+        let answer = login.finish(&sent).await;
+        assert!(invalid(&answer), "{forge}: {answer:?}");
+        login.world.clock.advance(std::time::Duration::from_secs(2));
+    }
+    let sent = login.begin().await;
+    let long = json!({ "x": "x".repeat(OidcLimits::ID_TOKEN) });
+    login.issue(login.sign("JWT", &long).await);
+    assert!(invalid(&login.finish(&sent).await));
+}
+
+#[tokio::test]
+async fn userinfo_is_about_the_same_person() {
+    let mut options = ProviderOptions::keycloak("company", ISSUER, "gateway");
+    options.email_domains = vec!["a.example".into()];
+    let login = Login::new(options).await;
+    let ask = async |userinfo: Value| {
+        login.provider.answer(&format!("{ISSUER}/userinfo"), userinfo);
+        let sent = login.begin().await;
+        let claims = login.claims(&sent["nonce"]);
+        login.issue(login.sign("JWT", &claims).await);
+        login.finish(&sent).await
+    };
+    let said = |sub: &str| json!({ "sub": sub, "groups": ["ops"], "email": "owner@a.example", "email_verified": true });
+    let proven = ask(said("248289")).await.unwrap();
+    assert_eq!(proven.asserted.groups.unwrap()[0].id, "ops");
+    let email = proven.asserted.email.unwrap();
+    assert_eq!((&*email.address, email.verified), ("ada@a.example", true), "the signed address, not the other");
+    assert!(invalid(&ask(said("1")).await));
+    assert!(invalid(&ask(json!([])).await));
+}
+
+#[tokio::test]
+async fn a_provider_that_is_away_is_asked_again() {
+    let login = Login::company().await;
+    let begin = async || login.providers.begin("company", BROWSER, "/", None).await;
+    login.provider.away.store(true, Ordering::SeqCst);
+    for _ in 0..2 {
+        assert!(matches!(begin().await, Err(OidcError::Provider(_))));
+    }
+    login.provider.away.store(false, Ordering::SeqCst);
+    assert!(matches!(begin().await, Err(OidcError::Provider(_))), "not asked at once");
+    login.world.clock.advance(std::time::Duration::from_secs(1));
+    begin().await.unwrap();
+    // What is known stays good when it cannot be renewed; the token endpoint cannot be replaced by anything.
+    login.provider.away.store(true, Ordering::SeqCst);
+    login.world.clock.advance(std::time::Duration::from_secs(3_601));
+    let sent = login.begin().await;
+    assert!(matches!(login.finish(&sent).await, Err(OidcError::Provider(_))));
+    assert!(matches!(login.finish(&sent).await, Err(OidcError::State)), "a failed login begins again");
+}
+
+#[tokio::test]
+async fn the_provider_ends_sessions_with_all_that_came_of_them() {
+    let login = Login::company().await;
+    let (one, two) = (login.session("s1").await, login.session("s2").await);
+    let stands = async |token: &str| login.sessions.find(token).await.unwrap().is_some();
+    let id = crate::login::sha256_hex(&one);
+    let grants = login.world.of::<Grant>();
+    let now = login.world.clock.now();
+    let grant: Grant = serde_json::from_value(json!({
+        "subject": { "tenant": "default", "issuer": "local", "id": "ada" }, "clientId": "c", "server": "s",
+        "scope": "mcp", "session": id, "createdAt": now, "endsAt": now, "rotatedAt": now,
+    }))
+    .unwrap();
+    grants.save("g", &grant, When::Any).await.unwrap();
+
+    assert!(invalid(&login.logout(json!({ "sid": "s1", "iss": "https://evil.example" })).await));
+    assert_eq!(login.logout(json!({ "sid": "s1", "sub": "1", "jti": "0" })).await.unwrap().sessions, 0, "not theirs");
+    assert!(stands(&one).await);
+    let ended = login.logout(json!({ "sid": "s1", "sub": "248289" })).await.unwrap();
+    assert_eq!((ended.sessions, &*ended.users), (1, &["ada".to_owned()][..]));
+    assert!(!stands(&one).await && stands(&two).await);
+    assert!(grants.get("g").await.unwrap().is_none());
+    let revoked = login.world.of::<Revocation>().get(&Revoked::Session(&id).id()).await.unwrap();
+    assert!(revoked.is_some(), "access tokens end by the feed");
+
+    // The same token again ends nothing, even what has begun since.
+    let again = login.session("s1").await;
+    assert!(invalid(&login.logout(json!({ "sid": "s1", "sub": "248289" })).await));
+    assert!(stands(&again).await);
+    let all = login.logout(json!({ "sub": "248289", "jti": "2" })).await.unwrap();
+    assert_eq!(all.sessions, 2);
+    assert!(!stands(&again).await && !stands(&two).await);
+}
+
+#[tokio::test]
+async fn signing_out_here_leads_to_the_provider() {
+    let login = Login::company().await;
+    let session = crate::login::sha256_hex(&login.session("s1").await);
+    let url = login.providers.sign_out(&session).await.unwrap().unwrap();
+    let url = Url::parse(&url).unwrap();
+    let query: HashMap<_, _> = url.query_pairs().into_owned().collect();
+    assert_eq!(url.path(), "/end");
+    assert_eq!(query["post_logout_redirect_uri"], "https://gateway.example/login");
+    assert!(query["id_token_hint"].starts_with("ey"));
+    assert!(login.providers.sign_out(&session).await.unwrap().is_none(), "it is forgotten");
+}
+
+#[tokio::test]
+async fn a_person_of_github_is_a_number_with_a_primary_address() {
+    let mut options = ProviderOptions::github("company", "gateway");
+    options.email_domains = vec!["a.example".into()];
+    let login = Login::new(options).await;
+    let api = |path: &str| format!("https://api.github.com{path}");
+    let provider = &login.provider;
+    provider.answer(
+        "https://github.com/login/oauth/access_token",
+        json!({ "access_token": "gho", "token_type": "bearer" }),
+    );
+    provider.answer(&api("/user"), json!({ "id": 42, "login": "ada", "name": null }));
+    let emails = |primary_verified: bool| {
+        json!([
+            { "email": "ada@a.example", "primary": false, "verified": true },
+            { "email": "Ada.King@a.example", "primary": true, "verified": primary_verified },
+        ])
+    };
+    provider.answer(&api("/user/emails"), emails(true));
+    let many: Vec<_> = (0..100).map(|n| json!({ "id": n, "login": format!("o{n}") })).collect();
+    provider.answer(&api("/user/orgs?per_page=100&page=1"), json!(many));
+    provider.answer(&api("/user/orgs?per_page=100&page=2"), json!([{ "id": 100, "login": "last" }]));
+    let team = json!([{ "id": 7, "slug": "ops", "organization": { "id": 1, "login": "o1" } }]);
+    provider.answer(&api("/user/teams?per_page=100&page=1"), team);
+    let sent = login.begin().await;
+    assert!(!sent.contains_key("nonce") && sent["scope"].contains("read:org") && sent.contains_key("code_challenge"));
+    let person = login.finish(&sent).await.unwrap().asserted;
+    assert_eq!(person.identity, crate::user::IdentityKey::new("https://github.com", "42"));
+    assert_eq!((&*person.name, &*person.email.unwrap().address), ("ada", "ada.king@a.example"));
+    let groups = person.groups.unwrap();
+    assert_eq!((groups.len(), &*groups[101].id, &*groups[101].name), (102, "team/7", "o1/ops"));
+
+    provider.answer(&api("/user/emails"), emails(false));
+    let sent = login.begin().await;
+    assert!(matches!(login.finish(&sent).await, Err(OidcError::NotAllowed(_))));
+    provider.answer("https://github.com/login/oauth/access_token", json!({ "error": "bad_verification_code" }));
+    let sent = login.begin().await;
+    assert!(invalid(&login.finish(&sent).await));
+}
+
+#[tokio::test]
+async fn two_providers_are_two() {
+    let world = World::new().await;
+    let fetch: Arc<dyn Fetch> = Arc::new(mcp_gateway_core::egress::Fetcher::new(Default::default()));
+    let new = |all: Vec<ProviderOptions>| {
+        let (store, sealer, clock) = (world.store.clone(), world.sealer.clone(), world.clock.clone());
+        Providers::new(all, "https://gateway.example", store, sealer, TenantId::default(), fetch.clone(), clock)
+    };
+    let one = || ProviderOptions::new("one", ISSUER, "gateway");
+    let two = || ProviderOptions::new("two", "https://two.example", "gateway");
+    assert_eq!(new(vec![one(), two()]).unwrap().list().count(), 2);
+    assert_eq!(new(vec![one(), ProviderOptions { name: "one".into(), ..two() }]).unwrap_err().field, "name");
+    assert_eq!(new(vec![one(), ProviderOptions { issuer: ISSUER.into(), ..two() }]).unwrap_err().field, "issuer");
+}

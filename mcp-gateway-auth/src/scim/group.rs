@@ -1,0 +1,287 @@
+//! Groups that clients provision.
+
+use std::collections::BTreeSet;
+
+use mcp_gateway_core::contract::{IndexTerm, Revision, StoreErrorKind, When, Write};
+use mcp_gateway_core::record::{Group, Roles, Stored};
+use serde_json::{Value, json};
+
+use super::document::{GroupDocument, MemberChange};
+use super::error::bad;
+use super::path::Comparison;
+use super::record::of_provider;
+use super::{ATTEMPTS, Scim, ScimError, ScimGroup, ScimLimits, ScimQuery, ScimResource, page, schema, tidy};
+use crate::user::{IdentityKey, UserLimits, group_id};
+
+/// Users that change in one commit.
+const BATCH: usize = 100;
+
+impl Scim {
+    /// Makes a group, or takes over one that a login has named.
+    ///
+    /// # Errors
+    /// [`ScimError`].
+    pub async fn create_group(&self, provider: &str, json: &Value) -> Result<ScimResource, ScimError> {
+        let document = GroupDocument::read(json)?;
+        // Where the provider names no id of its own, its tokens name groups by their names.
+        let external_id = document.external_id.clone().unwrap_or_else(|| document.display_name.clone());
+        let id = group_id(provider, &external_id);
+        let record = ScimGroup {
+            provider: provider.to_owned(),
+            display_name: document.display_name.clone(),
+            external_id: document.external_id.clone(),
+            created_at: self.clock.now(),
+        };
+        let known = self.users.groups.get(&id).await?;
+        let when = known.as_ref().map_or(When::Absent, |known| When::At(known.revision));
+        let roles = known.map_or(Roles::NONE, |known| known.value.roles);
+        let group = Group { provider: provider.to_owned(), external_id, name: tidy(&document.display_name), roles };
+        let writes =
+            vec![self.users.groups.put(&id, &group, None, when)?, self.groups.put(&id, &record, None, When::Absent)?];
+        let mut applied = match self.groups.store().commit(writes).await {
+            Err(error) if error.kind() == StoreErrorKind::Conflict => {
+                return Err(ScimError::Exists("there is a group of this externalId or displayName"));
+            }
+            done => done?,
+        };
+        let changes = [MemberChange::Add(document.members)];
+        applied = self.change_members(provider, &id, &changes).await?.unwrap_or(applied);
+        self.group(provider, &id, false).await.map(|group| ScimResource { applied: Some(applied), ..group })
+    }
+
+    /// Reads a group.
+    ///
+    /// # Errors
+    /// [`ScimError`].
+    pub async fn group(&self, provider: &str, id: &str, without_members: bool) -> Result<ScimResource, ScimError> {
+        let stored = self.provisioned(provider, id).await?;
+        Ok(self.shown_group(stored, without_members))
+    }
+
+    /// Replaces a group.
+    ///
+    /// # Errors
+    /// [`ScimError`].
+    pub async fn replace_group(
+        &self,
+        provider: &str,
+        id: &str,
+        when: Option<Revision>,
+        json: &Value,
+    ) -> Result<ScimResource, ScimError> {
+        let document = GroupDocument::read(json)?;
+        let changes = [MemberChange::Replace(document.members)];
+        self.change_group(provider, id, when, Some(document.display_name), &changes).await
+    }
+
+    /// Changes a group.
+    ///
+    /// # Errors
+    /// [`ScimError`].
+    pub async fn patch_group(
+        &self,
+        provider: &str,
+        id: &str,
+        when: Option<Revision>,
+        json: &Value,
+    ) -> Result<ScimResource, ScimError> {
+        let (renamed, changes) = GroupDocument::patch(json)?;
+        self.change_group(provider, id, when, renamed, &changes).await
+    }
+
+    /// Removes a group, and everybody from it; with it go the roles that it gave.
+    ///
+    /// # Errors
+    /// [`ScimError`].
+    pub async fn delete_group(
+        &self,
+        provider: &str,
+        id: &str,
+        when: Option<Revision>,
+    ) -> Result<Option<Revision>, ScimError> {
+        let stored = self.provisioned(provider, id).await?;
+        if when.is_some_and(|when| when != stored.revision) {
+            return Err(ScimError::Changed);
+        }
+        self.change_members(provider, id, &[MemberChange::Replace(Vec::new())]).await?;
+        let gone = |key| Write::Delete { key, when: When::Any };
+        let writes = vec![gone(self.users.groups.key(id)), gone(self.groups.key(id))];
+        Ok(Some(self.groups.store().commit(writes).await?))
+    }
+
+    /// Lists groups.
+    ///
+    /// # Errors
+    /// [`ScimError`].
+    pub async fn list_groups(&self, provider: &str, query: &ScimQuery) -> Result<Value, ScimError> {
+        let term = match &query.filter {
+            None => of_provider(provider),
+            Some(filter) => match Comparison::read(filter) {
+                Some(Comparison { attribute, value }) if attribute == "displayname" => {
+                    let name = IdentityKey::new(provider, value.to_lowercase()).id();
+                    IndexTerm { name: "name", value: name.into() }
+                }
+                Some(Comparison { attribute, value }) if attribute == "externalid" => {
+                    let found = match self.provisioned(provider, &group_id(provider, &value)).await {
+                        Ok(group) => vec![self.shown_group(group, query.without_members).body],
+                        Err(ScimError::Missing) => Vec::new(),
+                        Err(error) => return Err(error),
+                    };
+                    return Ok(page(found.len(), 1, found));
+                }
+                _ => return bad("invalidFilter", "groups are found by displayName or externalId, eq and a text"),
+            },
+        };
+        let (mut all, mut after) = (Vec::new(), None);
+        loop {
+            let (found, more) = self
+                .groups
+                .list(Some(term.clone()), after.as_deref(), mcp_gateway_core::contract::StoreLimits::PAGE)
+                .await?;
+            all.extend(found);
+            after = match more {
+                Some(more) => Some(more),
+                None => break,
+            };
+        }
+        let total = all.len();
+        let shown = all.into_iter().skip(query.start.saturating_sub(1)).take(query.count.min(ScimLimits::PAGE));
+        let shown = shown.map(|group| self.shown_group(group, query.without_members).body).collect();
+        Ok(page(total, query.start, shown))
+    }
+
+    async fn provisioned(&self, provider: &str, id: &str) -> Result<Stored<ScimGroup>, ScimError> {
+        if id.len() != 64 || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(ScimError::Missing);
+        }
+        let stored = self.groups.get(id).await?.filter(|group| group.value.provider == provider);
+        stored.ok_or(ScimError::Missing)
+    }
+
+    async fn change_group(
+        &self,
+        provider: &str,
+        id: &str,
+        when: Option<Revision>,
+        renamed: Option<String>,
+        changes: &[MemberChange],
+    ) -> Result<ScimResource, ScimError> {
+        let stored = self.provisioned(provider, id).await?;
+        if when.is_some_and(|when| when != stored.revision) {
+            return Err(ScimError::Changed);
+        }
+        let mut applied = self.change_members(provider, id, changes).await?;
+        let name = renamed.unwrap_or_else(|| stored.value.display_name.clone());
+        // Written in any case: another version after a change of members.
+        let record = ScimGroup { display_name: name.clone(), ..stored.value };
+        let mut writes = vec![self.groups.put(id, &record, None, When::At(stored.revision))?];
+        if let Some(group) = self.users.groups.get(id).await?
+            && group.value.name != tidy(&name)
+        {
+            let renamed = Group { name: tidy(&name), ..group.value };
+            writes.push(self.users.groups.put(id, &renamed, None, When::At(group.revision))?);
+        }
+        applied = applied.max(Some(self.groups.store().commit(writes).await?));
+        self.group(provider, id, false).await.map(|group| ScimResource { applied, ..group })
+    }
+
+    async fn change_members(
+        &self,
+        provider: &str,
+        group: &str,
+        changes: &[MemberChange],
+    ) -> Result<Option<Revision>, ScimError> {
+        let mut applied = None;
+        for change in changes {
+            let (add, remove): (Vec<String>, Vec<String>) = match change {
+                MemberChange::Add(ids) => (ids.clone(), Vec::new()),
+                MemberChange::Remove(ids) => (Vec::new(), ids.clone()),
+                MemberChange::Replace(ids) => {
+                    if let Some(revision) = applied {
+                        self.users.directory.wait_for(revision).await;
+                    }
+                    let wanted: BTreeSet<&String> = ids.iter().collect();
+                    let old = self.users.directory.members(group);
+                    (ids.clone(), old.iter().map(ToString::to_string).filter(|id| !wanted.contains(id)).collect())
+                }
+            };
+            if !add.is_empty() {
+                self.may_add(group).await?;
+            }
+            for id in &add {
+                // Only those whom this client has made are its to move.
+                if self.person(provider, id).await.is_err() {
+                    return bad("invalidValue", "a member is none of the users of this client");
+                }
+            }
+            for (ids, adds) in [(add, true), (remove, false)] {
+                for batch in ids.chunks(BATCH) {
+                    applied = applied.max(self.move_users(batch, group, adds).await?);
+                }
+            }
+        }
+        Ok(applied)
+    }
+
+    /// A client makes no owners: what would, is for an owner to do.
+    async fn may_add(&self, group: &str) -> Result<(), ScimError> {
+        let given = self.users.groups.get(group).await?.map_or(Roles::NONE, |group| group.value.roles);
+        let preset = self.presets.get(group).copied().unwrap_or_default();
+        if given.union(preset).intersects(Roles::OWNER.union(Roles::AUDITOR)) {
+            return Err(ScimError::Forbidden(
+                "the group makes owners or auditors of its members; only a login puts them there",
+            ));
+        }
+        Ok(())
+    }
+
+    async fn move_users(&self, ids: &[String], group: &str, adds: bool) -> Result<Option<Revision>, ScimError> {
+        for attempt in 1.. {
+            let mut writes = Vec::new();
+            for id in ids {
+                let Some(stored) = self.users.get(id).await? else { continue };
+                let mut user = stored.value;
+                let member = user.groups.iter().any(|one| one == group);
+                if member == adds {
+                    continue;
+                }
+                if adds {
+                    if user.groups.len() >= UserLimits::GROUPS {
+                        return bad("tooMany", "a user is in at most 500 groups");
+                    }
+                    user.groups.push(group.to_owned());
+                } else {
+                    user.groups.retain(|one| one != group);
+                }
+                writes.push(self.users.users.put(id, &user, None, When::At(stored.revision))?);
+            }
+            if writes.is_empty() {
+                return Ok(None);
+            }
+            match self.users.users.store().commit(writes).await {
+                Err(error) if error.kind() == StoreErrorKind::Conflict && attempt < ATTEMPTS => {}
+                done => return Ok(Some(done?)),
+            }
+        }
+        Ok(None)
+    }
+
+    fn shown_group(&self, stored: Stored<ScimGroup>, without_members: bool) -> ScimResource {
+        let Stored { id, revision, value } = stored;
+        let mut body = json!({
+            "schemas": [schema::GROUP],
+            "id": &*id,
+            "displayName": value.display_name,
+            "meta": self.meta("Group", "Groups", &id, value.created_at, revision),
+        });
+        if let Some(external_id) = value.external_id {
+            body["externalId"] = json!(external_id);
+        }
+        if !without_members {
+            let members = self.users.directory.members(&id);
+            let members: Vec<_> = members.iter().map(|id| json!({ "value": &**id })).collect();
+            body["members"] = json!(members);
+        }
+        ScimResource { id: id.into(), revision, applied: None, body }
+    }
+}

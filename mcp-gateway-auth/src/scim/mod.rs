@@ -1,0 +1,540 @@
+//! SCIM 2.0 (RFC 7643, RFC 7644): an identity provider makes, changes and removes users and groups by itself.
+//!
+//! A client is bound to one provider: its users are those whom this provider vouches for, joined by `externalId`, which
+//! must be what the provider calls the person in its tokens. Whoever it deactivates has no session, key or token from
+//! that moment on. It gives no role, and never puts anybody into a group that makes owners or auditors.
+
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod check;
+mod document;
+mod error;
+mod group;
+mod path;
+mod record;
+mod schema;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use mcp_gateway_core::contract::{Clock, Revision, StoreError, StoreErrorKind, StoreLimits, When, Write};
+use mcp_gateway_core::record::{
+    Email, Principal, Resources, Revocation, Revoked, Roles, Stored, Subject, User, UserState,
+};
+use mcp_gateway_core::snapshot::RolePresets;
+use serde_json::{Value, json};
+
+pub use self::error::ScimError;
+pub use self::record::{ScimGroup, ScimName, ScimUser};
+
+use self::document::UserDocument;
+use self::error::bad;
+use self::path::Comparison;
+use self::record::of_provider;
+use crate::login::Sessions;
+use crate::server::Grant;
+use crate::token::TokenLimits;
+use crate::user::{Identity, IdentityKey, UserLimits, Users};
+
+/// The bounds of what clients send.
+#[derive(Debug)]
+pub struct ScimLimits;
+
+impl ScimLimits {
+    /// Bytes of a filter or a path.
+    pub const FILTER: usize = 1_024;
+    /// Bytes of a text.
+    pub const TEXT: usize = 1_024;
+    /// Operations of a patch.
+    pub const OPERATIONS: usize = 100;
+    /// Members that change in one request.
+    pub const MEMBERS: usize = 1_000;
+    /// Resources of a page.
+    pub const PAGE: usize = 200;
+    /// Bytes of a request's body.
+    pub const BODY: usize = 256 << 10;
+}
+
+/// How long the end of all that a person had is remembered: as long as a token that depends on it may live.
+const ENDED: Duration = TokenLimits::LIFETIME.saturating_add(TokenLimits::CLOCK_SKEW);
+/// Rounds that are tried when a record changes at the same time.
+const ATTEMPTS: usize = 4;
+
+/// What clients do to users and groups.
+#[derive(Clone)]
+pub struct Scim {
+    users: Users,
+    sessions: Sessions,
+    people: Resources<ScimUser>,
+    names: Resources<ScimName>,
+    groups: Resources<ScimGroup>,
+    revocations: Resources<Revocation>,
+    grants: Resources<Grant>,
+    presets: Arc<RolePresets>,
+    clock: Arc<dyn Clock>,
+    base: String,
+}
+
+/// A resource as it is answered.
+#[derive(Debug, Clone)]
+pub struct ScimResource {
+    /// Its id.
+    pub id: String,
+    /// Its version: the ETag.
+    pub revision: Revision,
+    /// What a replica must have applied to know what was done, if anything was.
+    pub applied: Option<Revision>,
+    /// The resource.
+    pub body: Value,
+}
+
+/// Which resources of a list.
+#[derive(Debug, Clone, Default)]
+pub struct ScimQuery {
+    /// `filter`.
+    pub filter: Option<String>,
+    /// `startIndex`, from 1.
+    pub start: usize,
+    /// `count`, at most [`ScimLimits::PAGE`].
+    pub count: usize,
+    /// Whether members of groups are left out (`excludedAttributes=members`).
+    pub without_members: bool,
+}
+
+impl Scim {
+    /// Acts on these users. `base` is where it is reached (`https://gateway.example/scim/v2`), `presets` are the roles that
+    /// the configuration gives to groups.
+    pub fn new(
+        users: Users,
+        sessions: Sessions,
+        presets: Arc<RolePresets>,
+        clock: Arc<dyn Clock>,
+        base: impl Into<String>,
+    ) -> Self {
+        let any = users.users.clone();
+        Self {
+            people: any.of_kind(),
+            names: any.of_kind(),
+            groups: any.of_kind(),
+            revocations: any.of_kind(),
+            grants: any.of_kind(),
+            users,
+            sessions,
+            presets,
+            clock,
+            base: base.into(),
+        }
+    }
+
+    /// Makes a user, or takes over one who has signed in with the provider before.
+    ///
+    /// # Errors
+    /// [`ScimError`].
+    pub async fn create_user(&self, provider: &str, json: &Value) -> Result<ScimResource, ScimError> {
+        let document = UserDocument::read(json)?;
+        let key = identity(provider, &document)?;
+        let record = |disabled| ScimUser {
+            provider: provider.to_owned(),
+            document: document.clone(),
+            created_at: self.clock.now(),
+            disabled,
+        };
+        let known = self.users.identities.get(&key.id()).await?;
+        let (id, mut writes, was_ours) = match known {
+            Some(identity) => {
+                let id = identity.value.user;
+                let old = self.people.get(&id).await?;
+                if self.people_name(provider, old.as_ref()).await?.is_some() {
+                    return Err(ScimError::Exists("there is a user of this externalId"));
+                }
+                let when = old.as_ref().map_or(When::Absent, |old| When::At(old.revision));
+                let was_ours = old.is_some_and(|old| old.value.disabled);
+                (id.clone(), vec![self.people.put(&id, &record(was_ours), None, when)?], was_ours)
+            }
+            None => {
+                let (id, now) = (Users::new_id(), self.clock.now());
+                let user = User {
+                    name: tidy(&document.name()),
+                    email: email(&document),
+                    roles: self.users.options.default_roles,
+                    groups: Vec::new(),
+                    state: UserState::Active,
+                    epoch: 0,
+                    created_at: now,
+                };
+                let identity = Identity { key: key.clone(), user: id.clone(), linked_at: now };
+                let writes = vec![
+                    self.users.users.put(&id, &user, None, When::Absent)?,
+                    self.users.identities.put(&key.id(), &identity, None, When::Absent)?,
+                    self.people.put(&id, &record(false), None, When::Absent)?,
+                ];
+                (id, writes, false)
+            }
+        };
+        let name = ScimName { user: id.clone() };
+        writes.push(self.names.put(&ScimName::id(provider, &document.user_name), &name, None, When::Absent)?);
+        let taken = |error: StoreError| match error.kind() {
+            StoreErrorKind::Conflict => ScimError::Exists("the userName or externalId is taken"),
+            _ => error.into(),
+        };
+        let made = self.people.store().commit(writes).await.map_err(taken)?;
+        let applied = self.follow(&id, &document, was_ours).await?.unwrap_or(made);
+        self.user(provider, &id).await.map(|user| ScimResource { applied: Some(applied), ..user })
+    }
+
+    /// Reads a user.
+    ///
+    /// # Errors
+    /// [`ScimError`].
+    pub async fn user(&self, provider: &str, id: &str) -> Result<ScimResource, ScimError> {
+        let person = self.person(provider, id).await?;
+        let user = self.users.get(id).await?.ok_or(ScimError::Missing)?;
+        self.shown(person, &user.value).await
+    }
+
+    /// Replaces what is kept of a user.
+    ///
+    /// # Errors
+    /// [`ScimError`].
+    pub async fn replace_user(
+        &self,
+        provider: &str,
+        id: &str,
+        when: Option<Revision>,
+        json: &Value,
+    ) -> Result<ScimResource, ScimError> {
+        let new = UserDocument::read(json)?;
+        self.change(provider, id, when, |_| Ok(new.clone())).await
+    }
+
+    /// Changes a user.
+    ///
+    /// # Errors
+    /// [`ScimError`].
+    pub async fn patch_user(
+        &self,
+        provider: &str,
+        id: &str,
+        when: Option<Revision>,
+        json: &Value,
+    ) -> Result<ScimResource, ScimError> {
+        self.change(provider, id, when, |old| old.patched(json)).await
+    }
+
+    /// Removes a user from the client's sight: disabled, so that nothing of theirs works; an administrator deletes what
+    /// is kept. The same person may be made again.
+    ///
+    /// # Errors
+    /// [`ScimError`].
+    pub async fn delete_user(
+        &self,
+        provider: &str,
+        id: &str,
+        when: Option<Revision>,
+    ) -> Result<Option<Revision>, ScimError> {
+        let person = self.person(provider, id).await?;
+        if when.is_some_and(|when| when != person.revision) {
+            return Err(ScimError::Changed);
+        }
+        let gone = UserDocument { active: false, ..person.value.document.clone() };
+        let ended = self.follow(id, &gone, person.value.disabled).await?;
+        // After it has ended: until then the client finds the user, and tries again.
+        let person = self.person(provider, id).await?;
+        let name = self.names.key(&ScimName::id(provider, &person.value.document.user_name));
+        let delete = Write::Delete { key: name, when: When::Any };
+        self.names.store().commit(vec![delete]).await?;
+        Ok(ended)
+    }
+
+    /// Lists users.
+    ///
+    /// # Errors
+    /// [`ScimError`].
+    pub async fn list_users(&self, provider: &str, query: &ScimQuery) -> Result<Value, ScimError> {
+        let found = match &query.filter {
+            Some(filter) => {
+                let id = self.find_user(provider, filter).await?;
+                let person = match id {
+                    Some(id) => self.person(provider, &id).await,
+                    None => Err(ScimError::Missing),
+                };
+                match person {
+                    Ok(person) => vec![person],
+                    Err(ScimError::Missing) => Vec::new(),
+                    Err(error) => return Err(error),
+                }
+            }
+            None => {
+                let (mut all, mut after) = (Vec::new(), None);
+                loop {
+                    let of = Some(of_provider(provider));
+                    let (page, more) = self.people.list(of, after.as_deref(), StoreLimits::PAGE).await?;
+                    let names = page.iter().map(|one| ScimName::id(provider, &one.value.document.user_name));
+                    let names: Vec<_> = names.collect();
+                    let held = self.names.get_many(names.iter().map(String::as_str)).await?;
+                    let present = page
+                        .into_iter()
+                        .zip(held)
+                        .filter(|(one, name)| name.as_ref().is_some_and(|name| *name.value.user == *one.id));
+                    all.extend(present.map(|(one, _)| one));
+                    after = match more {
+                        Some(more) => Some(more),
+                        None => break all,
+                    };
+                }
+            }
+        };
+        let total = found.len();
+        let mut resources = Vec::new();
+        for person in found.into_iter().skip(query.start.saturating_sub(1)).take(query.count.min(ScimLimits::PAGE)) {
+            if let Some(user) = self.users.get(&person.id).await? {
+                resources.push(self.shown(person, &user.value).await?.body);
+            }
+        }
+        Ok(page(total, query.start, resources))
+    }
+
+    async fn find_user(&self, provider: &str, filter: &str) -> Result<Option<String>, ScimError> {
+        let Some(Comparison { attribute, value }) = Comparison::read(filter) else {
+            return bad("invalidFilter", "a filter is userName, externalId or id, eq and a text");
+        };
+        Ok(match &*attribute {
+            "username" => self.names.get(&ScimName::id(provider, &value)).await?.map(|name| name.value.user),
+            "externalid" => {
+                let key = IdentityKey::new(provider, value);
+                self.users.identities.get(&key.id()).await?.map(|identity| identity.value.user)
+            }
+            "id" => Some(value),
+            _ => return bad("invalidFilter", "users are found by userName, externalId or id"),
+        })
+    }
+
+    /// A user of this client that it has not removed.
+    async fn person(&self, provider: &str, id: &str) -> Result<Stored<ScimUser>, ScimError> {
+        if self.users.get(id).await?.is_none() {
+            return Err(ScimError::Missing);
+        }
+        let stored = self.people.get(id).await?.filter(|person| person.value.provider == provider);
+        match self.people_name(provider, stored.as_ref()).await? {
+            Some(()) => stored.ok_or(ScimError::Missing),
+            None => Err(ScimError::Missing),
+        }
+    }
+
+    /// Whether the name of a record is still its own: it goes when the client removes the user.
+    async fn people_name(&self, provider: &str, person: Option<&Stored<ScimUser>>) -> Result<Option<()>, ScimError> {
+        let Some(person) = person else { return Ok(None) };
+        let name = self.names.get(&ScimName::id(provider, &person.value.document.user_name)).await?;
+        Ok(name.filter(|name| *name.value.user == *person.id).map(drop))
+    }
+
+    async fn change(
+        &self,
+        provider: &str,
+        id: &str,
+        when: Option<Revision>,
+        new: impl Fn(UserDocument) -> Result<UserDocument, ScimError>,
+    ) -> Result<ScimResource, ScimError> {
+        let person = self.person(provider, id).await?;
+        if when.is_some_and(|when| when != person.revision) {
+            return Err(ScimError::Changed);
+        }
+        let old = person.value.document.clone();
+        let document = new(old.clone())?;
+        if document.external_id != old.external_id {
+            return bad("mutability", "externalId says who the user is, and does not change");
+        }
+        let record = ScimUser { document: document.clone(), ..person.value.clone() };
+        let mut writes = vec![self.people.put(id, &record, None, When::At(person.revision))?];
+        let (before, after) = (ScimName::id(provider, &old.user_name), ScimName::id(provider, &document.user_name));
+        if before != after {
+            writes.push(Write::Delete { key: self.names.key(&before), when: When::Any });
+            writes.push(self.names.put(&after, &ScimName { user: id.to_owned() }, None, When::Absent)?);
+        }
+        self.people.store().commit(writes).await?;
+        let applied = self.follow(id, &document, person.value.disabled).await?;
+        self.user(provider, id).await.map(|user| ScimResource { applied, ..user })
+    }
+
+    /// Brings the user to what the document says.
+    async fn follow(&self, id: &str, document: &UserDocument, was_ours: bool) -> Result<Option<Revision>, ScimError> {
+        let mut applied = None;
+        for attempt in 1.. {
+            let Some(Stored { revision, value: old, .. }) = self.users.get(id).await? else { break };
+            let mut user = old.clone();
+            user.name = tidy(&document.name());
+            // What a login has verified, it alone replaces.
+            if !old.email.as_ref().is_some_and(|email| email.verified) {
+                user.email = email(document);
+            }
+            if user == old {
+                break;
+            }
+            match self.users.users.save(id, &user, When::At(revision)).await {
+                Err(error) if error.kind() == StoreErrorKind::Conflict && attempt < ATTEMPTS => {}
+                done => {
+                    applied = Some(done?);
+                    break;
+                }
+            }
+        }
+        let state = self.users.get(id).await?.map(|user| user.value.state);
+        match (state, document.active) {
+            (Some(UserState::Active), false) => applied = Some(self.deprovision(id).await?),
+            // Somebody else's block is theirs to lift.
+            (Some(UserState::Disabled), true) if was_ours => {
+                applied = Some(self.users.set_state(&client(), id, UserState::Active, None).await?);
+                self.mark(id, false).await?;
+            }
+            _ => {}
+        }
+        Ok(applied)
+    }
+
+    /// Ends all that a user has: sessions, tokens and grants for good, keys for as long as the user is disabled.
+    async fn deprovision(&self, id: &str) -> Result<Revision, ScimError> {
+        self.mark(id, true).await?;
+        let disabled = self.users.set_state(&client(), id, UserState::Disabled, None).await?;
+        let subject = User::subject(self.users.users.key(id).tenant, id);
+        let until = self.clock.now().saturating_add(ENDED).unwrap_or(Timestamp::MAX);
+        let reason = "the identity provider has deactivated the user".to_owned();
+        let revocation = Revocation { reason, before: Some(self.clock.now()), until };
+        let put = self.revocations.put(&Revoked::Subject(&subject).id(), &revocation, Some(ENDED), When::Any)?;
+        let revoked = self.revocations.store().commit(vec![put]).await?;
+        self.sessions.end_all(id).await?;
+        self.end_grants(&subject).await?;
+        Ok(disabled.max(revoked))
+    }
+
+    async fn end_grants(&self, subject: &Subject) -> Result<(), ScimError> {
+        let Some(term) = Grant::ended_with(Revoked::Subject(subject)) else { return Ok(()) };
+        loop {
+            let (page, more) = self.grants.list(Some(term.clone()), None, StoreLimits::WRITES).await?;
+            let gone = |id: &str| Write::Delete { key: self.grants.key(id), when: When::Any };
+            let writes: Vec<Write> = page.iter().map(|grant| gone(&grant.id)).collect();
+            if !writes.is_empty() {
+                self.grants.store().commit(writes).await?;
+            }
+            if more.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn mark(&self, id: &str, disabled: bool) -> Result<(), ScimError> {
+        let Some(stored) = self.people.get(id).await? else { return Ok(()) };
+        if stored.value.disabled == disabled {
+            return Ok(());
+        }
+        self.people.save(id, &ScimUser { disabled, ..stored.value }, When::At(stored.revision)).await?;
+        Ok(())
+    }
+
+    async fn shown(&self, person: Stored<ScimUser>, user: &User) -> Result<ScimResource, ScimError> {
+        let Stored { id, revision, value } = person;
+        let document = &value.document;
+        let groups = self.users.groups.get_many(user.groups.iter().map(String::as_str)).await?;
+        let groups: Vec<_> = groups
+            .into_iter()
+            .flatten()
+            .filter(|group| group.value.provider == value.provider)
+            .map(|group| json!({ "value": &*group.id, "display": group.value.name }))
+            .collect();
+        let mut body = json!({
+            "schemas": [schema::USER],
+            "id": &*id,
+            "externalId": document.external_id,
+            "userName": document.user_name,
+            "displayName": document.name(),
+            "name": { "formatted": document.name(), "givenName": document.given, "familyName": document.family },
+            "active": user.state == UserState::Active,
+            "groups": groups,
+            "meta": self.meta("User", "Users", &id, value.created_at, revision),
+        });
+        if let Some(address) = &document.email {
+            body["emails"] = json!([{ "value": address, "type": "work", "primary": true }]);
+        }
+        Ok(ScimResource { id: id.into(), revision, applied: None, body })
+    }
+
+    fn meta(&self, kind: &str, path: &str, id: &str, created: Timestamp, revision: Revision) -> Value {
+        json!({
+            "resourceType": kind,
+            "created": created,
+            "location": format!("{}/{path}/{id}", self.base),
+            "version": version(revision),
+        })
+    }
+}
+
+impl fmt::Debug for Scim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scim").field("base", &self.base).finish_non_exhaustive()
+    }
+}
+
+/// A version as ETag.
+#[must_use]
+pub fn version(revision: Revision) -> String {
+    format!("W/\"{}\"", revision.0)
+}
+
+fn page(total: usize, start: usize, resources: Vec<Value>) -> Value {
+    json!({
+        "schemas": ["urn:ietf:params:scim:api:messages:2.0:ListResponse"],
+        "totalResults": total,
+        "startIndex": start.max(1),
+        "itemsPerPage": resources.len(),
+        "Resources": resources,
+    })
+}
+
+/// Who deactivates owners, too: the provider knows first who has left.
+fn client() -> Principal {
+    Principal::new("scim", "client").with_roles(Roles::OWNER)
+}
+
+fn identity(provider: &str, document: &UserDocument) -> Result<IdentityKey, ScimError> {
+    match document.external_id.as_deref().filter(|id| !id.is_empty() && id.len() <= UserLimits::FOREIGN_ID) {
+        Some(id) => Ok(IdentityKey::new(provider, id)),
+        None => bad(
+            "invalidValue",
+            "externalId must be there, and be what the provider calls the person in its tokens: sub, of Entra ID the \
+             object id",
+        ),
+    }
+}
+
+fn email(document: &UserDocument) -> Option<Email> {
+    let address = document.email.as_deref().and_then(crate::user::address)?;
+    Some(Email { address, verified: false })
+}
+
+fn tidy(name: &str) -> String {
+    crate::user::tidy(name)
+}
+
+impl Scim {
+    /// `/ServiceProviderConfig`.
+    #[must_use]
+    pub fn service_provider_config(&self) -> Value {
+        schema::service_provider_config(&self.base)
+    }
+
+    /// `/ResourceTypes`.
+    #[must_use]
+    pub fn resource_types(&self) -> Value {
+        let types = schema::resource_types(&self.base);
+        page(types.len(), 1, types)
+    }
+
+    /// `/Schemas`.
+    #[must_use]
+    pub fn schemas(&self) -> Value {
+        let schemas = schema::schemas(&self.base);
+        page(schemas.len(), 1, schemas)
+    }
+}

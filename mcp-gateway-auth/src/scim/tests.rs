@@ -1,0 +1,246 @@
+use mcp_gateway_core::record::{ApiKey, TenantId};
+use serde_json::json;
+
+use super::*;
+use crate::login::{SessionOptions, SessionUser};
+use crate::testing::{World, owner};
+use crate::user::{Asserted, AssertedGroup, group_id};
+
+const ISSUER: &str = "https://login.example.com";
+const OTHER: &str = "https://other.example.com";
+
+struct Client {
+    world: World,
+    scim: Scim,
+    sessions: Sessions,
+}
+
+impl Client {
+    async fn new() -> Self {
+        let world = World::new().await;
+        let sessions = Sessions::new(world.of(), world.clock.clone(), SessionOptions::default());
+        let preset = [(group_id(ISSUER, "board").into(), Roles::OWNER)].into_iter().collect();
+        let base = "https://gateway.example/scim/v2";
+        let scim = Scim::new(world.users.clone(), sessions.clone(), Arc::new(preset), world.clock.clone(), base);
+        Self { world, scim, sessions }
+    }
+
+    async fn create(&self, name: &str) -> ScimResource {
+        let user = json!({ "userName": format!("{name}@a.example"), "externalId": name, "displayName": name });
+        let made = self.scim.create_user(ISSUER, &user).await.unwrap();
+        self.world.applied(made.applied.unwrap()).await;
+        made
+    }
+
+    async fn set_active(&self, id: &str, active: bool) -> ScimResource {
+        let patch = json!({ "Operations": [{ "op": "Replace", "path": "active", "value": active }] });
+        let changed = self.scim.patch_user(ISSUER, id, None, &patch).await.unwrap();
+        if let Some(revision) = changed.applied {
+            self.world.applied(revision).await;
+        }
+        changed
+    }
+
+    async fn members(&self, group: &str, patch: Value) -> Result<Vec<String>, ScimError> {
+        let changed = self.scim.patch_group(ISSUER, group, None, &json!({ "Operations": [patch] })).await?;
+        if let Some(revision) = changed.applied {
+            self.world.applied(revision).await;
+        }
+        let group = self.scim.group(ISSUER, group, false).await?.body;
+        let members = group["members"].as_array().unwrap();
+        Ok(members.iter().map(|member| member["value"].as_str().unwrap().to_owned()).collect())
+    }
+}
+
+fn query(filter: &str) -> ScimQuery {
+    ScimQuery { filter: Some(filter.to_owned()), start: 1, count: 100, without_members: false }
+}
+
+#[tokio::test]
+async fn whoever_is_provisioned_signs_in_as_the_same_person() {
+    let client = Client::new().await;
+    let ada = client.create("ada").await;
+    assert_eq!((&ada.body["userName"], &ada.body["active"]), (&json!("ada@a.example"), &json!(true)));
+    let login = Asserted::new(IdentityKey::new(ISSUER, "ada"), "Ada");
+    let signed_in = client.world.users.sign_in(&login).await.unwrap();
+    assert_eq!((&*signed_in.id, signed_in.first), (&*ada.id, false));
+    // And the other way round; the name is the client's from then on.
+    let bob = client.world.users.sign_in(&Asserted::new(IdentityKey::new(ISSUER, "bob"), "Bob")).await.unwrap();
+    assert_eq!(client.create("bob").await.id, *bob.id);
+
+    for (again, what) in [
+        (json!({ "userName": "ADA@a.example", "externalId": "eve" }), "userName, without case"),
+        (json!({ "userName": "eve@a.example", "externalId": "ada" }), "externalId"),
+    ] {
+        assert!(matches!(client.scim.create_user(ISSUER, &again).await, Err(ScimError::Exists(_))), "{what}");
+    }
+    for nobody in [json!({ "userName": "eve" }), json!({ "userName": "eve", "externalId": "" })] {
+        assert!(matches!(client.scim.create_user(ISSUER, &nobody).await, Err(ScimError::Bad("invalidValue", _))));
+    }
+    // Another provider's client sees none of them, and its people are others.
+    assert!(matches!(client.scim.user(OTHER, &ada.id).await, Err(ScimError::Missing)));
+    let elsewhere = json!({ "userName": "ada@a.example", "externalId": "ada" });
+    assert_ne!(client.scim.create_user(OTHER, &elsewhere).await.unwrap().id, ada.id);
+}
+
+#[tokio::test]
+async fn users_are_found_and_paged() {
+    let client = Client::new().await;
+    let ada = client.create("ada").await;
+    for name in ["bob", "eve"] {
+        client.create(name).await;
+    }
+    for (filter, total) in [
+        ("userName eq \"Ada@A.example\"", 1),
+        ("externalId eq \"ada\"", 1),
+        (&*format!("id eq \"{}\"", ada.id), 1),
+        ("userName eq \"nobody\"", 0),
+        ("id eq \"../x\"", 0),
+    ] {
+        assert_eq!(client.scim.list_users(ISSUER, &query(filter)).await.unwrap()["totalResults"], total, "{filter}");
+        assert_eq!(client.scim.list_users(OTHER, &query(filter)).await.unwrap()["totalResults"], 0, "{filter}");
+    }
+    for filter in ["userName co \"a\"", "title eq \"x\"", "userName eq \"a\" or id eq \"b\""] {
+        let refused = client.scim.list_users(ISSUER, &query(filter)).await;
+        assert!(matches!(refused, Err(ScimError::Bad("invalidFilter", _))), "{filter}");
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    for start in [1, 3] {
+        let query = ScimQuery { start, count: 2, ..ScimQuery::default() };
+        let page = client.scim.list_users(ISSUER, &query).await.unwrap();
+        assert_eq!((&page["totalResults"], &page["startIndex"]), (&json!(3), &json!(start)));
+        seen.extend(page["Resources"].as_array().unwrap().iter().map(|user| user["id"].as_str().unwrap().to_owned()));
+    }
+    assert_eq!(seen.len(), 3);
+    let none = ScimQuery { start: 1, count: 0, ..ScimQuery::default() };
+    assert_eq!(client.scim.list_users(ISSUER, &none).await.unwrap()["itemsPerPage"], 0);
+}
+
+#[tokio::test]
+async fn whoever_is_deactivated_has_nothing_from_that_moment_on() {
+    let client = Client::new().await;
+    let ada = client.create("ada").await.id;
+    let session = client.sessions.begin(&SessionUser { id: ada.as_str().into(), epoch: 0 }, "company").await.unwrap();
+    let subject = User::subject(TenantId::default(), &ada);
+    let record: ApiKey = serde_json::from_value(json!({
+        "name": "k", "secret_sha256": "0f".repeat(32), "subject": subject, "scopes": ["mcp"], "servers": ["*"],
+        "created_at": "2026-01-01T00:00:00Z",
+    }))
+    .unwrap();
+    client.world.applied(client.world.of::<ApiKey>().save("k", &record, When::Any).await.unwrap()).await;
+    let now = client.world.clock.now();
+    let grant: Grant = serde_json::from_value(json!({
+        "subject": subject, "clientId": "c", "server": "s", "scope": "mcp", "createdAt": now, "endsAt": now,
+        "rotatedAt": now,
+    }))
+    .unwrap();
+    let grants = client.world.of::<Grant>();
+    grants.save("g", &grant, When::Any).await.unwrap();
+
+    assert_eq!(client.set_active(&ada, false).await.body["active"], false);
+    let snapshot = client.world.snapshots.load().clone();
+    assert!(snapshot.key("k").is_none() && !snapshot.users[&*ada].enabled);
+    assert!(!snapshot.revocations.is_empty());
+    assert!(client.sessions.find(session.token.expose()).await.unwrap().is_none());
+    assert!(grants.get("g").await.unwrap().is_none());
+    let login = Asserted::new(IdentityKey::new(ISSUER, "ada"), "Ada");
+    assert!(matches!(client.world.users.sign_in(&login).await, Err(UserError::Disabled)));
+
+    assert_eq!(client.set_active(&ada, true).await.body["active"], true);
+    assert_eq!(
+        client.world.users.get(&ada).await.unwrap().unwrap().value.epoch,
+        1,
+        "what was issued before stays ended"
+    );
+    // What an administrator has blocked, a client does not open.
+    let by = owner();
+    client.world.applied(client.world.users.set_state(&by, &ada, UserState::Disabled, None).await.unwrap()).await;
+    assert_eq!(client.set_active(&ada, true).await.body["active"], false);
+}
+
+#[tokio::test]
+async fn a_removed_user_is_disabled_and_may_come_back() {
+    let client = Client::new().await;
+    let ada = client.create("ada").await;
+    let stale = Some(Revision(ada.revision.0 - 1));
+    assert!(matches!(client.scim.delete_user(ISSUER, &ada.id, stale).await, Err(ScimError::Changed)));
+    let revision = client.scim.delete_user(ISSUER, &ada.id, Some(ada.revision)).await.unwrap().unwrap();
+    client.world.applied(revision).await;
+    assert!(matches!(client.scim.user(ISSUER, &ada.id).await, Err(ScimError::Missing)));
+    let all = ScimQuery { start: 1, count: 10, ..ScimQuery::default() };
+    assert_eq!(client.scim.list_users(ISSUER, &all).await.unwrap()["totalResults"], 0);
+    assert!(!client.world.snapshots.load().users[&*ada.id].enabled);
+    let back = client.create("ada").await;
+    assert_eq!((back.id, &back.body["active"]), (ada.id, &json!(true)));
+}
+
+#[tokio::test]
+async fn changes_are_checked_and_versioned() {
+    let client = Client::new().await;
+    let ada = client.create("ada").await;
+    client.create("bob").await;
+    let other = json!({ "userName": "ada@a.example", "externalId": "eve" });
+    let refused = client.scim.replace_user(ISSUER, &ada.id, None, &other).await;
+    assert!(matches!(refused, Err(ScimError::Bad("mutability", _))));
+    let taken = json!({ "userName": "bob@a.example", "externalId": "ada" });
+    assert!(client.scim.replace_user(ISSUER, &ada.id, None, &taken).await.is_err());
+    let renamed = json!({ "userName": "ada.king@a.example", "externalId": "ada", "displayName": "Ada King" });
+    let changed = client.scim.replace_user(ISSUER, &ada.id, Some(ada.revision), &renamed).await.unwrap();
+    assert!(changed.revision > ada.revision);
+    let stale = client.scim.replace_user(ISSUER, &ada.id, Some(ada.revision), &renamed).await;
+    assert!(matches!(stale, Err(ScimError::Changed)));
+    assert_eq!(client.world.users.get(&ada.id).await.unwrap().unwrap().value.name, "Ada King");
+    // The old name is free, the new one taken.
+    let old = client.scim.list_users(ISSUER, &query("userName eq \"ada@a.example\"")).await.unwrap();
+    assert_eq!(old["totalResults"], 0);
+}
+
+#[tokio::test]
+async fn the_last_owner_is_not_deactivated() {
+    let client = Client::new().await;
+    let ada = client.create("ada").await.id;
+    client.world.applied(client.world.users.set_roles(&owner(), &ada, Roles::OWNER, None).await.unwrap()).await;
+    let patch = json!({ "Operations": [{ "op": "replace", "value": { "active": false } }] });
+    assert!(matches!(client.scim.patch_user(ISSUER, &ada, None, &patch).await, Err(ScimError::Exists(_))));
+    assert!(client.world.snapshots.load().users[&*ada].enabled);
+}
+
+#[tokio::test]
+async fn groups_carry_roles_and_never_those_of_owners() {
+    let client = Client::new().await;
+    let (ada, bob) = (client.create("ada").await.id, client.create("bob").await.id);
+    let group = json!({ "displayName": "Ops", "externalId": "ops", "members": [{ "value": ada }] });
+    let ops = client.scim.create_group(ISSUER, &group).await.unwrap();
+    client.world.applied(ops.applied.unwrap()).await;
+    assert_eq!(ops.id, group_id(ISSUER, "ops"));
+    assert!(matches!(client.scim.create_group(ISSUER, &group).await, Err(ScimError::Exists(_))));
+    let admin = client.world.users.set_group_roles(&owner(), &ops.id, Roles::ADMIN, None).await.unwrap();
+    client.world.applied(admin).await;
+    assert!(client.world.users.effective_roles(&ada).contains(Roles::ADMIN));
+
+    let add = json!({ "op": "Add", "path": "members", "value": [{ "value": bob }] });
+    assert_eq!(client.members(&ops.id, add.clone()).await.unwrap().len(), 2);
+    let remove = json!({ "op": "remove", "path": format!("members[value eq \"{ada}\"]") });
+    assert_eq!(client.members(&ops.id, remove).await.unwrap(), [bob.clone()]);
+    assert!(!client.world.users.effective_roles(&ada).contains(Roles::ADMIN));
+    let replace = json!({ "op": "replace", "path": "members", "value": [{ "value": ada }] });
+    assert_eq!(client.members(&ops.id, replace).await.unwrap(), [ada.clone()]);
+    let stranger = json!({ "op": "add", "path": "members", "value": [{ "value": "nobody" }] });
+    assert!(matches!(client.members(&ops.id, stranger).await, Err(ScimError::Bad("invalidValue", _))));
+
+    // By a role of the group, and by one of the configuration.
+    client.world.users.set_group_roles(&owner(), &ops.id, Roles::OWNER, None).await.unwrap();
+    assert!(matches!(client.members(&ops.id, add).await, Err(ScimError::Forbidden(_))));
+    let board = json!({ "displayName": "Board", "externalId": "board", "members": [{ "value": bob }] });
+    assert!(matches!(client.scim.create_group(ISSUER, &board).await, Err(ScimError::Forbidden(_))));
+
+    // What a login says of groups, and what a client says, are the same groups.
+    let login = Asserted::new(IdentityKey::new(ISSUER, "bob"), "Bob");
+    let login = login.in_groups(vec![AssertedGroup { id: "ops".into(), name: "Ops".into() }]);
+    assert_eq!(client.world.users.sign_in(&login).await.unwrap().user.groups, [ops.id.clone()]);
+    let found = client.scim.list_groups(ISSUER, &query("displayName eq \"OPS\"")).await.unwrap();
+    assert_eq!(found["Resources"][0]["id"], ops.id.as_str());
+    client.scim.delete_group(ISSUER, &ops.id, None).await.unwrap();
+    assert!(matches!(client.scim.group(ISSUER, &ops.id, false).await, Err(ScimError::Missing)));
+    assert!(client.world.users.group(&ops.id).await.unwrap().is_none());
+}

@@ -1,0 +1,115 @@
+//! The last owner stays, and no owner comes about whom somebody else can be.
+
+use std::time::Duration;
+
+use mcp_gateway_core::contract::{IndexTerm, Key, Kind, StoreError, StoreErrorKind, StoreLimits, When, Write};
+use mcp_gateway_core::record::{ApiKey, Principal, Resource, Resources, Roles, Scope, Subject};
+use serde::{Deserialize, Serialize};
+
+use super::error::{UserError, wrong};
+use super::identity::PASSWORD;
+use super::service::OWNERS_TO_GIVE;
+use super::{UserDirectory, Users};
+
+/// The id of the one record.
+const ID: &str = "state";
+/// How long is waited until this process knows what others have done about owners.
+const APPLY: Duration = Duration::from_secs(5);
+
+/// Counts up whenever an owner is unmade. Of two who unmake each other at the same moment, each of whom sees the other
+/// stay, one finds it changed.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(super) struct OwnersRecord {
+    unmade: u64,
+}
+
+impl Resource for OwnersRecord {
+    const KIND: Kind = Kind::quiet("owners");
+    const INDEXES: &'static [&'static str] = &[];
+    const SEALED: &'static [&'static str] = &[];
+}
+
+impl Users {
+    /// The write that goes with unmaking an owner, when `stays` says that another one is left.
+    pub(super) async fn unmake(&self, stays: impl Fn(&dyn UserDirectory) -> bool + Send) -> Result<Write, UserError> {
+        let stored = self.owners.get(ID).await?;
+        let (record, when) =
+            stored.map_or((OwnersRecord::default(), When::Absent), |stored| (stored.value, When::At(stored.revision)));
+        if let When::At(revision) = when {
+            // What is counted up to there has been done, and must be seen in what is asked next.
+            let known = tokio::time::timeout(APPLY, self.directory.wait_for(revision)).await;
+            known.map_err(|_| StoreError::new(StoreErrorKind::Unavailable, "feed").because("it lags behind"))?;
+        }
+        if !stays(&*self.directory) {
+            return Err(UserError::LastOwner);
+        }
+        Ok(self.owners.put(ID, &OwnersRecord { unmade: record.unmade + 1 }, None, when)?)
+    }
+
+    /// The same for a user, if they are an owner at all.
+    pub(super) async fn unmake_user(&self, id: &str) -> Result<Option<Write>, UserError> {
+        if !self.effective_roles(id).contains(Roles::OWNER) {
+            return Ok(None);
+        }
+        self.unmake(|directory| directory.has_owner_but(id)).await.map(Some)
+    }
+
+    /// Whoever has chosen somebody's password, or has a key or session in their name, must not become an owner with
+    /// them: an owner of whom others are sure signs in with what nobody else knows. The keys that are good for the admin
+    /// API go.
+    pub(super) async fn prepare_to_trust(&self, by: &Principal, id: &str, roles: Roles) -> Result<(), UserError> {
+        let identities = self.identities_of(id).await?;
+        if roles.contains(Roles::OWNER) && identities.is_empty() {
+            // An owner who cannot sign in would end the bootstrap token, and nobody could get in any more.
+            return wrong("roles", "must not make an owner of somebody who cannot sign in");
+        }
+        if by.subject.issuer.as_ref() == Subject::LOCAL && *by.subject.id == *id {
+            return Ok(());
+        }
+        let tenant = self.users.key(id).tenant;
+        let passwords: Vec<Key> = identities
+            .iter()
+            .filter(|identity| identity.key.issuer == Subject::LOCAL)
+            .map(|identity| Key::new(tenant.clone(), PASSWORD, identity.key.id()))
+            .collect();
+        let kept = if passwords.is_empty() { Vec::new() } else { self.users.store().get(&passwords).await? };
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Chosen {
+            must_change: bool,
+        }
+        // One that cannot be read may have been chosen by anybody.
+        let own_choice = |value: &[u8]| serde_json::from_slice::<Chosen>(value).is_ok_and(|chosen| !chosen.must_change);
+        if kept.into_iter().flatten().any(|record| !own_choice(&record.value)) {
+            return wrong(
+                "roles",
+                "must wait until the person has replaced the password that somebody else has chosen",
+            );
+        }
+        self.end_admin_keys(id).await
+    }
+
+    async fn end_admin_keys(&self, id: &str) -> Result<(), UserError> {
+        let of_subject = IndexTerm { name: "subject", value: format!("{} {id}", Subject::LOCAL).into() };
+        let keys: &Resources<ApiKey> = &self.keys;
+        let mut after = None;
+        loop {
+            let (page, more) = keys.list(Some(of_subject.clone()), after.as_deref(), StoreLimits::WRITES).await?;
+            let for_api = |scope: &Scope| matches!(scope, Scope::ApiRead | Scope::ApiWrite);
+            let gone = page.iter().filter(|key| key.value.scopes.iter().any(for_api));
+            let writes: Vec<_> = gone.map(|key| Write::Delete { key: keys.key(&key.id), when: When::Any }).collect();
+            if !writes.is_empty() {
+                keys.store().commit(writes).await?;
+            }
+            after = match more {
+                Some(more) => Some(more),
+                None => return Ok(()),
+            };
+        }
+    }
+}
+
+/// Whether somebody gets a right that only owners give.
+pub(super) fn is_raised(old: Roles, new: Roles) -> bool {
+    new.without(old).intersects(OWNERS_TO_GIVE)
+}

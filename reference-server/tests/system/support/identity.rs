@@ -1,0 +1,161 @@
+//! A company's identity provider, and a browser that goes between it and the gateway.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{ChildStdin, Command, Stdio};
+
+use http::{StatusCode, Uri};
+use serde_json::{Value, json};
+
+use super::gateway::Gateway;
+use super::http::{Answer, Call};
+use super::process::Process;
+
+/// `oidc-provider`, by `tests/identity/start.sh`.
+#[derive(Debug)]
+pub(crate) struct IdentityProvider {
+    _process: Process,
+    _stdin: ChildStdin,
+    pub(crate) issuer: String,
+    pub(crate) address: SocketAddr,
+}
+
+impl IdentityProvider {
+    pub(crate) fn start() -> Self {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/identity/start.sh");
+        let mut command = Command::new(script);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        let mut process = Process::start(&mut command);
+        let stdin = process.child().stdin.take().expect("it is piped");
+        let stdout = process.child().stdout.take().expect("it is piped");
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line).unwrap();
+        let issuer = line.trim().to_owned();
+        let address = issuer.strip_prefix("http://").and_then(|address| address.parse().ok());
+        let address = address.unwrap_or_else(|| panic!("the identity provider said {line:?}"));
+        Self { _process: process, _stdin: stdin, issuer, address }
+    }
+
+    /// A gateway that people sign in to with it, as `company`; `more` are further members of the provider's settings.
+    pub(crate) async fn gateway(&self, more: Value) -> Gateway {
+        let folder = tempfile::TempDir::new().unwrap();
+        let secret = folder.path().join("secret");
+        std::fs::write(&secret, "not a secret\n").unwrap();
+        let mut provider = json!({
+            "name": "company", "title": "Company", "issuer": self.issuer, "client_id": "gateway",
+            "client_secret_file": secret, "scopes": ["openid", "profile", "email", "groups"],
+            "groups_claim": "groups", "email_domains": ["a.example"],
+        });
+        let more = more.as_object().expect("settings are an object").clone();
+        provider.as_object_mut().expect("it is one").extend(more);
+        let providers = json!([provider]).to_string();
+        let settings = [
+            ("LOGIN__PROVIDERS", &*providers),
+            ("EGRESS__IDENTITY__ALLOW", "127.0.0.0/8"),
+            ("RUNTIME__PROCESS__ENABLED", "false"),
+            ("ROLES__OWNERS", "owner@a.example"),
+        ];
+        let gateway = Gateway::start_with(&[], &settings).await;
+        self.tell(json!({ "client": format!("http://{}", gateway.address) })).await;
+        gateway
+    }
+
+    /// Whoever comes next is this account.
+    pub(crate) async fn account(&self, account: Value) {
+        self.tell(json!({ "account": account })).await;
+    }
+
+    /// Other keys sign from now on.
+    pub(crate) async fn rotate(&self) {
+        self.tell(json!({ "rotate": true })).await;
+    }
+
+    async fn tell(&self, what: Value) {
+        Call::post("/_test", what.to_string()).send(self.address).await.expect(200);
+    }
+}
+
+/// A browser without a screen: cookies for each address, redirects one by one.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Browser(BTreeMap<SocketAddr, BTreeMap<String, String>>);
+
+impl Browser {
+    /// Sends one request with the cookies of the address, and keeps those of the answer.
+    pub(crate) async fn send(&mut self, address: SocketAddr, call: Call) -> Answer {
+        let jar = self.0.entry(address).or_default();
+        let cookies: Vec<_> = jar.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let call = if cookies.is_empty() { call } else { call.header("cookie", &cookies.join("; ")) };
+        let answer = call.send(address).await;
+        for cookie in answer.headers.get_all("set-cookie") {
+            let (pair, attributes) = cookie.to_str().unwrap().split_once(';').unwrap();
+            let (name, value) = pair.split_once('=').unwrap();
+            let gone = value.is_empty() || attributes.contains("Max-Age=0") || attributes.contains("1970");
+            if gone {
+                jar.remove(name)
+            } else {
+                jar.insert(name.to_owned(), value.to_owned())
+            };
+        }
+        answer
+    }
+
+    pub(crate) async fn get(&mut self, url: &str) -> Answer {
+        let (address, path) = split(url);
+        self.send(address, Call::get(&path)).await
+    }
+
+    /// Follows redirects from here until the URL begins with `stop` or there is no further one; the last URL, and the
+    /// answer of the one before when it was stopped.
+    pub(crate) async fn follow(&mut self, url: &str, stop: Option<&str>) -> (String, Answer) {
+        let mut at = url.to_owned();
+        for _ in 0..20 {
+            let answer = self.get(&at).await;
+            if !answer.status.is_redirection() {
+                return (at, answer);
+            }
+            let (address, _) = split(&at);
+            at = match answer.header("location") {
+                path if path.starts_with('/') => format!("http://{address}{path}"),
+                url => url.to_owned(),
+            };
+            if stop.is_some_and(|stop| at.starts_with(stop)) {
+                return (at, answer);
+            }
+        }
+        panic!("{url} leads nowhere");
+    }
+
+    /// Posts a form with these fields to the gateway's own page.
+    pub(crate) async fn post(&mut self, url: &str, fields: &[(&str, &str)]) -> Answer {
+        let (address, path) = split(url);
+        let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
+        let kind = "application/x-www-form-urlencoded";
+        self.send(address, Call::post(&path, body).header("content-type", kind)).await
+    }
+
+    /// Signs in with the company; where it ends.
+    pub(crate) async fn sign_in(&mut self, gateway: &Gateway) -> (String, Answer) {
+        self.follow(&format!("http://{}/login/with/company?next=/api/v1/me", gateway.address), None).await
+    }
+
+    /// Who the gateway thinks it is; `None` for nobody.
+    pub(crate) async fn me(&mut self, gateway: &Gateway) -> Option<Value> {
+        let answer = self.get(&format!("http://{}/api/v1/me", gateway.address)).await;
+        (answer.status == StatusCode::OK).then(|| answer.json())
+    }
+}
+
+fn split(url: &str) -> (SocketAddr, String) {
+    let uri: Uri = url.parse().unwrap();
+    let address = uri.authority().unwrap_or_else(|| panic!("{url}")).as_str().parse().unwrap();
+    (address, uri.path_and_query().map_or("/", |path| path.as_str()).to_owned())
+}
+
+/// The value of a hidden field.
+pub(crate) fn field(page: &Answer, name: &str) -> String {
+    let text = page.text();
+    let after = text.split(&format!("name=\"{name}\" value=\"")).nth(1).unwrap_or_else(|| panic!("no {name}: {text}"));
+    after.split('"').next().unwrap().to_owned()
+}
