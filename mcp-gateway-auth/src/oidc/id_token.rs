@@ -11,7 +11,7 @@ use subtle::ConstantTimeEq as _;
 
 use super::error::invalid;
 use super::{OidcError, OidcLimits};
-use crate::token::check_times;
+use crate::token::{TokenLimits, check_times, limit};
 use crate::token::jws::Jws;
 
 /// The claims that decide whether a token is believed.
@@ -60,8 +60,8 @@ pub(crate) struct Expected<'a> {
     pub(crate) nonce: &'a str,
     /// What the token came with; compared with `at_hash`.
     pub(crate) access_token: &'a str,
-    /// How old the person's login at the provider may be, in seconds, if that was asked for.
-    pub(crate) max_age: Option<i64>,
+    /// When the person must have proved to the provider who they are, at the earliest, if that was asked for.
+    pub(crate) after: Option<Timestamp>,
     pub(crate) now: Timestamp,
 }
 
@@ -109,9 +109,8 @@ impl IdToken {
         if bound.sub.is_empty() {
             return Err("the ID token names nobody");
         }
-        if let Some(max_age) = expected.max_age {
-            let skew = crate::token::limit(crate::token::TokenLimits::CLOCK_SKEW);
-            let earliest = expected.now.as_second().saturating_sub(max_age).saturating_sub(skew);
+        if let Some(after) = expected.after {
+            let earliest = after.as_second().saturating_sub(limit(TokenLimits::CLOCK_SKEW));
             if bound.auth_time.is_none_or(|at| at < earliest) {
                 return Err("the person did not sign in anew at the identity provider");
             }
@@ -165,7 +164,7 @@ mod tests {
             client_id: "gateway",
             nonce: "n",
             access_token: "jHkWEdUXMU1BwAsC4vtUsZwnNvTIxEl0z9K3vx5KF0Y",
-            max_age: None,
+            after: None,
             now: Timestamp::from_second(NOW).unwrap(),
         }
     }
@@ -219,7 +218,7 @@ mod tests {
 
     #[test]
     fn a_login_that_must_be_new_is_new() {
-        let anew = Expected { max_age: Some(0), ..expected() };
+        let anew = Expected { after: Timestamp::from_second(NOW).ok(), ..expected() };
         assert!(read(&serde_json::json!({ "auth_time": NOW - 30 }), &anew).is_ok());
         assert!(read(&serde_json::json!({ "auth_time": NOW - 31 }), &anew).is_err());
         assert!(read(&serde_json::json!({}), &anew).is_err());

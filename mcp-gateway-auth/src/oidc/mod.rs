@@ -201,7 +201,8 @@ impl Providers {
             nonce,
             verifier: Secret::new(verifier),
             next: next.to_owned(),
-            max_age: max_age.filter(|_| options.kind != ProviderKind::GitHub),
+            // Neither of the two would say whether it has asked again.
+            max_age: max_age.filter(|_| !matches!(options.kind, ProviderKind::GitHub | ProviderKind::Google)),
             began_at: inner.clock.now(),
         };
         let put =
@@ -292,7 +293,7 @@ impl Providers {
                     client_id: &options.client_id,
                     nonce: &transaction.nonce,
                     access_token: tokens.access_token.expose(),
-                    max_age: transaction.max_age,
+                    after: transaction.authenticated_after(),
                     now: authenticated_at,
                 };
                 let mut token = IdToken::verify(id_token.expose(), &known.keys, &expected).await?;

@@ -1,6 +1,6 @@
 //! What is kept of logins with a provider.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use mcp_gateway_core::contract::{IndexTerm, Kind};
 use mcp_gateway_core::record::{Resource, Secret};
 use serde::{Deserialize, Serialize};
@@ -26,6 +26,14 @@ pub struct LoginTransaction {
     pub max_age: Option<i64>,
     /// When it began.
     pub began_at: Timestamp,
+}
+
+impl LoginTransaction {
+    /// When the person must have proved to the provider who they are, at the earliest.
+    pub(super) fn authenticated_after(&self) -> Option<Timestamp> {
+        let max_age = SignedDuration::from_secs(self.max_age?);
+        Some(self.began_at.checked_sub(max_age).unwrap_or(Timestamp::MIN))
+    }
 }
 
 impl Resource for LoginTransaction {

@@ -1,8 +1,9 @@
 //! Groups that clients provision.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
-use mcp_gateway_core::contract::{IndexTerm, Revision, StoreErrorKind, When, Write};
+use mcp_gateway_core::contract::{IndexTerm, Revision, StoreError, StoreErrorKind, StoreLimits, When, Write};
 use mcp_gateway_core::record::{Group, Roles, Stored};
 use serde_json::{Value, json};
 
@@ -13,6 +14,8 @@ use super::record::of_provider;
 use super::{ATTEMPTS, Scim, ScimError, ScimGroup, ScimLimits, ScimQuery, ScimResource, page, schema, tidy};
 use crate::user::{IdentityKey, UserLimits, group_id};
 
+/// How long is waited until this process knows what others have done.
+const APPLY: Duration = Duration::from_secs(5);
 /// Users that change in one commit.
 const BATCH: usize = 100;
 
@@ -45,7 +48,7 @@ impl Scim {
             done => done?,
         };
         let changes = [MemberChange::Add(document.members)];
-        applied = self.change_members(provider, &id, &changes).await?.unwrap_or(applied);
+        applied = self.change_members(provider, &id, applied, &changes).await?.unwrap_or(applied);
         self.group(provider, &id, false).await.map(|group| ScimResource { applied: Some(applied), ..group })
     }
 
@@ -103,7 +106,7 @@ impl Scim {
         if when.is_some_and(|when| when != stored.revision) {
             return Err(ScimError::Changed);
         }
-        self.change_members(provider, id, &[MemberChange::Replace(Vec::new())]).await?;
+        self.change_members(provider, id, stored.revision, &[MemberChange::Replace(Vec::new())]).await?;
         let gone = |key| Write::Delete { key, when: When::Any };
         let writes = vec![gone(self.users.groups.key(id)), gone(self.groups.key(id))];
         Ok(Some(self.groups.store().commit(writes).await?))
@@ -136,7 +139,7 @@ impl Scim {
         loop {
             let (found, more) = self
                 .groups
-                .list(Some(term.clone()), after.as_deref(), mcp_gateway_core::contract::StoreLimits::PAGE)
+                .list(Some(term.clone()), after.as_deref(), StoreLimits::PAGE)
                 .await?;
             all.extend(found);
             after = match more {
@@ -170,7 +173,7 @@ impl Scim {
         if when.is_some_and(|when| when != stored.revision) {
             return Err(ScimError::Changed);
         }
-        let mut applied = self.change_members(provider, id, changes).await?;
+        let mut applied = self.change_members(provider, id, stored.revision, changes).await?;
         let name = renamed.unwrap_or_else(|| stored.value.display_name.clone());
         // Written in any case: another version after a change of members.
         let record = ScimGroup { display_name: name.clone(), ..stored.value };
@@ -189,6 +192,7 @@ impl Scim {
         &self,
         provider: &str,
         group: &str,
+        since: Revision,
         changes: &[MemberChange],
     ) -> Result<Option<Revision>, ScimError> {
         let mut applied = None;
@@ -197,9 +201,10 @@ impl Scim {
                 MemberChange::Add(ids) => (ids.clone(), Vec::new()),
                 MemberChange::Remove(ids) => (Vec::new(), ids.clone()),
                 MemberChange::Replace(ids) => {
-                    if let Some(revision) = applied {
-                        self.users.directory.wait_for(revision).await;
-                    }
+                    // Who is in it is what has been done to it so far, here or elsewhere.
+                    let known = self.users.directory.wait_for(applied.map_or(since, |applied| since.max(applied)));
+                    let known = tokio::time::timeout(APPLY, known).await;
+                    known.map_err(|_| StoreError::new(StoreErrorKind::Unavailable, "feed").because("it lags behind"))?;
                     let wanted: BTreeSet<&String> = ids.iter().collect();
                     let old = self.users.directory.members(group);
                     (ids.clone(), old.iter().map(ToString::to_string).filter(|id| !wanted.contains(id)).collect())

@@ -180,17 +180,6 @@ async fn child_processes_serve_one_person() {
 }
 
 #[tokio::test]
-async fn what_this_process_cannot_hear_of_is_no_success() {
-    let world = World::new().await;
-    let eve = world.person("eve", Roles::BASIC).await;
-    world.store.silence();
-    tokio::time::pause();
-    let path = format!("/api/v1/users/{}/disable", eve.id);
-    let answer = world.ask(super::world::owners("POST", &path).body(Body::empty()).unwrap()).await;
-    assert_eq!(answer.status, StatusCode::ACCEPTED, "{}", answer.body);
-}
-
-#[tokio::test]
 async fn a_version_that_was_changed_meanwhile_is_not_changed() {
     let world = World::new().await;
     let owner = world.person("owner", Roles::OWNER).await;
