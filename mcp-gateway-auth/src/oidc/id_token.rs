@@ -11,8 +11,8 @@ use subtle::ConstantTimeEq as _;
 
 use super::error::invalid;
 use super::{OidcError, OidcLimits};
-use crate::token::{TokenLimits, check_times, limit};
 use crate::token::jws::Jws;
+use crate::token::{TokenLimits, check_times, limit};
 
 /// The claims that decide whether a token is believed.
 #[derive(Debug, Deserialize)]

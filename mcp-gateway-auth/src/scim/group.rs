@@ -137,10 +137,7 @@ impl Scim {
         };
         let (mut all, mut after) = (Vec::new(), None);
         loop {
-            let (found, more) = self
-                .groups
-                .list(Some(term.clone()), after.as_deref(), StoreLimits::PAGE)
-                .await?;
+            let (found, more) = self.groups.list(Some(term.clone()), after.as_deref(), StoreLimits::PAGE).await?;
             all.extend(found);
             after = match more {
                 Some(more) => Some(more),
@@ -204,7 +201,8 @@ impl Scim {
                     // Who is in it is what has been done to it so far, here or elsewhere.
                     let known = self.users.directory.wait_for(applied.map_or(since, |applied| since.max(applied)));
                     let known = tokio::time::timeout(APPLY, known).await;
-                    known.map_err(|_| StoreError::new(StoreErrorKind::Unavailable, "feed").because("it lags behind"))?;
+                    known
+                        .map_err(|_| StoreError::new(StoreErrorKind::Unavailable, "feed").because("it lags behind"))?;
                     let wanted: BTreeSet<&String> = ids.iter().collect();
                     let old = self.users.directory.members(group);
                     (ids.clone(), old.iter().map(ToString::to_string).filter(|id| !wanted.contains(id)).collect())

@@ -4,7 +4,7 @@ use serde_json::json;
 use super::*;
 use crate::login::{SessionOptions, SessionUser};
 use crate::testing::{World, owner};
-use crate::user::{Asserted, AssertedGroup, group_id};
+use crate::user::{Asserted, AssertedGroup, UserError, group_id};
 
 const ISSUER: &str = "https://login.example.com";
 const OTHER: &str = "https://other.example.com";
