@@ -140,8 +140,7 @@ impl Discovery {
             return Ok(Discovered { metadata, at: now, ..old.clone() });
         }
         let keys = |retry| {
-            let mut options = RemoteKeysOptions::default();
-            options.retry = retry;
+            let options = RemoteKeysOptions { retry, ..RemoteKeysOptions::default() };
             RemoteKeys::new(&metadata.jwks_uri, Arc::clone(&self.fetch), Arc::clone(&self.clock), options)
         };
         let (keys, logout_keys) = (keys(Duration::ZERO), keys(RETRY));

@@ -151,21 +151,16 @@ impl Providers {
             };
             Provider { options, way }
         };
-        fn of<T: mcp_gateway_core::record::Resource>(
-            (store, sealer, tenant): (&Arc<dyn ResourceStore>, &Arc<dyn FieldSealer>, &TenantId),
-        ) -> Resources<T> {
-            Resources::new(Arc::clone(store), Arc::clone(sealer), tenant.clone())
-        }
-        let parts = (&store, &sealer, &tenant);
+        let transactions: Resources<LoginTransaction> = Resources::new(store, sealer, tenant);
         Ok(Self(Arc::new(Inner {
             all: providers.into_iter().map(with_way).collect(),
             origin: origin.to_owned(),
-            transactions: of(parts),
-            logins: of(parts),
-            used: of(parts),
-            sessions: of(parts),
-            grants: of(parts),
-            revocations: of(parts),
+            logins: transactions.of_kind(),
+            used: transactions.of_kind(),
+            sessions: transactions.of_kind(),
+            grants: transactions.of_kind(),
+            revocations: transactions.of_kind(),
+            transactions,
             fetch,
             clock,
         })))

@@ -108,7 +108,7 @@ impl Login {
         })
     }
 
-    fn issue(&self, id_token: String) {
+    fn issue(&self, id_token: &str) {
         self.provider.answer(&format!("{ISSUER}/token"), json!({ "access_token": "at", "id_token": id_token }));
     }
 
@@ -126,7 +126,7 @@ impl Login {
         let sent = self.begin().await;
         let mut claims = self.claims(&sent["nonce"]);
         claims["sid"] = json!(sid);
-        self.issue(self.sign("JWT", &claims).await);
+        self.issue(&self.sign("JWT", &claims).await);
         let proven = self.finish(&sent).await.unwrap();
         let user = SessionUser { id: "ada".into(), epoch: 0 };
         let begun = self.sessions.begin(&user, "company").await.unwrap();
@@ -155,7 +155,7 @@ async fn a_login_belongs_to_one_browser_and_is_used_once() {
     let sent = login.begin().await;
     assert_eq!((&*sent["client_id"], &*sent["response_type"]), ("gateway", "code"));
     assert_eq!(sent["redirect_uri"], "https://gateway.example/login/callback/company");
-    login.issue(login.sign("JWT", &login.claims(&sent["nonce"])).await);
+    login.issue(&login.sign("JWT", &login.claims(&sent["nonce"])).await);
     let elsewhere = login.providers.finish("company", "another", &format!("state={}&code=c", sent["state"])).await;
     assert!(matches!(elsewhere, Err(OidcError::State)));
     let proven = login.finish(&sent).await.unwrap();
@@ -194,14 +194,14 @@ async fn an_id_token_is_signed_by_the_provider_and_is_one() {
             "claims" => format!("{}.{}.{}", parts[0], URL_SAFE_NO_PAD.encode(b"{}"), parts[2]),
             _ => format!("{}.{}.{}", parts[0], parts[1], &parts[2][..parts[2].len() - 4]),
         };
-        login.issue(token);
+        login.issue(&token);
         let answer = login.finish(&sent).await;
         assert!(invalid(&answer), "{forge}: {answer:?}");
         login.world.clock.advance(std::time::Duration::from_secs(2));
     }
     let sent = login.begin().await;
     let long = json!({ "x": "x".repeat(OidcLimits::ID_TOKEN) });
-    login.issue(login.sign("JWT", &long).await);
+    login.issue(&login.sign("JWT", &long).await);
     assert!(invalid(&login.finish(&sent).await));
 }
 
@@ -214,7 +214,7 @@ async fn userinfo_is_about_the_same_person() {
         login.provider.answer(&format!("{ISSUER}/userinfo"), userinfo);
         let sent = login.begin().await;
         let claims = login.claims(&sent["nonce"]);
-        login.issue(login.sign("JWT", &claims).await);
+        login.issue(&login.sign("JWT", &claims).await);
         login.finish(&sent).await
     };
     let said = |sub: &str| json!({ "sub": sub, "groups": ["ops"], "email": "owner@a.example", "email_verified": true });

@@ -130,7 +130,7 @@ impl Scim {
                         Err(ScimError::Missing) => Vec::new(),
                         Err(error) => return Err(error),
                     };
-                    return Ok(page(found.len(), 1, found));
+                    return Ok(page(found.len(), 1, &found));
                 }
                 _ => return bad("invalidFilter", "groups are found by displayName or externalId, eq and a text"),
             },
@@ -146,8 +146,8 @@ impl Scim {
         }
         let total = all.len();
         let shown = all.into_iter().skip(query.start.saturating_sub(1)).take(query.count.min(ScimLimits::PAGE));
-        let shown = shown.map(|group| self.shown_group(group, query.without_members).body).collect();
-        Ok(page(total, query.start, shown))
+        let shown: Vec<_> = shown.map(|group| self.shown_group(group, query.without_members).body).collect();
+        Ok(page(total, query.start, &shown))
     }
 
     async fn provisioned(&self, provider: &str, id: &str) -> Result<Stored<ScimGroup>, ScimError> {

@@ -294,7 +294,7 @@ impl Scim {
                 resources.push(self.shown(person, &user.value).await?.body);
             }
         }
-        Ok(page(total, query.start, resources))
+        Ok(page(total, query.start, &resources))
     }
 
     async fn find_user(&self, provider: &str, filter: &str) -> Result<Option<String>, ScimError> {
@@ -482,7 +482,7 @@ pub fn version(revision: Revision) -> String {
     format!("W/\"{}\"", revision.0)
 }
 
-fn page(total: usize, start: usize, resources: Vec<Value>) -> Value {
+fn page(total: usize, start: usize, resources: &[Value]) -> Value {
     json!({
         "schemas": ["urn:ietf:params:scim:api:messages:2.0:ListResponse"],
         "totalResults": total,
@@ -528,13 +528,13 @@ impl Scim {
     #[must_use]
     pub fn resource_types(&self) -> Value {
         let types = schema::resource_types(&self.base);
-        page(types.len(), 1, types)
+        page(types.len(), 1, &types)
     }
 
     /// `/Schemas`.
     #[must_use]
     pub fn schemas(&self) -> Value {
         let schemas = schema::schemas(&self.base);
-        page(schemas.len(), 1, schemas)
+        page(schemas.len(), 1, &schemas)
     }
 }
