@@ -196,7 +196,7 @@ const INSERT: &str = "INSERT INTO mcp_gateway.event (ts, stream, seq, request_id
 /// Reads a row; bodies are added by the caller.
 pub(super) fn read(row: &PgRow) -> Result<AuditRow, sqlx::Error> {
     let detail: Detail<'_> = serde_json::from_str(row.try_get(17)?).map_err(corrupt)?;
-    let boxed = |text: Option<Text<'_>>| text.map(|text| Box::<str>::from(&*text));
+    let boxed = |text: Option<Text<'_>>| text.map(|text| Arc::<str>::from(&*text));
     let label = |text: Option<Text<'_>>| text.map(|text| Label::from(text.into_owned()));
     let column = |number: usize| -> Result<Option<Text<'_>>, sqlx::Error> {
         Ok(row.try_get::<Option<&str>, _>(number)?.map(unescape))
@@ -232,7 +232,7 @@ pub(super) fn read(row: &PgRow) -> Result<AuditRow, sqlx::Error> {
         outcome: parse(row.try_get(13)?)?,
         status: u16::try_from(row.try_get::<i32, _>(14)?).map_err(corrupt)?,
         rpc_code: detail.rpc_code,
-        error: boxed(detail.error),
+        error: detail.error.map(|text| Box::from(&*text)),
         rule: detail.rule.map(|rule| Arc::from(&*rule)),
         forwarded_target: boxed(detail.forwarded),
         request_mutated: detail.request_mutated,
