@@ -10,6 +10,7 @@ pub mod config;
 pub mod listen;
 mod login;
 pub mod metrics;
+mod oauth;
 #[cfg(feature = "otel")]
 pub mod traces;
 pub mod wiring;

@@ -32,9 +32,12 @@ pub(super) fn read() -> anyhow::Result<Vec<Variable>> {
 }
 
 fn own(variables: impl Iterator<Item = (OsString, OsString)>) -> anyhow::Result<Vec<Variable>> {
-    let own = variables
-        .filter(|(name, _)| name.as_encoded_bytes().starts_with(OWN.as_bytes()) && name != TAKEN)
-        .map(|(name, value)| Some((name.clone().into_string().ok()?, value.into_string().ok()?)).ok_or(name));
+    let own = variables.filter(|(name, _)| name.as_encoded_bytes().starts_with(OWN.as_bytes()) && name != TAKEN).map(
+        |(name, value)| match (name.clone().into_string(), value.into_string()) {
+            (Ok(name), Ok(value)) => Ok((name, value)),
+            _ => Err(name),
+        },
+    );
     own.collect::<Result<_, OsString>>().map_err(|name| anyhow::anyhow!("{} is not UTF-8", name.display()))
 }
 

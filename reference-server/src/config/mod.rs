@@ -10,8 +10,8 @@ pub use self::effective::{Capacity, Database};
 pub use self::reference::{reference, reference_table};
 pub use self::section::{Key, Shape};
 pub use self::settings::{
-    Audit, AuditDurability, Auth, Catalog, Children, Config, Egress, EgressPurpose, Limits, Log, LogFormat, Policy,
-    ProcessSettings, RateSetting, Rates, RuntimeSettings, Sessions, Telemetry, Tls, Traces,
+    Audit, AuditDurability, Auth, Catalog, Children, Config, Egress, EgressPurpose, Limits, Log, LogFormat,
+    OAuthSettings, Policy, ProcessSettings, RateSetting, Rates, RuntimeSettings, Sessions, Telemetry, Tls, Traces,
 };
 pub use self::source::{ConfigError, load};
 

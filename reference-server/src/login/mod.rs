@@ -30,6 +30,7 @@ use mcp_gateway_auth::login::{LocalSignIn, LoginError, SessionUser, csrf_token, 
 use mcp_gateway_auth::page::{ErrorPage, LoginPage, PasswordPage, SignedInPage};
 use mcp_gateway_core::context::McpContext;
 use mcp_gateway_core::layer::context::ContextLayer;
+use mcp_gateway_core::record::Revoked;
 use serde::Deserialize;
 
 use self::form::{Fields, Form};
@@ -138,6 +139,10 @@ async fn sign_out(State(app): State<Arc<App>>, cx: Cx, headers: HeaderMap, Form(
         return *unavailable(&cx.0, &error);
     }
     if let Ok(Some(session)) = session {
+        // What was agreed to in this login ends with it.
+        if let Err(error) = app.end_grants(Revoked::Session(&session.id)).await {
+            return *unavailable(&cx.0, &error);
+        }
         trail::done(&app, &cx.0, "login.sign-out", &session.value.user).await;
     }
     let mut response = see(HERE);

@@ -9,6 +9,7 @@ mod catalog;
 mod data_plane;
 mod limits;
 mod logins;
+mod oauth;
 #[cfg(feature = "process")]
 mod process;
 mod router;
