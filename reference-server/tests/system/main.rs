@@ -15,6 +15,7 @@ mod edges;
 mod headers;
 mod keys;
 mod limits;
+mod oauth;
 mod resumption;
 mod secrets;
 mod sessions;
