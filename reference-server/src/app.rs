@@ -9,11 +9,13 @@ use mcp_gateway_auth::login::{CookieNames, LocalLogins, Sessions};
 use mcp_gateway_auth::oidc::Providers;
 use mcp_gateway_auth::scim::Scim;
 use mcp_gateway_auth::user::Users;
-use mcp_gateway_core::contract::{AuditSink, AuditStore, Authenticator, Clock, RateLimiter, ResourceStore, Runtime};
+use mcp_gateway_core::contract::{
+    AuditSink, AuditStore, Authenticator, Clock, RateLimiter, ResourceStore, Runtime, StoreError,
+};
 use mcp_gateway_core::egress::Connections;
 use mcp_gateway_core::layer::admit::Load;
 use mcp_gateway_core::layer::refusals::Strangers;
-use mcp_gateway_core::record::{FieldSealer, Mount};
+use mcp_gateway_core::record::{FieldSealer, Mount, Revoked};
 use mcp_gateway_core::seal::SessionKeyRing;
 use mcp_gateway_core::snapshot::Snapshots;
 use mcp_gateway_store::spool::SpoolStats;
@@ -21,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::metrics::Metrics;
+use crate::oauth::OAuth;
 use crate::scim::ScimToken;
 
 /// The running server, as the admin API and the metrics see it.
@@ -55,6 +58,8 @@ pub struct App {
     pub scim: Scim,
     /// Their tokens; none where no provider does.
     pub scim_tokens: Vec<ScimToken>,
+    /// What gives tokens to MCP clients; `None` when it is off.
+    pub oauth: Option<OAuth>,
     /// Who calls the admin API, asked in order: API keys, sessions, then the bootstrap token while there is one.
     pub admin_authenticators: Vec<Arc<dyn Authenticator>>,
     /// Budgets, shared with the data plane: failures of authentication count together.
@@ -104,6 +109,19 @@ pub struct DataPlaneLoad {
     pub streams: Arc<Load>,
     /// Connections to servers.
     pub connections: Arc<Connections>,
+}
+
+impl App {
+    /// Ends what clients have got of a person or login: grants for ever, tokens at every replica.
+    ///
+    /// # Errors
+    /// Those of the store; what ends a person's access for good is in the person's own record.
+    pub(crate) async fn end_grants(&self, of: Revoked<'_>) -> Result<(), StoreError> {
+        match &self.oauth {
+            Some(oauth) => oauth.server.end_grants(of).await.map(drop),
+            None => Ok(()),
+        }
+    }
 }
 
 impl std::fmt::Debug for App {

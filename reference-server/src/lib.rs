@@ -10,6 +10,7 @@ pub mod config;
 pub mod listen;
 mod login;
 pub mod metrics;
+mod oauth;
 mod people;
 pub mod scim;
 #[cfg(feature = "otel")]

@@ -185,15 +185,13 @@ impl LocalLogins {
     /// # Errors
     /// [`UserError`]; [`UserError::Missing`] for somebody who has no login of this gateway.
     pub async fn reset(&self, by: &Principal, user: &str, password: &Secret) -> Result<Revision, UserError> {
-        let mut stored = self.users.to_change(by, user).await?;
+        let stored = self.users.to_change(by, user).await?;
         let identities = self.users.identities_of(user).await?;
         let local = identities.iter().find(|one| one.key.issuer == Subject::LOCAL).ok_or(UserError::Missing)?;
         let record = self.record(user, password, true).await?;
-        stored.value.epoch += 1;
-        let writes = vec![
-            self.passwords.put(&local.key.id(), &record, None, When::Any)?,
-            self.users.put(&stored.id, &stored.value, When::At(stored.revision))?,
-        ];
+        let when = When::At(stored.revision);
+        let mut writes = vec![self.passwords.put(&local.key.id(), &record, None, When::Any)?];
+        writes.extend(self.users.ending(&stored.id, stored.value, when, "the password was reset")?);
         Ok(self.passwords.store().commit(writes).await?)
     }
 
@@ -228,14 +226,13 @@ impl LocalLogins {
             changed_at: self.clock.now(),
             ..record.value
         };
-        let mut stored = self.users.get(&user.id).await.map_err(store_error)?.ok_or(LoginError::Refused)?;
-        stored.value.epoch += 1;
-        let writes = vec![
-            self.passwords.put(&id, &changed, None, When::At(record.revision))?,
-            self.users.put(&stored.id, &stored.value, When::At(stored.revision))?,
-        ];
+        let stored = self.users.get(&user.id).await.map_err(store_error)?.ok_or(LoginError::Refused)?;
+        let session = SessionUser { id: stored.id.clone(), epoch: stored.value.epoch + 1 };
+        let when = When::At(stored.revision);
+        let mut writes = vec![self.passwords.put(&id, &changed, None, When::At(record.revision))?];
+        writes.extend(self.users.ending(&stored.id, stored.value, when, "the password was changed")?);
         let revision = self.passwords.store().commit(writes).await?;
-        Ok((SessionUser { id: stored.id, epoch: stored.value.epoch }, revision))
+        Ok((session, revision))
     }
 
     async fn check(

@@ -11,7 +11,7 @@ use super::layout::hidden;
 /// shows no logo.
 #[derive(Debug, Clone)]
 pub struct ConsentPage<'a> {
-    /// Where the form is posted: `csrf`, `request`, and `decision` (`allow` or `deny`).
+    /// Where the form is posted: `csrf`, `request`, `decision` (`allow` or `deny`), and `server` where it is chosen.
     pub action: &'a str,
     /// The token of the session's cookie.
     pub csrf: &'a str,
@@ -20,17 +20,30 @@ pub struct ConsentPage<'a> {
     /// Who is asked.
     pub user: &'a str,
     /// What the client calls itself.
-    pub client_name: &'a str,
+    pub client_name: Option<&'a str>,
     /// How the client is known.
     pub client: ClientOrigin<'a>,
     /// Where the answer goes, whole; its host is shown.
     pub redirect_uri: &'a str,
     /// The host of it, as ASCII: letters of other scripts that look the same show as `xn--`.
     pub redirect_host: &'a str,
-    /// The server, for people.
-    pub server: &'a str,
+    /// Whether that is a program on the person's own computer, where any other can pass for it.
+    pub on_this_computer: bool,
+    /// The server, for people; `None`: one of the choices.
+    pub server: Option<&'a str>,
+    /// What there is to choose from when the client names no server.
+    pub choices: &'a [Choice<'a>],
     /// What the client may do, for people.
     pub scopes: &'a [&'a str],
+}
+
+/// A server that can be chosen.
+#[derive(Debug, Clone, Copy)]
+pub struct Choice<'a> {
+    /// Its id.
+    pub id: &'a str,
+    /// Its name, for people.
+    pub name: &'a str,
 }
 
 /// How a client is known.
@@ -57,7 +70,12 @@ impl ConsentPage<'_> {
             p.host { (self.redirect_host) }
             dl {
                 dt { "The application calls itself" }
-                dd { "\u{201c}" (self.client_name) "\u{201d}" }
+                dd {
+                    @match self.client_name {
+                        Some(name) => { "\u{201c}" (name) "\u{201d}" }
+                        None => "It does not say.",
+                    }
+                }
                 dt { "How it is known" }
                 dd {
                     @match self.client {
@@ -66,17 +84,30 @@ impl ConsentPage<'_> {
                         ClientOrigin::SelfRegistered => "It registered itself. Nobody has checked who it is.",
                     }
                 }
-                dt { "It wants to use" }
-                dd { (self.server) }
+                @if let Some(server) = self.server {
+                    dt { "It wants to use" }
+                    dd { (server) }
+                }
                 dt { "It may then" }
                 dd { ul { @for scope in self.scopes { li { (scope) } } } }
                 dt { "As" }
                 dd { (self.user) }
             }
-            p.soft { "Allow it only if you have just started this yourself." }
+            p.soft {
+                "Allow it only if you have just started this yourself."
+                @if self.on_this_computer { " Any program on this computer could be asking." }
+            }
             form method="post" action=(self.action) {
                 (hidden("csrf", self.csrf))
                 (hidden("request", self.request))
+                @if self.server.is_none() {
+                    label for="server" { "It does not say which server it wants to use. Choose one:" }
+                    // Nothing is chosen beforehand.
+                    select #server name="server" {
+                        option value="" { "None" }
+                        @for choice in self.choices { option value=(choice.id) { (choice.name) } }
+                    }
+                }
                 button type="submit" name="decision" value="allow" { "Allow" }
                 button.second type="submit" name="decision" value="deny" { "Deny" }
             }
@@ -91,23 +122,32 @@ mod tests {
 
     #[test]
     fn it_shows_where_the_answer_goes_before_what_the_client_says() {
-        let page = ConsentPage {
+        let asked = ConsentPage {
             action: "/consent",
             csrf: "t",
             request: "r",
             user: "Ada",
-            client_name: "Claude<br>",
+            client_name: Some("Claude<br>"),
             client: ClientOrigin::SelfRegistered,
             redirect_uri: "https://xn--cloude-9ra.example/callback",
             redirect_host: "xn--cloude-9ra.example",
-            server: "GitHub",
+            on_this_computer: false,
+            server: Some("GitHub"),
+            choices: &[],
             scopes: &["call its tools"],
         };
-        let page = page.render();
+        let page = asked.render();
         let at = |text: &str| page.html().find(text).unwrap_or_else(|| panic!("{text}"));
         assert!(at("xn--cloude-9ra.example") < at("\u{201c}Claude&lt;br&gt;\u{201d}"));
         assert!(at("Nobody has checked") < at("GitHub"));
         assert!(page.content_security_policy().contains("form-action 'self' https://xn--cloude-9ra.example;"));
-        assert!(!page.html().contains("<img"));
+        assert!(!page.html().contains("<img") && !page.html().contains("<select"));
+
+        // Without a server, one is chosen, and none is until then.
+        let choices = [Choice { id: "x\"y", name: "<b>" }];
+        let page = ConsentPage { server: None, choices: &choices, ..asked }.render();
+        let html = page.html();
+        let first = html.split("<option value=\"").nth(1).unwrap();
+        assert!(first.starts_with('"') && html.contains("x&quot;y") && html.contains("&lt;b&gt;"));
     }
 }

@@ -5,7 +5,8 @@ use std::sync::LazyLock;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, REFRESH, X_CONTENT_TYPE_OPTIONS,
+    X_FRAME_OPTIONS,
 };
 use http::{HeaderValue, Response, StatusCode};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
@@ -20,6 +21,8 @@ static STYLE_HASH: LazyLock<String> = LazyLock::new(|| STANDARD.encode(Sha256::d
 #[derive(Debug, Clone)]
 pub struct Page {
     html: String,
+    /// Where the browser goes on by itself.
+    goes_on_to: Option<String>,
     /// Where a form of the page may lead in the end, beside the gateway itself.
     leads_to: Option<String>,
 }
@@ -44,12 +47,18 @@ impl Page {
                 }
             }
         };
-        Self { html: html.into_string(), leads_to: None }
+        Self { html: html.into_string(), leads_to: None, goes_on_to: None }
     }
 
     /// The same, whose form is answered by a redirect to this URL: browsers hold the policy against that, too.
     pub(super) fn leading_to(mut self, url: &str) -> Self {
         self.leads_to = source(url);
+        self
+    }
+
+    /// The same, which browsers leave for this URL at once.
+    pub(super) fn going_on_to(mut self, url: &str) -> Self {
+        self.goes_on_to = Some(url.to_owned());
         self
     }
 
@@ -73,11 +82,15 @@ impl Page {
     #[must_use]
     pub fn into_response<B: From<String>>(self, status: StatusCode) -> Response<B> {
         let policy = HeaderValue::from_str(&self.content_security_policy());
+        let goes_on = self.goes_on_to.and_then(|url| HeaderValue::from_str(&format!("0; url={url}")).ok());
         let mut response = Response::new(B::from(self.html));
         *response.status_mut() = status;
         let headers = response.headers_mut();
         // Hashes and origins are header text; without them, nothing is permitted at all.
         headers.insert(CONTENT_SECURITY_POLICY, policy.unwrap_or(HeaderValue::from_static("default-src 'none'")));
+        if let Some(goes_on) = goes_on {
+            headers.insert(REFRESH, goes_on);
+        }
         for (name, value) in [
             (CONTENT_TYPE, "text/html; charset=utf-8"),
             (CACHE_CONTROL, "no-store"),

@@ -23,7 +23,7 @@ mod layout;
 mod login;
 mod notice;
 
-pub use self::consent::{ClientOrigin, ConsentPage};
+pub use self::consent::{Choice, ClientOrigin, ConsentPage};
 pub use self::layout::Page;
 pub use self::login::{LoginPage, PasswordPage, Provider, SignedInPage, SignedOutPage};
 pub use self::notice::{ConnectedPage, DevicePage, ErrorPage};

@@ -10,6 +10,8 @@ use super::layout::{hidden, problem};
 pub struct ConnectedPage<'a> {
     /// What was connected, for people.
     pub server: &'a str,
+    /// Where the browser goes on by itself, without a script: to the program that waits.
+    pub to: Option<&'a str>,
 }
 
 impl ConnectedPage<'_> {
@@ -18,8 +20,13 @@ impl ConnectedPage<'_> {
     pub fn render(&self) -> Page {
         let content = html! {
             p { strong { (self.server) } " is connected. You can close this window." }
+            @if let Some(to) = self.to { a.button href=(to) { "Back to the program" } }
         };
-        Page::new("Connected", &content)
+        let page = Page::new("Connected", &content);
+        match self.to {
+            Some(to) => page.going_on_to(to),
+            None => page,
+        }
     }
 }
 
@@ -86,7 +93,7 @@ mod tests {
     fn foreign_text_stays_text() {
         let evil = "</style><img src=x>";
         for page in [
-            ConnectedPage { server: evil }.render(),
+            ConnectedPage { server: evil, to: Some(evil) }.render(),
             DevicePage { action: "/device", csrf: "t", user_code: evil, problem: Some(evil) }.render(),
             ErrorPage { title: evil, text: evil, request_id: Some(evil) }.render(),
         ] {

@@ -1,17 +1,254 @@
 //! What administrators do.
 
-use mcp_gateway_core::contract::{StoreError, When, Write};
-use mcp_gateway_core::record::Revoked;
+use std::collections::BTreeSet;
 
+use mcp_gateway_core::contract::{Revision, StoreError, StoreErrorKind, When, Write};
+use mcp_gateway_core::record::{Revoked, Secret, Stored, Subject};
+
+use super::client::hex_hash;
+use super::consent::Consent;
 use super::state::won;
-use super::{AuthorizationServer, ClientAuthentication, Grant, KnownBy, OAuthClient, client_key};
+use super::{
+    AuthorizationServer, ClientAuthentication, Grant, GrantType, KnownBy, OAuthClient, RedirectKind, ServerLimits,
+    client_key, random,
+};
+use crate::token::PublicKey;
 
 /// Rounds that are tried when a client's record changes at the same time.
 const ATTEMPTS: usize = 3;
-/// Grants that end in one commit.
+/// Records that go in one commit.
 const PAGE: usize = 100;
 
+/// A client that an administrator makes.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct NewClient {
+    /// Its name, for people.
+    pub name: String,
+    /// Where browsers may be sent back to: none for a client that calls for itself alone.
+    pub redirect_uris: Vec<String>,
+    /// Whether it gets a secret; one that has [keys](Self::keys) needs none.
+    pub secret: bool,
+    /// A JWK Set, for a client that proves who it is by signatures.
+    pub keys: Option<String>,
+    /// What it may do; for people's rights when it has redirect URIs, for itself when it has none.
+    pub grants: BTreeSet<GrantType>,
+    /// The server that it is, when it may introspect the tokens that are for it.
+    pub resource_server: Option<String>,
+}
+
+/// A client that was just made.
+#[derive(Debug)]
+pub struct CreatedClient {
+    /// Its id.
+    pub id: String,
+    /// Its secret, if it has one: shown once.
+    pub secret: Option<Secret>,
+    /// The client.
+    pub client: OAuthClient,
+    /// From when on it is known.
+    pub revision: Revision,
+}
+
+/// Why nothing was done.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AdminError {
+    /// What was asked for cannot be.
+    #[error("{field} {problem}")]
+    Invalid {
+        /// Which field.
+        field: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// There is no such client or grant.
+    #[error("there is none of this id")]
+    Missing,
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl NewClient {
+    /// A public client of this name, without anything else yet.
+    pub fn named(name: impl Into<String>) -> Self {
+        Self { name: name.into(), ..Self::default() }
+    }
+
+    fn accept(self, now: jiff::Timestamp) -> Result<(OAuthClient, Option<Secret>), AdminError> {
+        let wrong = |field, problem: &str| Err(AdminError::Invalid { field, problem: problem.to_owned() });
+        if self.name.is_empty() || self.name.len() > ServerLimits::CLIENT_NAME || self.name.contains(char::is_control) {
+            return wrong("name", "must be 1 to 128 bytes of text without control characters");
+        }
+        if self.redirect_uris.len() > ServerLimits::REDIRECT_URIS {
+            return wrong("redirect_uris", "must be at most 20");
+        }
+        for uri in &self.redirect_uris {
+            if let Err(why) = RedirectKind::of(uri) {
+                return wrong("redirect_uris", &format!("must be safe places: {uri:?} {why}"));
+            }
+        }
+        let secret = (self.secret && self.keys.is_none()).then(|| Secret::new(random()));
+        let authentication = match (&secret, self.keys) {
+            (Some(secret), _) => ClientAuthentication::Secret { sha256: hex_hash(secret.expose()) },
+            (None, Some(keys)) => {
+                let usable = keys.len() <= ServerLimits::CLIENT_KEYS
+                    && PublicKey::read_set(keys.as_bytes()).is_ok_and(|keys| !keys.is_empty());
+                if !usable {
+                    return wrong("jwks", "must be a JWK Set of up to 16 KiB with a key that can be used");
+                }
+                ClientAuthentication::PrivateKeyJwt { keys }
+            }
+            (None, None) => ClientAuthentication::None,
+        };
+        let grants: Vec<GrantType> = match (self.grants.is_empty(), self.redirect_uris.is_empty()) {
+            (false, _) => self.grants.into_iter().collect(),
+            (true, false) => vec![GrantType::AuthorizationCode, GrantType::RefreshToken],
+            (true, true) => vec![GrantType::ClientCredentials],
+        };
+        let for_people = grants.contains(&GrantType::AuthorizationCode);
+        if for_people && self.redirect_uris.is_empty() {
+            return wrong("redirect_uris", "must have an entry for a client that sends people to log in");
+        }
+        let needs_proof = [GrantType::ClientCredentials, GrantType::JwtBearer];
+        let proves = authentication != ClientAuthentication::None;
+        if !proves && (grants.iter().any(|grant| needs_proof.contains(grant)) || self.resource_server.is_some()) {
+            return wrong("secret", "must be true, or jwks given, for a client that calls for itself or introspects");
+        }
+        let client = OAuthClient {
+            name: Some(self.name),
+            known_by: KnownBy::Operator,
+            redirect_uris: self.redirect_uris,
+            authentication,
+            grants,
+            resource_server: self.resource_server,
+            management_sha256: None,
+            blocked: false,
+            approved: false,
+            issuer: None,
+            created_at: now,
+            used_at: None,
+        };
+        Ok((client, secret))
+    }
+}
+
 impl AuthorizationServer {
+    /// Makes a client that needs no approval.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn create_client(&self, new: NewClient) -> Result<CreatedClient, AdminError> {
+        let inner = &self.0;
+        let (client, secret) = new.accept(inner.clock.now())?;
+        let id = random();
+        let revision = inner.state.clients.save(&id, &client, When::Absent).await?;
+        Ok(CreatedClient { id, secret, client, revision })
+    }
+
+    /// Whether the policy, an administrator or its maker lets a client be used.
+    #[must_use]
+    pub fn may_be_used(&self, client: &OAuthClient) -> bool {
+        let allowed = |uri: &String| RedirectKind::of(uri).is_ok_and(|kind| self.0.approves(client, &kind));
+        !client.blocked && (client.redirect_uris.is_empty() || client.redirect_uris.iter().any(allowed))
+    }
+
+    /// Reads a client.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn client(&self, id: &str) -> Result<Option<Stored<OAuthClient>>, StoreError> {
+        if id.is_empty() || id.len() > ServerLimits::CLIENT_ID {
+            return Ok(None);
+        }
+        self.0.state.clients.get(&client_key(id)).await
+    }
+
+    /// Reads a page of clients, in the order of ids, and where the next begins.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn clients(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<(Vec<Stored<OAuthClient>>, Option<Box<str>>), StoreError> {
+        self.0.state.clients.list(None, after, limit).await
+    }
+
+    /// Deletes a client, and ends what it has at every replica.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn delete_client(&self, id: &str) -> Result<(), AdminError> {
+        let inner = &self.0;
+        self.client(id).await?.ok_or(AdminError::Missing)?;
+        let delete = Write::Delete { key: inner.state.clients.key(&client_key(id)), when: When::Any };
+        let revoke = inner.state.revoke(Revoked::Client(id), "the client was deleted", &*inner.clock)?;
+        inner.state.commit(vec![delete, revoke]).await?;
+        self.forget(Revoked::Client(id)).await?;
+        Ok(())
+    }
+
+    /// Approves a client that the policy lets wait: it may be used, wherever it sends browsers.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn approve_client(&self, id: &str) -> Result<(), AdminError> {
+        let inner = &self.0;
+        for attempt in 1.. {
+            let kept = self.client(id).await?.ok_or(AdminError::Missing)?;
+            let approved = OAuthClient { approved: true, ..kept.value };
+            match inner.state.clients.save(&kept.id, &approved, When::At(kept.revision)).await {
+                Err(error) if error.kind() == StoreErrorKind::Conflict && attempt < ATTEMPTS => {}
+                done => return Ok(done.map(drop)?),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a page of grants, of everybody or of one person, and where the next begins.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn grants(
+        &self,
+        of: Option<&Subject>,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<(Vec<Stored<Grant>>, Option<Box<str>>), StoreError> {
+        self.0.state.grants.list(of.map(Grant::of), after, limit).await
+    }
+
+    /// Reads a grant.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn grant(&self, id: &str) -> Result<Option<Stored<Grant>>, StoreError> {
+        if id.is_empty() || id.len() > 64 {
+            return Ok(None);
+        }
+        self.0.state.grants.get(id).await
+    }
+
+    /// Ends a grant: its refresh tokens at once, its access tokens at every replica as soon as that has applied the
+    /// commit. The person is asked again.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn end_grant(&self, id: &str) -> Result<Revision, AdminError> {
+        let inner = &self.0;
+        let Grant { subject, client_id, server, scope, .. } = self.grant(id).await?.ok_or(AdminError::Missing)?.value;
+        let consent = super::consent::id(&subject, &client_id, &server, &scope);
+        let writes = vec![
+            Write::Delete { key: inner.state.grants.key(id), when: When::Any },
+            Write::Delete { key: inner.state.consents.key(&consent), when: When::Any },
+            inner.state.revoke(Revoked::Grant(id), "ended by a person", &*inner.clock)?,
+        ];
+        Ok(inner.state.clients.store().commit(writes).await?)
+    }
+
     /// Blocks a client: it gets nothing any more, and what it has ends at every replica as soon as that has applied the
     /// commit. A client that is known by its document alone can be blocked too.
     ///
@@ -40,19 +277,40 @@ impl AuthorizationServer {
         // First, so that no token is made of a grant that is about to go.
         let revoke = inner.state.revoke(of, "ended by an administrator or a logout", &*inner.clock)?;
         inner.state.commit(vec![revoke]).await?;
+        self.forget(of).await
+    }
+
+    /// Removes the grants of somebody or something that has ended, and what was remembered of consents.
+    async fn forget(&self, of: Revoked<'_>) -> Result<usize, StoreError> {
+        let inner = &self.0;
         let Some(term) = Grant::ended_with(of) else { return Ok(0) };
-        let (mut count, mut after) = (0, None);
+        let mut count = 0;
         loop {
-            let (page, next) = inner.state.grants.list(Some(term.clone()), after.as_deref(), PAGE).await?;
-            let key = |id: &str| inner.state.grants.key(id);
-            let writes: Vec<Write> =
-                page.iter().map(|grant| Write::Delete { key: key(&grant.id), when: When::Any }).collect();
+            let (page, next) = inner.state.grants.list(Some(term.clone()), None, PAGE).await?;
+            let gone = |id: &str| Write::Delete { key: inner.state.grants.key(id), when: When::Any };
+            let writes: Vec<Write> = page.iter().map(|grant| gone(&grant.id)).collect();
             count += writes.len();
             if !writes.is_empty() {
                 inner.state.commit(writes).await?;
             }
-            let Some(next) = next else { return Ok(count) };
-            after = Some(next);
+            if next.is_none() {
+                break;
+            }
+        }
+        // A login that ends takes no consent back.
+        if matches!(of, Revoked::Session(_)) {
+            return Ok(count);
+        }
+        loop {
+            let (page, next) = inner.state.consents.list(Some(term.clone()), None, PAGE).await?;
+            let gone = |id: &str| Write::Delete { key: inner.state.consents.key(id), when: When::Any };
+            let writes: Vec<Write> = page.iter().map(|consent: &Stored<Consent>| gone(&consent.id)).collect();
+            if !writes.is_empty() {
+                inner.state.commit(writes).await?;
+            }
+            if next.is_none() {
+                return Ok(count);
+            }
         }
     }
 
@@ -94,6 +352,8 @@ impl AuthorizationServer {
             resource_server: None,
             management_sha256: None,
             blocked: false,
+            approved: false,
+            issuer: None,
             created_at: self.0.clock.now(),
             used_at: None,
         }

@@ -8,6 +8,7 @@ use http::header::{
 };
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use mcp_gateway_core::Body;
+use mcp_gateway_core::contract::Limited;
 use serde_json::Value;
 
 /// An error of an endpoint that programs call (RFC 6749 §5.2).
@@ -16,36 +17,51 @@ pub(crate) struct OAuthError {
     pub(crate) status: StatusCode,
     pub(crate) code: &'static str,
     pub(crate) why: String,
+    /// After how many seconds it is worth while to come again.
+    pub(crate) retry_after: Option<u64>,
+}
+
+/// When there is something in a budget again.
+pub(crate) fn seconds(limited: &Limited) -> u64 {
+    limited.retry_after.as_secs().saturating_add(1)
 }
 
 impl OAuthError {
     pub(crate) fn bad(code: &'static str, why: impl Into<String>) -> Self {
-        Self { status: StatusCode::BAD_REQUEST, code, why: why.into() }
+        Self { status: StatusCode::BAD_REQUEST, code, why: why.into(), retry_after: None }
     }
 
     pub(crate) fn client(why: impl Into<String>) -> Self {
-        Self { status: StatusCode::UNAUTHORIZED, code: "invalid_client", why: why.into() }
+        Self { status: StatusCode::UNAUTHORIZED, code: "invalid_client", why: why.into(), retry_after: None }
     }
 
     /// Logs the cause, which nobody else is told.
     pub(crate) fn unavailable(cause: impl std::fmt::Display) -> Self {
         tracing::warn!(%cause, "the authorization server cannot answer");
         let (status, code) = (StatusCode::SERVICE_UNAVAILABLE, "temporarily_unavailable");
-        Self { status, code, why: "Something does not answer; try again in a moment.".to_owned() }
+        Self { status, code, why: "Something does not answer; try again in a moment.".to_owned(), retry_after: Some(5) }
+    }
+
+    #[expect(clippy::needless_pass_by_value, reason = "errors are mapped by it")]
+    pub(crate) fn too_many(limited: Limited) -> Self {
+        let why = format!("Too many requests; try again in {} s.", seconds(&limited));
+        Self {
+            status: StatusCode::TOO_MANY_REQUESTS,
+            code: "temporarily_unavailable",
+            why,
+            retry_after: Some(seconds(&limited)),
+        }
     }
 
     pub(crate) fn into_response(self) -> Response<Body> {
         let body = serde_json::json!({ "error": self.code, "error_description": self.why });
         let mut response = json(self.status, &body);
         let headers = response.headers_mut();
-        match self.status {
-            StatusCode::UNAUTHORIZED => {
-                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"mcp-gateway\""));
-            }
-            StatusCode::SERVICE_UNAVAILABLE => {
-                headers.insert(RETRY_AFTER, HeaderValue::from_static("5"));
-            }
-            _ => {}
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"mcp-gateway\""));
+        }
+        if let Some(retry_after) = self.retry_after {
+            headers.insert(RETRY_AFTER, retry_after.into());
         }
         response
     }
@@ -118,7 +134,7 @@ pub(crate) fn for_any_origin(mut response: Response<Body>) -> Response<Body> {
 pub(crate) fn preflight() -> Response<Body> {
     let mut response = for_any_origin(empty(StatusCode::NO_CONTENT));
     let headers = response.headers_mut();
-    headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, DELETE"));
+    headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, PUT, DELETE"));
     headers.insert(
         ACCESS_CONTROL_ALLOW_HEADERS,
         HeaderValue::from_static("authorization, content-type, accept, mcp-protocol-version"),

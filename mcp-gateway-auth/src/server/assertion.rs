@@ -18,10 +18,9 @@ use serde::Deserialize;
 
 use super::answer::OAuthError;
 use super::form::Form;
-use super::target::server_id;
-use super::{Grant, Inner, ServerLimits};
+use super::{Grant, Inner, Issuer, ServerLimits};
 use crate::token::jws::Jws;
-use crate::token::{TokenLimits, check_times, limit};
+use crate::token::{SubjectMap, TokenLimits, check_times, limit};
 
 /// The `typ` of such a grant.
 const ID_JAG: &str = "oauth-id-jag+jwt";
@@ -32,18 +31,26 @@ pub struct IdentityProvider {
     issuer: Arc<str>,
     keys: Arc<dyn KeyRing>,
     clients: BTreeSet<String>,
+    people: Option<Arc<dyn SubjectMap>>,
 }
 
 impl IdentityProvider {
     /// Accepts grants of this issuer, checked with these keys, and of no client yet.
     pub fn new(issuer: impl Into<Arc<str>>, keys: Arc<dyn KeyRing>) -> Self {
-        Self { issuer: issuer.into(), keys, clients: BTreeSet::new() }
+        Self { issuer: issuer.into(), keys, clients: BTreeSet::new(), people: None }
     }
 
     /// The same, presented by this client too: one that an operator made, which proves who it is.
     #[must_use]
     pub fn with_client(mut self, client_id: impl Into<String>) -> Self {
         self.clients.insert(client_id.into());
+        self
+    }
+
+    /// The same, whose people are looked up here; those who are not known get nothing.
+    #[must_use]
+    pub fn with_people(mut self, people: Arc<dyn SubjectMap>) -> Self {
+        self.people = Some(people);
         self
     }
 }
@@ -76,6 +83,7 @@ impl Inner {
     pub(crate) async fn identity_grant(
         &self,
         head: &Parts,
+        issuer: &Issuer,
         client_id: &str,
         form: &Form,
     ) -> Result<Response<Body>, OAuthError> {
@@ -83,7 +91,8 @@ impl Inner {
         let wrong = || OAuthError::bad("invalid_grant", "The assertion is not good for this client and server.");
         let missing = || OAuthError::bad("invalid_request", "assertion is missing.");
         let assertion = form.find("assertion").ok_or_else(missing)?;
-        let (claims, server) = self.check_identity(client_id, form, assertion).await?.ok_or_else(wrong)?;
+        let found = self.check_identity(issuer, client_id, form, assertion).await?;
+        let (provider, claims, server) = found.ok_or_else(wrong)?;
         let now = self.clock.now();
         let left = Duration::from_secs(claims.exp.saturating_sub(now.as_second()).max(0).unsigned_abs());
         let remember = left.saturating_add(TokenLimits::CLOCK_SKEW * 2);
@@ -92,11 +101,19 @@ impl Inner {
             return Err(wrong());
         }
         let subject = Subject { tenant: self.tenant.clone(), issuer: claims.iss.into(), id: claims.sub.into() };
+        let subject = match &provider.people {
+            None => subject,
+            Some(people) => {
+                let known = people.subject(&subject).await.map_err(OAuthError::unavailable)?;
+                known.ok_or_else(wrong)?
+            }
+        };
         let grant = Grant {
             person_epoch: self.standing.person(&subject).unwrap_or_default().epoch,
             subject,
             client_id: client_id.to_owned(),
             server,
+            issuer: issuer.server.clone(),
             scope: Scope::Mcp.as_str().to_owned(),
             session: None,
             created_at: now,
@@ -105,16 +122,17 @@ impl Inner {
             generation: 0,
             rotated_at: now,
         };
-        self.respond(head, None, &grant, None, now).await
+        self.respond(head, issuer, None, &grant, None, now).await
     }
 
     /// What a good assertion says, and the server it is for.
     async fn check_identity(
         &self,
+        issuer: &Issuer,
         client_id: &str,
         form: &Form,
         assertion: &str,
-    ) -> Result<Option<(IdentityClaims, String)>, OAuthError> {
+    ) -> Result<Option<(&IdentityProvider, IdentityClaims, String)>, OAuthError> {
         let refused = |why: &str| {
             tracing::debug!(client = client_id, why, "an identity assertion is not good");
             Ok(None)
@@ -129,19 +147,15 @@ impl Inner {
         let now = self.clock.now();
         let lives_long = claims.exp > now.as_second().saturating_add(limit(ServerLimits::ASSERTION));
         let named = claims.client_id == client_id && provider.clients.contains(client_id);
-        if !jws.header.is(ID_JAG)
-            || claims.aud != self.tokens.issuer()
-            || !named
-            || claims.jti.len() > 255
-            || lives_long
-        {
+        if !jws.header.is(ID_JAG) || *claims.aud != *issuer.url || !named || claims.jti.len() > 255 || lives_long {
             return refused("its type, audience, client, jti or life is not right");
         }
         if let Err(why) = check_times(now, claims.exp, claims.nbf, Some(claims.iat)) {
             return refused(why);
         }
-        let server = server_id(&self.mount, std::iter::once(&*claims.resource)).ok().flatten();
-        let Ok(asked) = server_id(&self.mount, form.all("resource")) else {
+        let named = std::iter::once(&*claims.resource);
+        let server = issuer.target(&self.mount, named).ok().flatten();
+        let Ok(asked) = issuer.target(&self.mount, form.all("resource")) else {
             return refused("the resource that is asked for is none of ours");
         };
         let Some(server) = server.filter(|server| asked.is_none_or(|asked| asked == *server)) else {
@@ -150,7 +164,7 @@ impl Inner {
         let Some(kid) = &jws.header.kid else { return refused("it does not name its key") };
         let key = provider.keys.key(kid).await.map_err(OAuthError::unavailable)?;
         match key.map(|key| jws.verify(&*key)) {
-            Some(Ok(())) => Ok(Some((claims, server))),
+            Some(Ok(())) => Ok(Some((provider, claims, server))),
             Some(Err(why)) => refused(why),
             None => refused("its key is not known"),
         }

@@ -2,23 +2,23 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use http::header::{COOKIE, ORIGIN, SET_COOKIE};
+use http::header::{COOKIE, ORIGIN, RETRY_AFTER, SET_COOKIE};
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Response};
 use jiff::SignedDuration;
 use mcp_gateway_core::Body;
-use mcp_gateway_core::contract::{Revision, StoreError, When, Write};
+use mcp_gateway_core::contract::{Limited, Revision, StoreError, When, Write};
 use mcp_gateway_core::record::{Outcome, Principal, Route, Scope, Secret, Stored};
 
-use super::answer::{for_browser, redirect};
+use super::answer::{for_browser, redirect, seconds};
 use super::audit::Act;
 use super::client::{hex_hash, matches, same_hash};
 use super::form::{Form, append};
 use super::state::won;
-use super::target::server_id;
 use super::{
-    AuthorizationCode, ClientLookup, ConsentPage, DocumentClients, Grant, GrantType, Inner, KnownBy, LoggedIn,
-    OAuthClient, PendingRequest, Problem, RedirectKind, ServerLimits, client_key, paths, random,
+    AuthorizationCode, ClientLookup, Connected, Consent, ConsentPage, DocumentClients, Grant, GrantType, Inner, Issuer,
+    KnownBy, LoggedIn, OAuthClient, PendingRequest, Problem, RedirectKind, ServerLimits, client_key, consent, paths,
+    random,
 };
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -28,7 +28,7 @@ enum End {
     /// A page: nobody can be sent back to.
     Page(Problem),
     /// The client is told, at a redirect URI that was found to be its own.
-    Client { redirect_uri: String, state: Option<String>, error: &'static str, why: &'static str },
+    Client { issuer: Issuer, redirect_uri: String, state: Option<String>, error: &'static str, why: &'static str },
 }
 
 impl From<Problem> for End {
@@ -46,21 +46,21 @@ struct Judged {
 }
 
 /// Somebody of ours does not answer; the cause is for the log.
-fn unavailable(cause: impl std::fmt::Display) -> Problem {
+pub(crate) fn unavailable(cause: impl std::fmt::Display) -> Problem {
     tracing::warn!(%cause, "an authorization request cannot go on");
     Problem::Unavailable
 }
 
 impl Inner {
     /// `GET /authorize` (RFC 6749 §4.1.1): holds the request and binds it to the browser.
-    pub(crate) async fn authorize(&self, head: &Parts) -> Response<Body> {
-        match self.hold(head).await {
+    pub(crate) async fn authorize(&self, head: &Parts, issuer: &Issuer) -> Response<Body> {
+        match self.hold(head, issuer).await {
             Ok(response) => response,
             Err(end) => self.end(head, end).await,
         }
     }
 
-    async fn hold(&self, head: &Parts) -> Result<Response<Body>, End> {
+    async fn hold(&self, head: &Parts, issuer: &Issuer) -> Result<Response<Body>, End> {
         let query = head.uri.query().unwrap_or_default();
         if query.len() > ServerLimits::QUERY {
             return Err(Problem::Malformed.into());
@@ -73,7 +73,7 @@ impl Inner {
         let checked = if DocumentClients::is_url(client_id) {
             None
         } else {
-            let (client, _) = self.client(client_id).await?;
+            let client = known(self.find_client(client_id, issuer).await.map_err(unavailable)?)?.0;
             let (uri, kind) = checked_redirect(&client, redirect_uri)?;
             // Not even errors go to a place that nobody has approved: anybody can register one.
             if !self.approves(&client, &kind) {
@@ -82,7 +82,13 @@ impl Inner {
             Some(uri)
         };
         let refuse = |error, why| match &checked {
-            Some(uri) => End::Client { redirect_uri: uri.clone(), state: state.map(str::to_owned), error, why },
+            Some(uri) => End::Client {
+                issuer: issuer.clone(),
+                redirect_uri: uri.clone(),
+                state: state.map(str::to_owned),
+                error,
+                why,
+            },
             None => End::Page(Problem::Malformed),
         };
         if state.is_some_and(|state| state.len() > ServerLimits::STATE) {
@@ -103,7 +109,12 @@ impl Inner {
         }
         let challenge = form.find("code_challenge").filter(|text| is_s256(text));
         let challenge = challenge.ok_or_else(|| refuse("invalid_request", "The code_challenge is not one of S256."))?;
-        let server = server_id(&self.mount, form.all("resource"))
+        // Whoever is shown nothing cannot agree.
+        if form.find("prompt") == Some("none") {
+            return Err(refuse("interaction_required", "Somebody has to be asked."));
+        }
+        let server = issuer
+            .target(&self.mount, form.all("resource"))
             .map_err(|_| refuse("invalid_target", "The resource is not one server of this gateway."))?;
 
         let (nonce, cookie) = match self.nonce(head) {
@@ -121,8 +132,11 @@ impl Inner {
             state: state.map(str::to_owned),
             challenge: challenge.to_owned(),
             server,
+            issuer: issuer.server.clone(),
             // Scopes that we do not know are ignored; the data plane has one.
             scope: Scope::Mcp.as_str().to_owned(),
+            ask_anew: form.find("prompt").is_some_and(|prompt| prompt.split(' ').any(|one| one == "consent")),
+            shown: None,
             shown_to: None,
             csrf_sha256: None,
         };
@@ -153,17 +167,25 @@ impl Inner {
             let return_to = format!("{}?request={}", paths::CONTINUE, held.id);
             return Ok(self.interaction.login(head, &return_to).await);
         };
-        let Judged { client, redirect_uri, kind, .. } = self.judge(&held.value).await?;
+        self.limit_subject(&who.subject).await.map_err(|_| Problem::TooMany)?;
+        let judged = self.judge(&held.value, &who).await?;
         let server = match &held.value.server {
             None => None,
             Some(id) => {
                 let route = self.visible(id, &who).await?;
-                let route = route.ok_or_else(|| denied(&held.value, redirect_uri.clone()))?;
+                let route = route.ok_or_else(|| self.denied(&held.value, &judged.redirect_uri))?;
                 Some((id.clone(), route.name.to_string()))
             }
         };
+        if let Some((id, _)) = &server
+            && self.agreed_before(&held.value, &judged, id, &who).await?
+        {
+            let server = id.clone();
+            return self.give(head, &held, judged, server, who, "oauth.consent-remembered").await;
+        }
         let csrf = random();
         let shown = PendingRequest {
+            shown: Some(consent::digest(&judged.client, &judged.redirect_uri)),
             shown_to: Some(who.subject.clone()),
             csrf_sha256: Some(hex_hash(&csrf)),
             ..held.value.clone()
@@ -179,9 +201,10 @@ impl Inner {
             request: held.id.to_string(),
             csrf,
             client_id: held.value.client_id.clone(),
-            client_name: client.name,
-            known_by: client.known_by,
-            redirect: kind,
+            client_name: judged.client.name,
+            known_by: judged.client.known_by,
+            redirect: judged.kind,
+            redirect_uri: judged.redirect_uri,
             server,
             scopes: vec![held.value.scope.clone()],
         };
@@ -208,40 +231,94 @@ impl Inner {
         if !asked || pending.shown_to.as_ref() != Some(&who.subject) {
             return Err(Problem::RequestGone.into());
         }
-        let Judged { client, kept, redirect_uri, .. } = self.judge(pending).await?;
+        let judged = self.judge(pending, &who).await?;
+        // What was agreed to is what was shown: a document may have changed meanwhile.
+        if pending.shown.as_deref() != Some(&*consent::digest(&judged.client, &judged.redirect_uri)) {
+            return Err(Problem::RequestGone.into());
+        }
         let gone = Write::Delete { key: self.state.requests.key(&held.id), when: When::At(held.revision) };
-        let act = |outcome, server| Act {
-            name: "oauth.consent",
-            subject: Some(&who.subject),
-            client: &pending.client_id,
-            server,
-            target: &held.id,
-            outcome,
-        };
         if form.find("decision") != Some("allow") {
             self.use_up(vec![gone]).await?;
+            let act = consented("oauth.consent", &held, &who, pending.server.as_deref(), Outcome::Denied);
             // Nothing is given: the answer does not depend on the trail.
-            let _ = self.record(head, act(Outcome::Denied, pending.server.as_deref())).await;
-            return Err(denied(pending, redirect_uri));
+            let _ = self.record(head, act).await;
+            return Err(self.denied(pending, &judged.redirect_uri));
         }
         let Some(server) = pending.server.clone().or_else(|| form.find("server").map(str::to_owned)) else {
             self.use_up(vec![gone]).await?;
             let (error, why) = ("invalid_target", "No server was chosen.");
-            return Err(End::Client { redirect_uri, state: pending.state.clone(), error, why });
+            return Err(self.refuse(pending, &judged.redirect_uri, error, why));
         };
         if self.visible(&server, &who).await?.is_none() {
             self.use_up(vec![gone]).await?;
-            return Err(denied(pending, redirect_uri));
+            return Err(self.denied(pending, &judged.redirect_uri));
         }
-        self.record(head, act(Outcome::Ok, Some(&server))).await.map_err(unavailable)?;
-        let (code, record) = self.new_code(&client, pending, server, &redirect_uri, who.clone());
+        self.give(head, &held, judged, server, who, "oauth.consent").await
+    }
+
+    /// Whether this person has agreed to the very same before, and need not be asked again.
+    async fn agreed_before(
+        &self,
+        pending: &PendingRequest,
+        judged: &Judged,
+        server: &str,
+        who: &LoggedIn,
+    ) -> Result<bool, Problem> {
+        let Judged { client, redirect_uri, kind, .. } = judged;
+        if pending.ask_anew || !consent::may_be_remembered(&pending.client_id, client, kind) {
+            return Ok(false);
+        }
+        let id = consent::id(&who.subject, &pending.client_id, server, &pending.scope);
+        let epoch = self.standing.person(&who.subject).map(|person| person.epoch);
+        let kept = self.state.consents.get(&id).await.map_err(unavailable)?.map(|kept| kept.value);
+        Ok(kept.is_some_and(|kept| {
+            kept.shown == consent::digest(client, redirect_uri) && epoch == Some(kept.person_epoch)
+        }))
+    }
+
+    /// The code, and the way back to the client.
+    async fn give(
+        &self,
+        head: &Parts,
+        held: &Stored<PendingRequest>,
+        judged: Judged,
+        server: String,
+        who: LoggedIn,
+        act: &'static str,
+    ) -> Result<Response<Body>, End> {
+        let pending = &held.value;
+        let Judged { client, kept, redirect_uri, kind } = judged;
+        self.record(head, consented(act, held, &who, Some(&server), Outcome::Ok)).await.map_err(unavailable)?;
+        let name = self.visible(&server, &who).await?.map_or_else(|| server.clone(), |route| route.name.to_string());
+        let gone = Write::Delete { key: self.state.requests.key(&held.id), when: When::At(held.revision) };
+        let (code, record) = self.new_code(&client, pending, server, &redirect_uri, who);
         let put = self.state.codes.put(&hex_hash(&code), &record, Some(ServerLimits::CODE), When::Absent);
         let mut writes = vec![gone, put.map_err(unavailable)?];
+        let remembered = consent::may_be_remembered(&pending.client_id, &client, &kind);
+        if remembered {
+            let Grant { subject, server, person_epoch, created_at, .. } = &record.grant;
+            let id = consent::id(subject, &pending.client_id, server, &pending.scope);
+            let agreed = Consent {
+                subject: subject.clone(),
+                client_id: pending.client_id.clone(),
+                shown: consent::digest(&client, &redirect_uri),
+                person_epoch: *person_epoch,
+                agreed_at: *created_at,
+            };
+            let put = self.state.consents.put(&id, &agreed, Some(self.options.grant_life), When::Any);
+            writes.push(put.map_err(unavailable)?);
+        }
         writes.extend(self.touch(&pending.client_id, client, kept).map_err(unavailable)?);
         self.use_up(writes).await?;
-        let parameters =
-            [("code", Some(&*code)), ("state", pending.state.as_deref()), ("iss", Some(self.tokens.issuer()))];
-        Ok(redirect(&append(&redirect_uri, &parameters)))
+        let issuer = Issuer::remembered(&self.mount, pending.issuer.as_deref());
+        let parameters = [("code", Some(&*code)), ("state", pending.state.as_deref()), ("iss", Some(&*issuer.url))];
+        let to = append(&redirect_uri, &parameters);
+        // A redirect is what clients wait for. But one to a scheme leaves the browser where it is, and one that nobody
+        // was asked about may end a form of the login page, whose policy leads nowhere else.
+        if act == "oauth.consent" && !matches!(kind, RedirectKind::Scheme(_)) {
+            return Ok(redirect(&to));
+        }
+        Ok(for_browser(self.interaction.connected(head, &Connected { to, server: name }).await))
     }
 
     fn new_code(
@@ -260,6 +337,7 @@ impl Inner {
             subject: who.subject,
             client_id: pending.client_id.clone(),
             server,
+            issuer: pending.issuer.clone(),
             scope: pending.scope.clone(),
             person_epoch,
             session: who.session,
@@ -307,26 +385,24 @@ impl Inner {
     }
 
     /// The client as it is now, and where it may be sent back to.
-    async fn judge(&self, pending: &PendingRequest) -> Result<Judged, Problem> {
-        let (client, kept) = self.client(&pending.client_id).await?;
+    async fn judge(&self, pending: &PendingRequest, who: &LoggedIn) -> Result<Judged, Problem> {
+        let issuer = Issuer::remembered(&self.mount, pending.issuer.as_deref());
+        let (client, kept) = known(self.fetch_client(&pending.client_id, &issuer, who).await?)?;
         let (redirect_uri, kind) = checked_redirect(&client, pending.redirect_uri.as_deref())?;
         if self.approves(&client, &kind) {
-            Ok(Judged { client, kept, redirect_uri, kind })
-        } else {
-            Err(Problem::ClientNotApproved)
+            return Ok(Judged { client, kept, redirect_uri, kind });
         }
+        if kept.is_none() {
+            // So that an administrator sees it, and can approve it.
+            let key = client_key(&pending.client_id);
+            let put = self.state.clients.put(&key, &client, client.life(), When::Absent).map_err(unavailable)?;
+            won(self.state.commit(vec![put]).await).map_err(unavailable)?;
+        }
+        Err(Problem::ClientNotApproved)
     }
 
-    fn approves(&self, client: &OAuthClient, kind: &RedirectKind) -> bool {
-        client.known_by == KnownBy::Operator || self.policy.allows(kind)
-    }
-
-    async fn client(&self, id: &str) -> Result<(OAuthClient, Option<Revision>), Problem> {
-        match self.find_client(id, true).await.map_err(unavailable)? {
-            ClientLookup::Found(client, kept) if client.may(GrantType::AuthorizationCode) => Ok((*client, kept)),
-            ClientLookup::Found(..) | ClientLookup::Unknown => Err(Problem::UnknownClient),
-            ClientLookup::Blocked => Err(Problem::ClientNotApproved),
-        }
+    pub(crate) fn approves(&self, client: &OAuthClient, kind: &RedirectKind) -> bool {
+        client.known_by == KnownBy::Operator || client.approved || self.policy.allows(kind)
     }
 
     async fn visible(&self, id: &str, who: &LoggedIn) -> Result<Option<std::sync::Arc<Route>>, Problem> {
@@ -340,29 +416,51 @@ impl Inner {
 
     async fn end(&self, head: &Parts, end: End) -> Response<Body> {
         match end {
-            End::Page(problem) => {
-                let mut page = self.interaction.problem(head, &problem).await;
-                *page.status_mut() = problem.status();
-                for_browser(page)
-            }
-            End::Client { redirect_uri, state, error, why } => redirect(&append(
+            End::Page(problem) => self.page(head, problem, None).await,
+            End::Client { issuer, redirect_uri, state, error, why } => redirect(&append(
                 &redirect_uri,
                 &[
                     ("error", Some(error)),
                     ("error_description", Some(why)),
                     ("state", state.as_deref()),
-                    ("iss", Some(self.tokens.issuer())),
+                    ("iss", Some(&issuer.url)),
                 ],
             )),
         }
     }
 
-    /// Whether a form was sent by a page of ours.
+    /// A page that says what went wrong.
+    pub(crate) async fn page(&self, head: &Parts, problem: Problem, limited: Option<Limited>) -> Response<Body> {
+        let mut page = self.interaction.problem(head, &problem).await;
+        *page.status_mut() = problem.status();
+        if let Some(limited) = limited {
+            page.headers_mut().insert(RETRY_AFTER, seconds(&limited).into());
+        }
+        for_browser(page)
+    }
+
+    fn refuse(&self, pending: &PendingRequest, redirect_uri: &str, error: &'static str, why: &'static str) -> End {
+        End::Client {
+            issuer: Issuer::remembered(&self.mount, pending.issuer.as_deref()),
+            redirect_uri: redirect_uri.to_owned(),
+            state: pending.state.clone(),
+            error,
+            why,
+        }
+    }
+
+    /// No access, no such server, or the person said no: the client cannot tell which.
+    fn denied(&self, pending: &PendingRequest, redirect_uri: &str) -> End {
+        self.refuse(pending, redirect_uri, "access_denied", "Access was not given.")
+    }
+
+    /// Whether a form was sent by a page of ours. The browser knows; only older ones say no more than the origin, which
+    /// is `null` for a page without referrers.
     fn is_ours(&self, head: &Parts) -> bool {
-        let site = head.headers.get(SEC_FETCH_SITE).is_none_or(|site| site == "same-origin");
-        // A page without referrers has the origin `null`.
-        let origin = head.headers.get(ORIGIN).is_none_or(|origin| origin == "null" || origin == self.mount.origin());
-        site && origin
+        match head.headers.get(SEC_FETCH_SITE) {
+            Some(site) => site == "same-origin",
+            None => head.headers.get(ORIGIN).is_none_or(|origin| origin == "null" || origin == self.mount.origin()),
+        }
     }
 
     fn nonce(&self, head: &Parts) -> Option<String> {
@@ -401,10 +499,24 @@ fn checked_redirect(client: &OAuthClient, given: Option<&str>) -> Result<(String
     Ok((uri.to_owned(), RedirectKind::of(uri).map_err(|_| Problem::Redirect)?))
 }
 
-/// No access, no such server, or the person said no: the client cannot tell which.
-fn denied(pending: &PendingRequest, redirect_uri: String) -> End {
-    let (error, why) = ("access_denied", "Access was not given.");
-    End::Client { redirect_uri, state: pending.state.clone(), error, why }
+/// A client that may ask for codes.
+fn known(found: ClientLookup) -> Result<(OAuthClient, Option<Revision>), Problem> {
+    match found {
+        ClientLookup::Found(client, kept) if client.may(GrantType::AuthorizationCode) => Ok((*client, kept)),
+        ClientLookup::Found(..) | ClientLookup::Unknown => Err(Problem::UnknownClient),
+        ClientLookup::Blocked => Err(Problem::ClientNotApproved),
+    }
+}
+
+fn consented<'a>(
+    name: &'static str,
+    held: &'a Stored<PendingRequest>,
+    who: &'a LoggedIn,
+    server: Option<&'a str>,
+    outcome: Outcome,
+) -> Act<'a> {
+    let (subject, client, target) = (Some(&who.subject), &*held.value.client_id, &*held.id);
+    Act { name, subject, client, server, target, outcome }
 }
 
 /// The form of an S256 challenge (RFC 7636 §4.2): a SHA-256, base64url.

@@ -19,6 +19,9 @@ pub struct Grant {
     pub client_id: String,
     /// At which server.
     pub server: String,
+    /// The server whose own issuer gave it; absent for the shared one. No other issuer renews it.
+    #[serde(default)]
+    pub issuer: Option<String>,
     /// For what; scopes with blanks between.
     pub scope: String,
     /// The epoch of the person that it was given under.
@@ -54,6 +57,11 @@ impl Resource for Grant {
 }
 
 impl Grant {
+    /// The term under which a person's grants are listed.
+    pub(crate) fn of(subject: &Subject) -> IndexTerm {
+        Self::term("subject", &of_subject(subject))
+    }
+
     fn term(name: &'static str, value: &str) -> IndexTerm {
         IndexTerm { name, value: super::client_key(value).into() }
     }
@@ -76,7 +84,7 @@ impl Grant {
     }
 }
 
-fn of_subject(subject: &Subject) -> String {
+pub(crate) fn of_subject(subject: &Subject) -> String {
     format!("{} {}", subject.issuer, subject.id)
 }
 
@@ -170,8 +178,17 @@ pub struct PendingRequest {
     pub challenge: String,
     /// The server's id, if the client named one.
     pub server: Option<String>,
+    /// The server whose own issuer was asked; absent for the shared one.
+    #[serde(default)]
+    pub issuer: Option<String>,
     /// The scopes that are known.
     pub scope: String,
+    /// Whether the client wants the person to be asked in any case (`prompt=consent`).
+    #[serde(default)]
+    pub ask_anew: bool,
+    /// What of the client was shown: with anything else of it, the answer counts for nothing.
+    #[serde(default)]
+    pub shown: Option<String>,
     /// Who was shown the consent page; nobody else may answer it.
     pub shown_to: Option<Subject>,
     /// SHA-256 of the token that the page sends back.

@@ -10,15 +10,20 @@ use super::answer::{OAuthError, empty, json as answer};
 use super::audit::Act;
 use super::form::Form;
 use super::grant::RefreshToken;
-use super::{Inner, OAuthClient};
+use super::{Inner, Issuer, OAuthClient};
 use crate::token::jws::Jws;
 use crate::token::{ACCESS_TOKEN, AccessClaims};
 
 impl Inner {
     /// Ends a refresh token with everything that came of its grant, or an access token alone. The answer is the same
     /// for tokens that nobody knows (RFC 7009 §2.2).
-    pub(crate) async fn revoke(&self, head: &Parts, form: &Form) -> Result<Response<Body>, OAuthError> {
-        let (client_id, _) = self.authenticated(head, form).await?;
+    pub(crate) async fn revoke(
+        &self,
+        head: &Parts,
+        issuer: &Issuer,
+        form: &Form,
+    ) -> Result<Response<Body>, OAuthError> {
+        let (client_id, _) = self.authenticated(head, issuer, form).await?;
         let token = form.find("token").ok_or_else(|| OAuthError::bad("invalid_request", "token is missing."))?;
         if let Some(refresh) = RefreshToken::parse(token) {
             let stored = self.state.grants.get(refresh.grant).await.map_err(OAuthError::unavailable)?;
@@ -27,7 +32,7 @@ impl Inner {
                 ended.map_err(OAuthError::unavailable)?;
                 self.revoked(head, &client_id, refresh.grant).await;
             }
-        } else if let Some(claims) = self.own_token(token).await?
+        } else if let Some(claims) = self.own_token(issuer, token).await?
             && claims.client_id == client_id
         {
             let write = self.state.revoke(Revoked::Token(&claims.jti), "revoked by its client", &*self.clock);
@@ -46,8 +51,13 @@ impl Inner {
     }
 
     /// Says what an access token is, to the server it is for and to nobody else.
-    pub(crate) async fn introspect(&self, head: &Parts, form: &Form) -> Result<Response<Body>, OAuthError> {
-        let (_, client) = self.authenticated(head, form).await?;
+    pub(crate) async fn introspect(
+        &self,
+        head: &Parts,
+        issuer: &Issuer,
+        form: &Form,
+    ) -> Result<Response<Body>, OAuthError> {
+        let (_, client) = self.authenticated(head, issuer, form).await?;
         let OAuthClient { resource_server: Some(server), .. } = &client else {
             return Err(OAuthError::bad("unauthorized_client", "The client is not a server of this gateway."));
         };
@@ -56,7 +66,7 @@ impl Inner {
         }
         let token = form.find("token").ok_or_else(|| OAuthError::bad("invalid_request", "token is missing."))?;
         let inactive = json!({ "active": false });
-        let body = match self.own_token(token).await? {
+        let body = match self.own_token(issuer, token).await? {
             Some(claims) if claims.srv.as_deref() == Some(server) => self.active(claims).unwrap_or(inactive),
             _ => inactive,
         };
@@ -76,11 +86,11 @@ impl Inner {
     }
 
     /// The claims of an access token that we signed and that has not ended; `None` for anything else.
-    async fn own_token(&self, token: &str) -> Result<Option<AccessClaims>, OAuthError> {
+    async fn own_token(&self, issuer: &Issuer, token: &str) -> Result<Option<AccessClaims>, OAuthError> {
         let Ok(jws) = Jws::parse(token.as_bytes()) else { return Ok(None) };
         let Ok(claims) = serde_json::from_slice::<AccessClaims>(&jws.claims) else { return Ok(None) };
         let Some(server) = &claims.srv else { return Ok(None) };
-        let cheap = claims.check(self.tokens.issuer(), &self.mount.resource(server), self.clock.now());
+        let cheap = claims.check(&issuer.url, &self.mount.resource(server), self.clock.now());
         let (Ok(()), true, Some(kid)) = (cheap, jws.header.is(ACCESS_TOKEN), &jws.header.kid) else { return Ok(None) };
         let key = self.keys.key(kid).await.map_err(OAuthError::unavailable)?;
         Ok(key.filter(|key| jws.verify(&**key).is_ok()).map(|_| claims))

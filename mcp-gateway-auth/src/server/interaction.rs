@@ -24,6 +24,13 @@ pub trait Interaction: Send + Sync + 'static {
     /// or `deny`) to [`ConsentPage::action`], and `server` where [`ConsentPage::server`] is absent.
     async fn consent(&self, head: &Parts, page: &ConsentPage) -> Response<Body>;
 
+    /// Says that the client may go on, and takes the browser to it ([`Connected::to`]): where a redirect would leave
+    /// the person before the page that they have answered, or lead a form where its page's policy does not let it.
+    /// Without one of its own, the browser is redirected.
+    async fn connected(&self, _: &Parts, connected: &Connected) -> Response<Body> {
+        super::answer::redirect(&connected.to)
+    }
+
     /// Says what went wrong where nobody can be sent back to.
     async fn problem(&self, head: &Parts, problem: &Problem) -> Response<Body>;
 }
@@ -35,6 +42,16 @@ pub struct LoggedIn {
     pub subject: Subject,
     /// The login's id, if it has one: ending it ends what was agreed to in it.
     pub session: Option<String>,
+}
+
+/// A client got what it asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Connected {
+    /// Where the browser goes: the redirect URI with the code. A secret for a minute.
+    pub to: String,
+    /// The name of the server.
+    pub server: String,
 }
 
 /// What a person is asked.
@@ -57,6 +74,8 @@ pub struct ConsentPage {
     pub known_by: KnownBy,
     /// Where the browser will be sent, which is to stand first on the page.
     pub redirect: RedirectKind,
+    /// The same, whole.
+    pub redirect_uri: String,
     /// The server it asks for, as id and name; `None`: the person chooses one, or none.
     pub server: Option<(String, String)>,
     /// What it asks for.
@@ -77,6 +96,8 @@ pub enum Problem {
     RequestGone,
     /// The request is not well formed.
     Malformed,
+    /// Too much came from this address or person.
+    TooMany,
     /// Something of ours does not answer.
     Unavailable,
 }
@@ -88,6 +109,7 @@ impl Problem {
         match self {
             Self::Unavailable => http::StatusCode::SERVICE_UNAVAILABLE,
             Self::ClientNotApproved => http::StatusCode::FORBIDDEN,
+            Self::TooMany => http::StatusCode::TOO_MANY_REQUESTS,
             _ => http::StatusCode::BAD_REQUEST,
         }
     }
@@ -105,6 +127,7 @@ impl Problem {
             Self::Redirect => "The program that sent you here wants you to go on to a place that it did not register.",
             Self::RequestGone => "This request has ended. Go back to the program and connect again.",
             Self::Malformed => "The program that sent you here made a mistake. Its makers should look at it.",
+            Self::TooMany => "That was too often. Wait a minute, then connect again.",
             Self::Unavailable => "Something does not answer. Try again in a minute.",
         }
     }

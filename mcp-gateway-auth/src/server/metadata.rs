@@ -3,7 +3,7 @@
 use mcp_gateway_core::record::{Mount, Scope};
 use serde_json::{Value, json};
 
-use super::{RegistrationMode, paths};
+use super::{Issuer, RegistrationMode, paths};
 
 /// Says that company identity providers decide too (ID-JAG).
 pub(crate) fn add_identity_grant(metadata: &mut Value) {
@@ -15,15 +15,15 @@ pub(crate) fn add_identity_grant(metadata: &mut Value) {
 
 /// Authorization server metadata (RFC 8414 §2); the same document serves those who ask for OpenID Connect's, which
 /// demands three members more (OpenID Connect Discovery 1.0 §3).
-pub(crate) fn server(mount: &Mount, issuer: &str, mode: RegistrationMode, documents: bool) -> Value {
-    let at = |path: &str| format!("{}{path}", mount.origin());
+pub(crate) fn server(mount: &Mount, issuer: &Issuer, mode: RegistrationMode, documents: bool) -> Value {
+    let at = |path: &str| format!("{}{path}", issuer.base);
     let mut metadata = json!({
-        "issuer": issuer,
+        "issuer": issuer.url,
         "authorization_endpoint": at(paths::AUTHORIZE),
         "token_endpoint": at(paths::TOKEN),
         "revocation_endpoint": at(paths::REVOKE),
         "introspection_endpoint": at(paths::INTROSPECT),
-        "jwks_uri": at(paths::KEYS),
+        "jwks_uri": format!("{}{}", mount.origin(), paths::KEYS),
         "scopes_supported": [Scope::Mcp.as_str(), "offline_access"],
         "response_types_supported": ["code"],
         "response_modes_supported": ["query"],

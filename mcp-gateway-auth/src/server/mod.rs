@@ -75,13 +75,16 @@ mod answer;
 mod assertion;
 mod audit;
 mod authorize;
+mod budget;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod check;
 mod client;
+mod consent;
 mod form;
 mod grant;
 mod inspect;
 mod interaction;
+mod issuer;
 mod limits;
 mod metadata;
 mod register;
@@ -102,14 +105,14 @@ use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
-use mcp_gateway_core::context::McpContext;
 use mcp_gateway_core::contract::{
-    AuditSink, Budget, Clock, KeyRing, LimitKey, RateLimiter, Resolve, ResourceStore, Revision, Signer, StoreError,
+    AuditSink, Clock, KeyRing, RateLimiter, Resolve, ResourceStore, Revision, Signer, StoreError,
 };
 use mcp_gateway_core::record::{FieldSealer, Mount, TenantId};
 use mcp_gateway_core::{Body, BoxError, BoxFuture};
 use tower_service::Service;
 
+pub use self::admin::{AdminError, CreatedClient, NewClient};
 use self::answer::{OAuthError, document, empty, for_any_origin, method_not_allowed, preflight};
 pub use self::assertion::IdentityProvider;
 pub use self::client::{
@@ -117,11 +120,15 @@ pub use self::client::{
     RegistrationMode, RegistrationPolicy,
 };
 use self::client::{ClientProof, hex_hash};
+pub use self::consent::Consent;
 use self::form::Form;
 pub use self::grant::{AuthorizationCode, Grant, PendingRequest};
-pub use self::interaction::{ConsentPage, Interaction, LoggedIn, Problem};
+pub use self::interaction::{Connected, ConsentPage, Interaction, LoggedIn, Problem};
+use self::issuer::Issuer;
+pub use self::issuer::Issuers;
 pub use self::limits::ServerLimits;
 use self::state::State;
+pub(crate) use self::state::revocation;
 pub use self::token::CLIENT_SUBJECT;
 use crate::token::{Standing, TokenIssuer};
 
@@ -137,6 +144,8 @@ mod paths {
     pub(super) const REVOKE: &str = "/revoke";
     pub(super) const INTROSPECT: &str = "/introspect";
     pub(super) const REGISTER: &str = "/register";
+    /// Below it the endpoints of servers that have an issuer of their own.
+    pub(super) const ISSUERS: &str = "/issuers";
 }
 
 /// The authorization server: a tower service for the root of the gateway's origin.
@@ -173,31 +182,37 @@ pub struct ServerParts {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ServerOptions {
-    /// `oauth.access_token_lifetime`: 1 hour; at most 24 hours.
+    /// `oauth.issuer`: shared.
+    pub issuers: Issuers,
+    /// `oauth.access_token_seconds`: 1 hour; at most 24 hours.
     pub access_token: Duration,
-    /// `oauth.refresh_grace`: how long the refresh token before is answered with the same successor; 60 s.
+    /// `oauth.refresh_grace_seconds`: how long the refresh token before is answered with the same successor; 60 s.
     pub refresh_grace: Duration,
-    /// `oauth.refresh_idle`: after how long without use a grant ends; 30 days.
+    /// `oauth.grant_idle_seconds`: after how long without use a grant ends; 30 days.
     pub refresh_idle: Duration,
-    /// `oauth.grant_lifetime`: after how long it ends, used or not; 180 days.
+    /// `oauth.grant_seconds`: after how long it ends, used or not; 180 days.
     pub grant_life: Duration,
-    /// `oauth.limits.requests_per_minute`: requests of one address to the token, revocation, introspection and
-    /// authorization endpoints together; 300.
+    /// `oauth.requests_per_minute`: requests of one address to the token, revocation, introspection and authorization
+    /// endpoints together, and tokens and consents of one account; 300.
     pub requests_per_minute: u32,
-    /// `oauth.limits.registrations_per_minute`: registrations from one address; 10.
+    /// `oauth.registrations_per_minute`: registrations from one address; 10.
     pub registrations_per_minute: u32,
+    /// `oauth.documents_per_minute`: clients' documents that are fetched for one person, and from one host; 20.
+    pub documents_per_minute: u32,
 }
 
 impl Default for ServerOptions {
     fn default() -> Self {
         let days = |days: u64| Duration::from_secs(days * 24 * 3_600);
         Self {
+            issuers: Issuers::Shared,
             access_token: TokenIssuer::LIFETIME,
             refresh_grace: Duration::from_secs(60),
             refresh_idle: days(30),
             grant_life: days(180),
             requests_per_minute: 300,
             registrations_per_minute: 10,
+            documents_per_minute: 20,
         }
     }
 }
@@ -219,7 +234,6 @@ pub(crate) struct Inner {
     audit: Option<Arc<dyn AuditSink>>,
     identity_providers: Vec<IdentityProvider>,
     clock: Arc<dyn Clock>,
-    metadata: Arc<str>,
 }
 
 impl AuthorizationServer {
@@ -247,9 +261,8 @@ impl AuthorizationServer {
             audit: None,
             identity_providers: Vec::new(),
             clock,
-            metadata: "".into(),
         };
-        Self(Arc::new(inner)).edit(|_| {})
+        Self(Arc::new(inner))
     }
 
     /// The same with these times and limits.
@@ -297,12 +310,6 @@ impl AuthorizationServer {
         // Only called while building, before the service is cloned.
         if let Some(inner) = Arc::get_mut(&mut self.0) {
             edit(inner);
-            let documents = inner.documents.is_some();
-            let mut metadata = metadata::server(&inner.mount, inner.tokens.issuer(), inner.policy.mode, documents);
-            if !inner.identity_providers.is_empty() {
-                metadata::add_identity_grant(&mut metadata);
-            }
-            inner.metadata = metadata.to_string().into();
         }
         self
     }
@@ -344,32 +351,49 @@ where
 
 impl Inner {
     async fn serve(&self, head: &Parts, body: Body) -> Response<Body> {
-        let path = head.uri.path();
+        let Some((issuer, path)) = Issuer::of_path(&self.mount, self.options.issuers, head.uri.path()) else {
+            return empty(StatusCode::NOT_FOUND);
+        };
         let (get, post) = (head.method == Method::GET, head.method == Method::POST);
         match path {
             paths::METADATA | paths::OPENID | paths::KEYS => for_any_origin(match (get, path) {
                 (true, paths::KEYS) => document(&self.keys.document(), "public, max-age=300"),
-                (true, _) => document(&self.metadata, "public, max-age=300"),
+                (true, _) => document(&self.describe(&issuer).to_string(), "public, max-age=300"),
                 _ if head.method == Method::OPTIONS => preflight(),
                 _ => method_not_allowed("GET"),
             }),
-            paths::AUTHORIZE | paths::CONTINUE if get => match self.limited(head, false) {
-                Err(error) => error.into_response(),
-                Ok(()) if path == paths::AUTHORIZE => self.authorize(head).await,
+            paths::AUTHORIZE | paths::CONTINUE if get => match self.limit_address(head, false).await {
+                Err(limited) => self.page(head, Problem::TooMany, Some(limited)).await,
+                Ok(()) if path == paths::AUTHORIZE => self.authorize(head, &issuer).await,
                 Ok(()) => self.proceed(head).await,
             },
-            paths::DECIDE if post => match self.form(head, body).await {
-                Err(error) => error.into_response(),
+            paths::DECIDE if post => match self.decision(head, body).await {
+                Err(problem) => self.page(head, problem, None).await,
                 Ok(form) => self.decide(head, &form).await,
             },
             paths::AUTHORIZE | paths::CONTINUE => method_not_allowed("GET"),
             paths::DECIDE => method_not_allowed("POST"),
-            _ => self.for_programs(head, path, body).await,
+            _ => self.for_programs(head, &issuer, path, body).await,
         }
     }
 
+    /// What clients read about an issuer.
+    fn describe(&self, issuer: &Issuer) -> serde_json::Value {
+        let mut metadata = metadata::server(&self.mount, issuer, self.policy.mode, self.documents.is_some());
+        if !self.identity_providers.is_empty() {
+            metadata::add_identity_grant(&mut metadata);
+        }
+        metadata
+    }
+
+    /// The form of the consent page.
+    async fn decision(&self, head: &Parts, body: Body) -> Result<Form, Problem> {
+        self.limit_address(head, false).await.map_err(|_| Problem::TooMany)?;
+        self.form(head, body).await.map_err(|_| Problem::RequestGone)
+    }
+
     /// The endpoints that programs call, from pages of any origin too.
-    async fn for_programs(&self, head: &Parts, path: &str, body: Body) -> Response<Body> {
+    async fn for_programs(&self, head: &Parts, issuer: &Issuer, path: &str, body: Body) -> Response<Body> {
         let managed = path.strip_prefix(paths::REGISTER).and_then(|rest| rest.strip_prefix('/'));
         let known =
             managed.is_some() || matches!(path, paths::TOKEN | paths::REVOKE | paths::INTROSPECT | paths::REGISTER);
@@ -380,15 +404,19 @@ impl Inner {
             return preflight();
         }
         let answer = async {
-            self.limited(head, path == paths::REGISTER)?;
+            let registration = path == paths::REGISTER;
+            self.limit_address(head, registration).await.map_err(OAuthError::too_many)?;
             match (&head.method, path, managed) {
-                (&Method::POST, paths::TOKEN, _) => self.token(head, &self.form(head, body).await?).await,
-                (&Method::POST, paths::REVOKE, _) => self.revoke(head, &self.form(head, body).await?).await,
-                (&Method::POST, paths::INTROSPECT, _) => self.introspect(head, &self.form(head, body).await?).await,
-                (&Method::POST, paths::REGISTER, _) => self.register(head, &read(body).await?).await,
-                (&Method::GET, _, Some(id)) => self.registration(head, id).await,
-                (&Method::DELETE, _, Some(id)) => self.deregister(head, id).await,
-                (_, _, Some(_)) => Ok(method_not_allowed("GET, DELETE")),
+                (&Method::POST, paths::TOKEN, _) => self.token(head, issuer, &self.form(head, body).await?).await,
+                (&Method::POST, paths::REVOKE, _) => self.revoke(head, issuer, &self.form(head, body).await?).await,
+                (&Method::POST, paths::INTROSPECT, _) => {
+                    self.introspect(head, issuer, &self.form(head, body).await?).await
+                }
+                (&Method::POST, paths::REGISTER, _) => self.register(head, issuer, &read(body).await?).await,
+                (&Method::GET, _, Some(id)) => self.registration(head, issuer, id).await,
+                (&Method::PUT, _, Some(id)) => self.reregister(head, issuer, id, &read(body).await?).await,
+                (&Method::DELETE, _, Some(id)) => self.deregister(head, issuer, id).await,
+                (_, _, Some(_)) => Ok(method_not_allowed("GET, PUT, DELETE")),
                 _ => Ok(method_not_allowed("POST")),
             }
         };
@@ -405,41 +433,24 @@ impl Inner {
         Form::parse(&body).map_err(|why| OAuthError::bad("invalid_request", why))
     }
 
-    /// Takes from the budget of the address, where one is known.
-    fn limited(&self, head: &Parts, registration: bool) -> Result<(), OAuthError> {
-        let address = McpContext::of(&head.extensions).and_then(McpContext::address);
-        let (Some(limiter), Some(address)) = (&self.limiter, address) else { return Ok(()) };
-        let (scope, limit) = if registration {
-            ("oauth-register", self.options.registrations_per_minute)
-        } else {
-            ("oauth", self.options.requests_per_minute)
-        };
-        let key = LimitKey { scope, id: address.to_string().into() };
-        let budget = Budget { key, cost: 1, limit, period: Duration::from_secs(60) };
-        match limiter.check(&[budget]) {
-            mcp_gateway_core::MaybeReady::Ready(Err(_)) => Err(OAuthError {
-                status: StatusCode::TOO_MANY_REQUESTS,
-                code: "temporarily_unavailable",
-                why: "Too many requests from this address; try again in a minute.".to_owned(),
-            }),
-            // A limiter that has to ask somebody is not waited for.
-            _ => Ok(()),
-        }
-    }
-
     /// The client that sends a request, proven.
-    async fn authenticated(&self, head: &Parts, form: &Form) -> Result<(String, OAuthClient), OAuthError> {
+    async fn authenticated(
+        &self,
+        head: &Parts,
+        issuer: &Issuer,
+        form: &Form,
+    ) -> Result<(String, OAuthClient), OAuthError> {
         let proof = ClientProof::read(&head.headers, form).map_err(|why| OAuthError::bad("invalid_request", why))?;
         let id = proof.client_id().to_owned();
         // One answer for an unknown, a blocked and an unproven client: ids are not told apart.
         let wrong = || OAuthError::client("The client is not known, or did not prove who it is; register again.");
-        let client = match self.find_client(&id, false).await.map_err(OAuthError::unavailable)? {
+        let client = match self.find_client(&id, issuer).await.map_err(OAuthError::unavailable)? {
             ClientLookup::Found(client, _) => *client,
             ClientLookup::Blocked | ClientLookup::Unknown => return Err(wrong()),
         };
-        let endpoint = format!("{}{}", self.mount.origin(), paths::TOKEN);
+        let endpoint = format!("{}{}", issuer.base, paths::TOKEN);
         let now = self.clock.now();
-        let used = proof.check(&client, &[self.tokens.issuer(), &endpoint], now).map_err(|why| {
+        let used = proof.check(&client, &[&issuer.url, &endpoint], now).map_err(|why| {
             tracing::debug!(client = id, why, "a client did not prove who it is");
             wrong()
         })?;
@@ -454,33 +465,47 @@ impl Inner {
         Ok((id, client))
     }
 
-    /// The client of this id, wherever it is known from. `fetch`: whether a document may be fetched; without it the client
-    /// is what it was when somebody last agreed to it.
-    async fn find_client(&self, id: &str, fetch: bool) -> Result<ClientLookup, StoreError> {
+    /// The client of this id as it is kept: one that has a document is what it was when somebody last agreed to it.
+    async fn find_client(&self, id: &str, issuer: &Issuer) -> Result<ClientLookup, StoreError> {
         if id.is_empty() || id.len() > ServerLimits::CLIENT_ID {
             return Ok(ClientLookup::Unknown);
         }
-        let kept = self.state.clients.get(&client_key(id)).await?;
-        let revision = kept.as_ref().map(|kept| kept.revision);
-        let kept = kept.map(|kept| kept.value);
-        if kept.as_ref().is_some_and(|client| client.blocked) {
-            return Ok(ClientLookup::Blocked);
-        }
+        Ok(match self.state.clients.get(&client_key(id)).await? {
+            Some(kept) if kept.value.blocked => ClientLookup::Blocked,
+            Some(kept) if kept.value.is_of(issuer) => ClientLookup::Found(Box::new(kept.value), Some(kept.revision)),
+            _ => ClientLookup::Unknown,
+        })
+    }
+
+    /// The same, from the document where it has one. Only for somebody who has logged in: strangers make us fetch
+    /// nothing.
+    async fn fetch_client(&self, id: &str, issuer: &Issuer, who: &LoggedIn) -> Result<ClientLookup, Problem> {
+        let kept = self.find_client(id, issuer).await.map_err(authorize::unavailable)?;
+        let (kept, revision) = match kept {
+            ClientLookup::Blocked => return Ok(ClientLookup::Blocked),
+            ClientLookup::Found(client, revision) => (Some(client), revision),
+            ClientLookup::Unknown => (None, None),
+        };
         let by_document = kept.as_ref().is_none_or(|client| client.known_by == KnownBy::Document);
-        if let Some(documents) = self.documents.as_ref().filter(|_| fetch && by_document && DocumentClients::is_url(id))
-        {
-            return Ok(match documents.load(id, &self.policy).await {
-                Ok(client) => {
-                    let used_at = kept.and_then(|kept| kept.used_at);
-                    ClientLookup::Found(Box::new(OAuthClient { used_at, ..client }), revision)
+        let documents = self.documents.as_ref().filter(|_| by_document && DocumentClients::is_url(id));
+        let Some(documents) = documents else {
+            return Ok(kept.map_or(ClientLookup::Unknown, |client| ClientLookup::Found(client, revision)));
+        };
+        let client = match documents.remembered(id) {
+            Some(client) => client,
+            None => {
+                self.limit_document(id, who).await.map_err(|_| Problem::TooMany)?;
+                match documents.load(id, &self.policy).await {
+                    Ok(client) => client,
+                    Err(error) => {
+                        tracing::info!(client = id, %error, "a client's document cannot be used");
+                        return Ok(ClientLookup::Unknown);
+                    }
                 }
-                Err(error) => {
-                    tracing::info!(client = id, %error, "a client's document cannot be used");
-                    ClientLookup::Unknown
-                }
-            });
-        }
-        Ok(kept.map_or(ClientLookup::Unknown, |client| ClientLookup::Found(Box::new(client), revision)))
+            }
+        };
+        let (used_at, approved) = kept.map_or((None, false), |kept| (kept.used_at, kept.approved));
+        Ok(ClientLookup::Found(Box::new(OAuthClient { used_at, approved, ..client }), revision))
     }
 }
 
@@ -507,6 +532,7 @@ async fn read(body: Body) -> Result<Bytes, OAuthError> {
         status: StatusCode::PAYLOAD_TOO_LARGE,
         code: "invalid_request",
         why: "The body could not be read, or is larger than 64 KiB.".to_owned(),
+        retry_after: None,
     };
     Ok(Limited::new(body, ServerLimits::BODY).collect().await.map_err(too_large)?.to_bytes())
 }

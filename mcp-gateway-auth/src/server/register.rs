@@ -6,17 +6,23 @@ use http::{Response, StatusCode};
 use mcp_gateway_core::Body;
 use mcp_gateway_core::contract::{When, Write};
 use mcp_gateway_core::record::{Outcome, Revoked, Stored};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::answer::{OAuthError, empty, json as answer};
 use super::audit::Act;
 use super::client::{ClientMetadata, hex_hash, same_hash};
-use super::{ClientAuthentication, Inner, KnownBy, OAuthClient, RegistrationMode, paths, random};
+use super::{ClientAuthentication, Inner, Issuer, KnownBy, OAuthClient, RegistrationMode, paths, random};
 use crate::bearer::bearer;
 use crate::token::jws::is_object;
 
 impl Inner {
-    pub(crate) async fn register(&self, head: &Parts, body: &[u8]) -> Result<Response<Body>, OAuthError> {
+    pub(crate) async fn register(
+        &self,
+        head: &Parts,
+        issuer: &Issuer,
+        body: &[u8],
+    ) -> Result<Response<Body>, OAuthError> {
         match self.policy.mode {
             RegistrationMode::Off => return Ok(empty(StatusCode::NOT_FOUND)),
             RegistrationMode::Token if !token_of(head).is_some_and(|token| self.policy.knows_token(&token)) => {
@@ -24,11 +30,9 @@ impl Inner {
             }
             _ => {}
         }
-        let malformed = || OAuthError::bad("invalid_client_metadata", "The body is not client metadata in JSON.");
-        let metadata = Some(body).filter(|body| is_object(body)).and_then(|body| serde_json::from_slice(body).ok());
-        let metadata: ClientMetadata = metadata.ok_or_else(malformed)?;
-        let accepted = metadata.accept(KnownBy::Registration, &self.policy, self.clock.now(), random);
+        let accepted = metadata(body)?.accept(KnownBy::Registration, &self.policy, self.clock.now(), random);
         let mut registered = accepted.map_err(|error| OAuthError::bad(error.code, error.why))?;
+        registered.client.issuer.clone_from(&issuer.server);
         let (id, management) = (random(), random());
         registered.client.management_sha256 = Some(hex_hash(&management));
         let client = &registered.client;
@@ -37,7 +41,7 @@ impl Inner {
         let put = self.state.clients.put(&id, client, client.life(), When::Absent).map_err(OAuthError::unavailable)?;
         self.state.commit(vec![put]).await.map_err(OAuthError::unavailable)?;
         tracing::info!(client = id, "a client has registered");
-        let mut body = self.describe(&id, client);
+        let mut body = self.describe_client(issuer, &id, client);
         body["registration_access_token"] = management.into();
         if let Some(secret) = registered.secret {
             body["client_secret"] = secret.into();
@@ -47,14 +51,72 @@ impl Inner {
     }
 
     /// `GET /register/{id}` (RFC 7592 §2.1).
-    pub(crate) async fn registration(&self, head: &Parts, id: &str) -> Result<Response<Body>, OAuthError> {
-        let stored = self.managed(head, id).await?;
-        Ok(answer(StatusCode::OK, &self.describe(id, &stored.value)))
+    pub(crate) async fn registration(
+        &self,
+        head: &Parts,
+        issuer: &Issuer,
+        id: &str,
+    ) -> Result<Response<Body>, OAuthError> {
+        let stored = self.managed(head, issuer, id).await?;
+        Ok(answer(StatusCode::OK, &self.describe_client(issuer, id, &stored.value)))
+    }
+
+    /// `PUT /register/{id}` (RFC 7592 §2.2): replaces what the client says of itself. Whoever agreed to it is asked again.
+    pub(crate) async fn reregister(
+        &self,
+        head: &Parts,
+        issuer: &Issuer,
+        id: &str,
+        body: &[u8],
+    ) -> Result<Response<Body>, OAuthError> {
+        #[derive(Deserialize)]
+        struct Named {
+            client_id: String,
+            #[serde(default)]
+            client_secret: Option<String>,
+        }
+        let stored = self.managed(head, issuer, id).await?;
+        let new = metadata(body)?;
+        let named = serde_json::from_slice::<Named>(body).ok().filter(|named| named.client_id == id);
+        let named = named.ok_or_else(|| OAuthError::bad("invalid_client_metadata", "client_id must be this one."))?;
+        let old = stored.value;
+        let accepted = new.accept(KnownBy::Registration, &self.policy, old.created_at, random);
+        let mut registered = accepted.map_err(|error| OAuthError::bad(error.code, error.why))?;
+        if let ClientAuthentication::Secret { sha256 } = &old.authentication {
+            if named.client_secret.is_some_and(|secret| !same_hash(&secret, sha256)) {
+                return Err(OAuthError::bad("invalid_client_metadata", "client_secret is not the one of this client."));
+            }
+            // A client that stays as it is keeps its secret.
+            if registered.secret.take().is_some() {
+                registered.client.authentication = old.authentication;
+            }
+        }
+        // An approval was for what it said then.
+        let client = OAuthClient {
+            management_sha256: old.management_sha256,
+            used_at: old.used_at,
+            issuer: old.issuer,
+            ..registered.client
+        };
+        self.record(head, registration("oauth.reregister", id)).await.map_err(OAuthError::unavailable)?;
+        let put = self.state.clients.put(&stored.id, &client, client.life(), When::At(stored.revision));
+        self.state.commit(vec![put.map_err(OAuthError::unavailable)?]).await.map_err(OAuthError::unavailable)?;
+        let mut body = self.describe_client(issuer, id, &client);
+        if let Some(secret) = registered.secret {
+            body["client_secret"] = secret.into();
+            body["client_secret_expires_at"] = 0.into();
+        }
+        Ok(answer(StatusCode::OK, &body))
     }
 
     /// `DELETE /register/{id}` (RFC 7592 §2.3): everything that the client has ends with it.
-    pub(crate) async fn deregister(&self, head: &Parts, id: &str) -> Result<Response<Body>, OAuthError> {
-        let stored = self.managed(head, id).await?;
+    pub(crate) async fn deregister(
+        &self,
+        head: &Parts,
+        issuer: &Issuer,
+        id: &str,
+    ) -> Result<Response<Body>, OAuthError> {
+        let stored = self.managed(head, issuer, id).await?;
         let delete = Write::Delete { key: self.state.clients.key(&stored.id), when: When::Any };
         let revoke = self.state.revoke(Revoked::Client(id), "the client has deregistered", &*self.clock);
         let writes = vec![delete, revoke.map_err(OAuthError::unavailable)?];
@@ -65,7 +127,7 @@ impl Inner {
     }
 
     /// The registration whose token the request brings. One answer for whatever is wrong: ids are not told apart.
-    async fn managed(&self, head: &Parts, id: &str) -> Result<Stored<OAuthClient>, OAuthError> {
+    async fn managed(&self, head: &Parts, issuer: &Issuer, id: &str) -> Result<Stored<OAuthClient>, OAuthError> {
         let wrong = || unauthorized("The registration access token is not good for this client.");
         let token = token_of(head).ok_or_else(wrong)?;
         if id.is_empty() || id.len() > 64 {
@@ -73,10 +135,10 @@ impl Inner {
         }
         let stored = self.state.clients.get(id).await.map_err(OAuthError::unavailable)?.ok_or_else(wrong)?;
         let good = stored.value.management_sha256.as_deref().is_some_and(|hash| same_hash(&token, hash));
-        if good && !stored.value.blocked { Ok(stored) } else { Err(wrong()) }
+        if good && !stored.value.blocked && stored.value.is_of(issuer) { Ok(stored) } else { Err(wrong()) }
     }
 
-    fn describe(&self, id: &str, client: &OAuthClient) -> Value {
+    fn describe_client(&self, issuer: &Issuer, id: &str, client: &OAuthClient) -> Value {
         let method = match &client.authentication {
             ClientAuthentication::None => "none",
             ClientAuthentication::Secret { .. } => "client_secret_basic",
@@ -89,7 +151,7 @@ impl Inner {
             "grant_types": client.grants,
             "response_types": ["code"],
             "token_endpoint_auth_method": method,
-            "registration_client_uri": format!("{}{}/{id}", self.mount.origin(), paths::REGISTER),
+            "registration_client_uri": format!("{}{}/{id}", issuer.base, paths::REGISTER),
         });
         if let Some(name) = &client.name {
             body["client_name"] = name.as_str().into();
@@ -98,12 +160,17 @@ impl Inner {
     }
 }
 
+fn metadata(body: &[u8]) -> Result<ClientMetadata, OAuthError> {
+    let metadata = Some(body).filter(|body| is_object(body)).and_then(|body| serde_json::from_slice(body).ok());
+    metadata.ok_or_else(|| OAuthError::bad("invalid_client_metadata", "The body is not client metadata in JSON."))
+}
+
 fn registration<'a>(name: &'static str, id: &'a str) -> Act<'a> {
     Act { name, subject: None, client: id, server: None, target: id, outcome: Outcome::Ok }
 }
 
 fn unauthorized(why: &str) -> OAuthError {
-    OAuthError { status: StatusCode::UNAUTHORIZED, code: "invalid_token", why: why.to_owned() }
+    OAuthError { status: StatusCode::UNAUTHORIZED, code: "invalid_token", why: why.to_owned(), retry_after: None }
 }
 
 fn token_of(head: &Parts) -> Option<String> {

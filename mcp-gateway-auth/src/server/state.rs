@@ -9,7 +9,7 @@ use mcp_gateway_core::record::{FieldSealer, Resources, Revocation, Revoked, Stor
 
 use super::client::hex_hash;
 use super::grant::UsedAssertionRecord;
-use super::{AuthorizationCode, Grant, OAuthClient, PendingRequest};
+use super::{AuthorizationCode, Consent, Grant, OAuthClient, PendingRequest};
 use crate::token::TokenLimits;
 
 /// How long the end of something is remembered: as long as a token that depends on it may live.
@@ -22,6 +22,7 @@ pub(crate) struct State {
     pub(crate) grants: Resources<Grant>,
     pub(crate) codes: Resources<AuthorizationCode>,
     pub(crate) requests: Resources<PendingRequest>,
+    pub(crate) consents: Resources<Consent>,
     revocations: Resources<Revocation>,
     assertions: Resources<UsedAssertionRecord>,
 }
@@ -39,6 +40,7 @@ impl State {
             grants: of(parts),
             codes: of(parts),
             requests: of(parts),
+            consents: of(parts),
             revocations: of(parts),
             assertions: of(parts),
         }
@@ -60,11 +62,7 @@ impl State {
 
     /// Ends whatever depends on this.
     pub(crate) fn revoke(&self, what: Revoked<'_>, reason: &str, clock: &dyn Clock) -> Result<Write, StoreError> {
-        let until = clock.now().saturating_add(ENDED).unwrap_or(Timestamp::MAX);
-        // A person comes back by a new login.
-        let before = matches!(what, Revoked::Subject(_)).then(|| clock.now());
-        let revocation = Revocation { reason: reason.to_owned(), before, until };
-        self.revocations.put(&what.id(), &revocation, Some(ENDED), When::Any)
+        revocation(&self.revocations, what, reason, clock)
     }
 
     /// Uses up the id of a client's assertion; `false` when it was used before.
@@ -77,6 +75,20 @@ impl State {
     pub(crate) async fn request(&self, id: &str) -> Result<Option<Stored<PendingRequest>>, StoreError> {
         if id.is_empty() || id.len() > 64 { Ok(None) } else { self.requests.get(id).await }
     }
+}
+
+/// The write that ends whatever depends on this, at every replica that has applied it.
+pub(crate) fn revocation(
+    kept: &Resources<Revocation>,
+    what: Revoked<'_>,
+    reason: &str,
+    clock: &dyn Clock,
+) -> Result<Write, StoreError> {
+    let until = clock.now().saturating_add(ENDED).unwrap_or(Timestamp::MAX);
+    // A person comes back by a new login.
+    let before = matches!(what, Revoked::Subject(_)).then(|| clock.now());
+    let revocation = Revocation { reason: reason.to_owned(), before, until };
+    kept.put(&what.id(), &revocation, Some(ENDED), When::Any)
 }
 
 /// Whether a commit with a precondition was the first; everything but a lost race is an error. A commit whose outcome

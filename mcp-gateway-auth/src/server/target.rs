@@ -32,11 +32,7 @@ fn one(mount: &Mount, resource: &str) -> Result<Option<String>, InvalidTarget> {
     }
     let url = Url::parse(resource).map_err(|_| InvalidTarget)?;
     let plain = matches!(url.scheme(), "http" | "https") && url.username().is_empty() && url.password().is_none();
-    if !plain
-        || url.query().is_some()
-        || url.fragment().is_some()
-        || url.origin().ascii_serialization() != mount.origin()
-    {
+    if !plain || url.query().is_some() || url.fragment().is_some() || !is_origin(mount, &url) {
         return Err(InvalidTarget);
     }
     // The path as it was sent: a parser would take dot segments out.
@@ -52,9 +48,31 @@ fn one(mount: &Mount, resource: &str) -> Result<Option<String>, InvalidTarget> {
     if is_plain { Ok(Some(id.to_owned())) } else { Err(InvalidTarget) }
 }
 
+/// Ours, by whichever name a loopback address was called.
+fn is_origin(mount: &Mount, url: &Url) -> bool {
+    let origin = url.origin().ascii_serialization();
+    if origin == mount.origin() {
+        return true;
+    }
+    let other = origin.split_once("://").and_then(|(_, authority)| mount.on_loopback_as(authority));
+    other.is_some_and(|mount| mount.origin() == origin)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn on_loopback_a_server_has_three_names() {
+        let mount = Mount::new("http://127.0.0.1:8080", "/mcp-connect").unwrap();
+        let id = |resource: &str| server_id(&mount, [resource].into_iter());
+        for name in ["127.0.0.1", "localhost", "LocalHost", "[::1]"] {
+            assert_eq!(id(&format!("http://{name}:8080/mcp-connect/a")), Ok(Some("a".to_owned())), "{name}");
+            assert_eq!(id(&format!("http://{name}:8081/mcp-connect/a")), Err(InvalidTarget), "{name}");
+            assert_eq!(id(&format!("https://{name}:8080/mcp-connect/a")), Err(InvalidTarget), "{name}");
+        }
+        assert_eq!(id("http://127.0.0.2:8080/mcp-connect/a"), Err(InvalidTarget));
+    }
 
     #[test]
     fn one_server_has_one_name_however_it_is_written() {

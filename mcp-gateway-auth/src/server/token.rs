@@ -10,6 +10,7 @@ use mcp_gateway_core::contract::When;
 use mcp_gateway_core::record::{Outcome, Principal, Scope, Secret, Stored, Subject};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
+use std::sync::Arc;
 use std::time::Duration;
 use subtle::ConstantTimeEq as _;
 
@@ -20,7 +21,7 @@ use super::form::Form;
 use super::grant::RefreshToken;
 use super::state::won;
 use super::target::server_id;
-use super::{AuthorizationCode, Grant, GrantType, Inner, OAuthClient};
+use super::{AuthorizationCode, Grant, GrantType, Inner, Issuer, OAuthClient};
 use crate::token::{NewToken, TokenLimits};
 
 /// Rounds that are tried when a refresh token is used in several places at the same time.
@@ -30,8 +31,8 @@ const ATTEMPTS: usize = 3;
 pub const CLIENT_SUBJECT: &str = "client";
 
 impl Inner {
-    pub(crate) async fn token(&self, head: &Parts, form: &Form) -> Result<Response<Body>, OAuthError> {
-        let (id, client) = self.authenticated(head, form).await?;
+    pub(crate) async fn token(&self, head: &Parts, issuer: &Issuer, form: &Form) -> Result<Response<Body>, OAuthError> {
+        let (id, client) = self.authenticated(head, issuer, form).await?;
         let grant =
             form.find("grant_type").ok_or_else(|| OAuthError::bad("invalid_request", "grant_type is missing."))?;
         let wanted = match grant {
@@ -45,18 +46,24 @@ impl Inner {
             return Err(OAuthError::bad("unauthorized_client", "The client may not use this grant_type."));
         }
         match wanted {
-            GrantType::AuthorizationCode => self.redeem(head, &id, form).await,
-            GrantType::RefreshToken => self.refresh(head, &id, form).await,
-            GrantType::ClientCredentials => self.client_credentials(head, &id, &client, form).await,
+            GrantType::AuthorizationCode => self.redeem(head, issuer, &id, form).await,
+            GrantType::RefreshToken => self.refresh(head, issuer, &id, form).await,
+            GrantType::ClientCredentials => self.client_credentials(head, issuer, &id, &client, form).await,
             // Whoever can copy an assertion must not be able to use it.
             GrantType::JwtBearer if client.is_public() => {
                 Err(OAuthError::bad("unauthorized_client", "A client without a secret cannot present assertions."))
             }
-            GrantType::JwtBearer => self.identity_grant(head, &id, form).await,
+            GrantType::JwtBearer => self.identity_grant(head, issuer, &id, form).await,
         }
     }
 
-    async fn redeem(&self, head: &Parts, client_id: &str, form: &Form) -> Result<Response<Body>, OAuthError> {
+    async fn redeem(
+        &self,
+        head: &Parts,
+        issuer: &Issuer,
+        client_id: &str,
+        form: &Form,
+    ) -> Result<Response<Body>, OAuthError> {
         // One answer whatever is wrong with a code: its holder learns nothing.
         let wrong = || OAuthError::bad("invalid_grant", "The code is not good, or not any more.");
         let missing = |name| OAuthError::bad("invalid_request", format!("{name} is missing."));
@@ -69,7 +76,8 @@ impl Inner {
             return Err(wrong());
         }
         let epoch = self.clock.now();
-        let good = self.fits(&stored.value, client_id, verifier, form, epoch);
+        let good =
+            stored.value.grant.issuer == issuer.server && self.fits(&stored.value, client_id, verifier, form, epoch);
         let used = AuthorizationCode { used: true, ..stored.value.clone() };
         let when = When::At(stored.revision);
         let remember = TokenLimits::LIFETIME.saturating_add(TokenLimits::CLOCK_SKEW);
@@ -81,7 +89,7 @@ impl Inner {
         if good {
             let put = self.state.grants.put(id, grant, Some(self.options.refresh_idle), When::Absent);
             writes.push(put.map_err(OAuthError::unavailable)?);
-            answer = Ok(self.respond(head, Some(id), grant, RefreshToken::make(id, grant, 0), epoch).await?);
+            answer = Ok(self.respond(head, issuer, Some(id), grant, RefreshToken::make(id, grant, 0), epoch).await?);
         }
         // A code that somebody tried with the wrong verifier is in wrong hands: it is used up as well.
         if !won(self.state.commit(writes).await).map_err(OAuthError::unavailable)? {
@@ -105,7 +113,13 @@ impl Inner {
         form_of_verifier && same && redirect && target && code.grant.client_id == client_id && now < code.ends_at
     }
 
-    async fn refresh(&self, head: &Parts, client_id: &str, form: &Form) -> Result<Response<Body>, OAuthError> {
+    async fn refresh(
+        &self,
+        head: &Parts,
+        issuer: &Issuer,
+        client_id: &str,
+        form: &Form,
+    ) -> Result<Response<Body>, OAuthError> {
         let wrong =
             || OAuthError::bad("invalid_grant", "The refresh token is not good, or not any more; connect again.");
         let text = form.find("refresh_token");
@@ -116,7 +130,8 @@ impl Inner {
             let stored =
                 self.state.grants.get(token.grant).await.map_err(OAuthError::unavailable)?.ok_or_else(wrong)?;
             let grant = &stored.value;
-            if !token.is_genuine(grant) || grant.client_id != client_id || epoch >= grant.ends_at {
+            let ours = grant.client_id == client_id && grant.issuer == issuer.server;
+            if !token.is_genuine(grant) || !ours || epoch >= grant.ends_at {
                 return Err(wrong());
             }
             match server_id(&self.mount, form.all("resource")) {
@@ -128,7 +143,7 @@ impl Inner {
             if token.generation == grant.generation {
                 let rotated = Grant { generation: grant.generation + 1, rotated_at: epoch, ..grant.clone() };
                 let refresh = RefreshToken::make(&stored.id, &rotated, rotated.generation);
-                let answer = self.respond(head, Some(&stored.id), &rotated, refresh, epoch).await?;
+                let answer = self.respond(head, issuer, Some(&stored.id), &rotated, refresh, epoch).await?;
                 if self.replace(&stored, &rotated, epoch).await? {
                     return Ok(answer);
                 }
@@ -139,7 +154,7 @@ impl Inner {
                 // A lost answer, or several processes that share one token: the same successor again.
                 tracing::debug!(grant = &*stored.id, "a refresh token came again within its grace");
                 let refresh = RefreshToken::make(&stored.id, grant, grant.generation);
-                return self.respond(head, Some(&stored.id), grant, refresh, epoch).await;
+                return self.respond(head, issuer, Some(&stored.id), grant, refresh, epoch).await;
             }
             self.reused(head, &stored.id, grant, "a refresh token was used again after its grace").await?;
             return Err(wrong());
@@ -159,6 +174,7 @@ impl Inner {
     async fn client_credentials(
         &self,
         head: &Parts,
+        issuer: &Issuer,
         client_id: &str,
         client: &OAuthClient,
         form: &Form,
@@ -167,7 +183,7 @@ impl Inner {
             return Err(OAuthError::bad("unauthorized_client", "A client without a secret cannot call for itself."));
         }
         let target = || OAuthError::bad("invalid_target", "Name the one server to call by `resource`.");
-        let server = server_id(&self.mount, form.all("resource")).ok().flatten().ok_or_else(target)?;
+        let server = issuer.target(&self.mount, form.all("resource")).ok().flatten().ok_or_else(target)?;
         let now = self.clock.now();
         let subject = Subject { tenant: self.tenant.clone(), issuer: CLIENT_SUBJECT.into(), id: client_id.into() };
         let grant = Grant {
@@ -175,6 +191,7 @@ impl Inner {
             subject,
             client_id: client_id.to_owned(),
             server,
+            issuer: issuer.server.clone(),
             scope: Scope::Mcp.as_str().to_owned(),
             session: None,
             created_at: now,
@@ -183,18 +200,20 @@ impl Inner {
             generation: 0,
             rotated_at: now,
         };
-        self.respond(head, None, &grant, None, now).await
+        self.respond(head, issuer, None, &grant, None, now).await
     }
 
     /// The answer of RFC 6749 §5.1, if the subject may still use the server.
     pub(super) async fn respond(
         &self,
         head: &Parts,
+        issuer: &Issuer,
         id: Option<&str>,
         grant: &Grant,
         refresh: Option<Secret>,
         epoch: Timestamp,
     ) -> Result<Response<Body>, OAuthError> {
+        self.limit_subject(&grant.subject).await.map_err(OAuthError::too_many)?;
         let gone = || OAuthError::bad("invalid_grant", "There is no access to this server any more.");
         let person = self.standing.person(&grant.subject).filter(|person| person.epoch == grant.person_epoch);
         let person = person.ok_or_else(gone)?;
@@ -220,7 +239,8 @@ impl Inner {
         };
         // No token outlives what it came of.
         let left = Duration::try_from(grant.ends_at.duration_since(epoch)).unwrap_or_default();
-        let tokens = self.tokens.clone().with_lifetime(left.min(self.options.access_token));
+        let tokens =
+            self.tokens.clone().in_name_of(Arc::clone(&issuer.url)).with_lifetime(left.min(self.options.access_token));
         let issued = tokens.issue(&new).await.map_err(OAuthError::unavailable)?;
         let mut body = json!({
             "access_token": issued.token.expose(),

@@ -51,6 +51,8 @@ impl Default for TokenOptions {
 
 struct Inner {
     issuers: HashMap<Arc<str>, Issuer>,
+    /// Servers' own issuers, whose name is the server's URL.
+    of_servers: Option<Issuer>,
     introspection: Option<Introspection>,
     standing: Arc<dyn Standing>,
     clock: Arc<dyn Clock>,
@@ -68,6 +70,7 @@ enum Issuer {
 /// Accepts tokens; see [`TokenAuthenticator::builder`].
 pub struct TokenAuthenticatorBuilder {
     issuers: HashMap<Arc<str>, Issuer>,
+    of_servers: Option<Issuer>,
     introspection: Option<Introspection>,
     standing: Arc<dyn Standing>,
     clock: Arc<dyn Clock>,
@@ -78,7 +81,14 @@ impl TokenAuthenticator {
     /// Accepts nothing yet.
     pub fn builder(standing: Arc<dyn Standing>, clock: Arc<dyn Clock>) -> TokenAuthenticatorBuilder {
         let options = TokenOptions::default();
-        TokenAuthenticatorBuilder { issuers: HashMap::new(), introspection: None, standing, clock, options }
+        TokenAuthenticatorBuilder {
+            issuers: HashMap::new(),
+            of_servers: None,
+            introspection: None,
+            standing,
+            clock,
+            options,
+        }
     }
 }
 
@@ -87,6 +97,13 @@ impl TokenAuthenticatorBuilder {
     #[must_use]
     pub fn own(mut self, issuer: impl Into<Arc<str>>, keys: Arc<dyn KeyRing>) -> Self {
         self.issuers.insert(issuer.into(), Issuer::Own(keys));
+        self
+    }
+
+    /// Accepts the gateway's own tokens of servers' own issuers too: each at the server whose URL the issuer is.
+    #[must_use]
+    pub fn own_of_servers(mut self, keys: Arc<dyn KeyRing>) -> Self {
+        self.of_servers = Some(Issuer::Own(keys));
         self
     }
 
@@ -114,9 +131,10 @@ impl TokenAuthenticatorBuilder {
     /// The authenticator.
     #[must_use]
     pub fn build(self) -> TokenAuthenticator {
-        let Self { issuers, introspection, standing, clock, options } = self;
+        let Self { issuers, of_servers, introspection, standing, clock, options } = self;
         TokenAuthenticator(Arc::new(Inner {
             issuers,
+            of_servers,
             introspection,
             standing,
             clock,
@@ -200,7 +218,7 @@ impl Inner {
             iss: String,
         }
         let Who { iss } = read(&jws)?;
-        let Some(issuer) = self.issuers.get(&*iss) else { return Ok(None) };
+        let Some(issuer) = self.issuer(&iss, resource) else { return Ok(None) };
         let now = self.clock.now();
         let (typ, keys) = match issuer {
             Issuer::Own(keys) => {
@@ -246,7 +264,7 @@ impl Inner {
             (Some(key), _) => {
                 let jws = Jws::parse(token).map_err(AuthError::Invalid)?;
                 jws.verify(&*key).map_err(AuthError::Invalid)?;
-                self.believe(&jws, resource)?
+                self.believe(&jws, resource).await?
             }
             (None, Some(introspection)) => introspection.ask(token, resource, self.clock.now()).await?,
             (None, None) => return Err(AuthError::Invalid("nobody can read opaque tokens")),
@@ -257,18 +275,28 @@ impl Inner {
     }
 
     /// Reads what is now known to be signed.
-    fn believe(&self, jws: &Jws<'_>, resource: &Resource) -> Result<Verified, AuthError> {
+    async fn believe(&self, jws: &Jws<'_>, resource: &Resource) -> Result<Verified, AuthError> {
         #[derive(Deserialize)]
         struct Who {
             iss: String,
         }
         let Who { iss } = read(jws)?;
-        match self.issuers.get(&*iss) {
-            Some(Issuer::Own(_)) => read::<AccessClaims>(jws)?.into_verified(),
-            Some(Issuer::Foreign(issuer)) => read::<ForeignClaims>(jws)?.into_verified(issuer, resource),
-            None => Err("the issuer is not trusted"),
+        match self.issuer(&iss, resource) {
+            Some(Issuer::Own(_)) => read::<AccessClaims>(jws)?.into_verified().map_err(AuthError::Invalid),
+            Some(Issuer::Foreign(issuer)) => {
+                let verified = read::<ForeignClaims>(jws)?.into_verified(issuer, resource);
+                let verified = verified.map_err(AuthError::Invalid)?;
+                let Some(people) = &issuer.people else { return Ok(verified) };
+                let mapped = verified.of_people(&**people, self.clock.now()).await.map_err(AuthError::Unavailable)?;
+                mapped.ok_or(AuthError::Invalid("the subject of the token is nobody here"))
+            }
+            None => Err(AuthError::Invalid("the issuer is not trusted")),
         }
-        .map_err(AuthError::Invalid)
+    }
+
+    /// Who issues tokens in this name for this resource.
+    fn issuer(&self, iss: &str, resource: &Resource) -> Option<&Issuer> {
+        self.issuers.get(iss).or_else(|| self.of_servers.as_ref().filter(|_| *resource.url == *iss))
     }
 }
 

@@ -9,7 +9,7 @@ use mcp_gateway_core::record::{Revoked, Roles, Scope, Secret, ServerList, Subjec
 use serde_json::{Value, json};
 
 use super::super::test_support::{ISSUER, Scripted, World, resource};
-use super::super::{RemoteKeys, TokenIssuer};
+use super::super::{RemoteKeys, SubjectMap, TokenIssuer};
 use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -488,5 +488,81 @@ async fn a_revocation_in_the_store_ends_tokens_at_every_replica() {
     for (authenticator, snapshots) in &replicas {
         snapshots.wait_for(revision).await;
         call(authenticator, &token, "github").await.unwrap().unwrap();
+    }
+}
+
+/// Knows one person of the other issuer.
+struct OneOfThem;
+
+#[async_trait]
+impl SubjectMap for OneOfThem {
+    async fn subject(&self, foreign: &Subject) -> Result<Option<Subject>, mcp_gateway_core::BoxError> {
+        assert_eq!(&*foreign.issuer, IDP);
+        Ok((&*foreign.id == "u-1").then(|| Subject::local("ada")))
+    }
+}
+
+#[tokio::test]
+async fn people_of_other_issuers_have_the_rights_that_they_have_here() {
+    let (world, idp) = (World::new().await, World::new().await);
+    let elsewhere = Arc::new(Elsewhere::default());
+    elsewhere.says(200, &idp.keys.document());
+    let keys = RemoteKeys::new(format!("{IDP}/jwks"), elsewhere, world.clock.clone(), Default::default());
+    let issuer = TrustedIssuer::new(IDP, Arc::new(keys)).with_audience("api://tools", ServerList::All);
+    let issuer = issuer.with_people(Arc::new(OneOfThem));
+    let standing: Arc<Scripted> = world.standing.clone();
+    let authenticator = TokenAuthenticator::builder(standing, world.clock.clone()).trust(issuer).build();
+    let claims = |sub: &str| {
+        let mut claims = foreign_claims(&world, "api://tools");
+        (claims["sub"], claims["iat"]) = (sub.into(), world.clock.now().as_second().into());
+        claims
+    };
+    let stranger = idp.signed(ACCESS_TOKEN, &claims("u-2")).await;
+    assert_eq!(why(call(&authenticator, &stranger, "github").await), "the subject of the token is nobody here");
+    let token = idp.signed(ACCESS_TOKEN, &claims("u-1")).await;
+    for _ in 0..2 {
+        let principal = call(&authenticator, &token, "github").await.unwrap().unwrap();
+        assert_eq!(principal.subject, Subject::local("ada"));
+    }
+    // What ends the person here ends it, remembered or not.
+    world.standing.end(Revoked::Subject(&Subject::local("ada")));
+    assert_eq!(why(call(&authenticator, &token, "github").await), "the token, or what it depends on, was revoked");
+}
+
+/// The fetch of keys belongs to nobody who waits for it.
+#[tokio::test]
+async fn a_caller_who_hangs_up_takes_the_keys_from_nobody() {
+    let (world, idp) = (World::new().await, World::new().await);
+    let (authenticator, elsewhere) = with_foreign(&world, &idp);
+    *elsewhere.answer.lock().unwrap() = None;
+    let token = idp.signed(ACCESS_TOKEN, &foreign_claims(&world, "api://tools")).await;
+    let gate = Arc::new(Gate(elsewhere.clone(), tokio::sync::Semaphore::new(0)));
+    let keys = RemoteKeys::new(format!("{IDP}/jwks"), gate.clone(), world.clock.clone(), Default::default());
+    let issuer = TrustedIssuer::new(IDP, Arc::new(keys)).with_audience("api://tools", ServerList::All);
+    drop(authenticator);
+    let standing: Arc<Scripted> = world.standing.clone();
+    let authenticator = TokenAuthenticator::builder(standing, world.clock.clone()).trust(issuer).build();
+    elsewhere.says(200, &idp.keys.document());
+    let first = Box::pin(call(&authenticator, &token, "github"));
+    // Begun, and given up.
+    assert!(tokio::time::timeout(std::time::Duration::from_millis(20), first).await.is_err());
+    let (second, third) = (call(&authenticator, &token, "github"), call(&authenticator, &token, "github"));
+    let open = async {
+        tokio::task::yield_now().await;
+        gate.1.add_permits(1);
+    };
+    let (second, third, ()) = tokio::join!(second, third, open);
+    assert!(second.unwrap().is_some() && third.unwrap().is_some());
+    assert_eq!(elsewhere.asked(), 1, "one fetch for all");
+}
+
+/// Lets as many fetches through as a test says.
+struct Gate(Arc<Elsewhere>, tokio::sync::Semaphore);
+
+#[async_trait]
+impl Fetch for Gate {
+    async fn fetch(&self, request: Request<Bytes>) -> Result<Fetched, FetchError> {
+        self.1.acquire().await.unwrap().forget();
+        self.0.fetch(request).await
     }
 }

@@ -72,6 +72,13 @@ impl TokenIssuer {
         self
     }
 
+    /// The same, in another name.
+    #[must_use]
+    pub fn in_name_of(mut self, issuer: Arc<str>) -> Self {
+        self.issuer = issuer;
+        self
+    }
+
     /// The issuer.
     #[must_use]
     pub fn issuer(&self) -> &str {

@@ -6,24 +6,12 @@
 //! ```
 //! use std::sync::Arc;
 //! use mcp_gateway_auth::token::{
-//!     NewToken, SigningKeyOptions, SigningKeys, Standing, TokenAuthenticator, TokenIssuer,
+//!     NewToken, SigningKeyOptions, SigningKeys, TokenAuthenticator, TokenIssuer, Unrevoked,
 //! };
 //! use mcp_gateway_core::contract::{Authenticator as _, Clock as _, SystemClock};
 //! use mcp_gateway_core::memory::{MemoryKeys, MemoryStore};
-//! use mcp_gateway_core::record::{Dependence, Mount, Resources, Subject, TenantId};
+//! use mcp_gateway_core::record::{Mount, Resources, Subject, TenantId};
 //! use mcp_gateway_core::seal::Sealer;
-//!
-//! /// A service in which nothing is ever revoked; a gateway asks its `Snapshots`.
-//! struct Everybody;
-//!
-//! impl Standing for Everybody {
-//!     fn ended(&self, _: &Dependence) -> bool {
-//!         false
-//!     }
-//!     fn refuses(&self) -> bool {
-//!         false
-//!     }
-//! }
 //!
 //! # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
 //! let clock = Arc::new(SystemClock);
@@ -50,7 +38,7 @@
 //!     .unwrap();
 //!
 //! let authenticator =
-//!     TokenAuthenticator::builder(Arc::new(Everybody), clock).own("https://gateway.example", keys).build();
+//!     TokenAuthenticator::builder(Arc::new(Unrevoked), clock).own("https://gateway.example", keys).build();
 //! let request = http::Request::get("/").header("authorization", format!("Bearer {}", issued.token.expose()));
 //! let (parts, ()) = request.body(()).unwrap().into_parts();
 //! let principal = authenticator.authenticate(&parts, &resource).await.unwrap().unwrap();
@@ -76,9 +64,9 @@ mod verified;
 pub use authenticator::{TokenAuthenticator, TokenAuthenticatorBuilder, TokenOptions};
 pub use claims::{ACCESS_TOKEN, AccessClaims};
 pub(crate) use claims::{check_times, limit};
-pub use foreign::{Introspection, RemoteKeys, RemoteKeysOptions, TrustedIssuer};
+pub use foreign::{Introspection, RemoteKeys, RemoteKeysOptions, SubjectMap, TrustedIssuer};
 pub use issue::{IssuedToken, NewToken, TokenIssuer};
 pub use key::PublicKey;
 pub use limits::TokenLimits;
 pub use ring::{SigningKeyError, SigningKeyOptions, SigningKeyRecord, SigningKeyRing, SigningKeys};
-pub use standing::{Person, Standing};
+pub use standing::{Person, Standing, Unrevoked};

@@ -28,6 +28,20 @@ pub struct Person {
     pub epoch: u64,
 }
 
+/// The standing of everybody in a service that revokes nothing: its tokens are good until their end.
+#[derive(Debug, Clone, Copy)]
+pub struct Unrevoked;
+
+impl Standing for Unrevoked {
+    fn ended(&self, _: &Dependence) -> bool {
+        false
+    }
+
+    fn refuses(&self) -> bool {
+        false
+    }
+}
+
 impl Standing for Snapshots {
     fn ended(&self, dependence: &Dependence) -> bool {
         self.load().revocations.end(dependence)

@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
+use mcp_gateway_core::BoxError;
 use mcp_gateway_core::contract::{AuthError, Resource};
-use mcp_gateway_core::record::Principal;
+use mcp_gateway_core::record::{Dependence, Principal, Revoked};
 use sha2::{Digest as _, Sha256};
 
-use super::Standing;
+use super::{Standing, SubjectMap, TrustedIssuer};
 
 /// What a good token said: claims, not a decision. Every use of it is judged anew.
 #[derive(Debug, Clone)]
@@ -23,6 +24,22 @@ pub(crate) struct Verified {
 }
 
 impl Verified {
+    /// The same as said by somebody whose people are others here; `None`: the subject is nobody here.
+    pub(crate) async fn of_people(mut self, people: &dyn SubjectMap, now: Timestamp) -> Result<Option<Self>, BoxError> {
+        let Some(here) = people.subject(&self.principal.subject).await? else { return Ok(None) };
+        let mut principal = Principal::clone(&self.principal);
+        if let Some(dependence) = &principal.dependence {
+            // What ends the person here ends it too.
+            let on = dependence.on.iter().cloned().chain([Revoked::Subject(&here).id()]).collect();
+            principal.dependence = Some(Arc::new(Dependence { epoch: dependence.epoch, on }));
+        }
+        principal.subject = here;
+        self.principal = Arc::new(principal);
+        let until = now.saturating_add(TrustedIssuer::REMEMBER).unwrap_or(now);
+        self.good_until = self.good_until.min(until);
+        Ok(Some(self))
+    }
+
     /// Whether it is good for this resource now; that it has not ended is checked before.
     pub(crate) fn judge(&self, resource: &Resource, standing: &dyn Standing) -> Result<Arc<Principal>, AuthError> {
         if standing.refuses() {

@@ -1,6 +1,6 @@
 //! Users who are made by an administrator, together with a way to sign in.
 
-use mcp_gateway_core::contract::{StoreError, When, Write};
+use mcp_gateway_core::contract::{When, Write};
 use mcp_gateway_core::record::{Email, Principal, Roles, User, UserState};
 
 use super::error::{UserError, wrong};
@@ -65,10 +65,6 @@ impl Users {
             self.identities.put(&identity.key.id(), &identity, None, When::Absent)?,
         ];
         Ok((id, writes))
-    }
-
-    pub(crate) fn put(&self, id: &str, user: &User, when: When) -> Result<Write, StoreError> {
-        self.users.put(id, user, None, when)
     }
 }
 

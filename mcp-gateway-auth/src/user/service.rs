@@ -3,16 +3,22 @@
 use std::fmt;
 use std::sync::Arc;
 
-use mcp_gateway_core::contract::{Clock, IndexTerm, Key, ResourceStore, Revision, StoreLimits, When, Write};
+use async_trait::async_trait;
+use mcp_gateway_core::BoxError;
+use mcp_gateway_core::contract::{
+    Clock, IndexTerm, Key, ResourceStore, Revision, StoreError, StoreLimits, When, Write,
+};
 use mcp_gateway_core::record::{
-    ApiKey, FieldSealer, Group, Principal, Resources, Roles, Stored, Subject, TenantId, User, UserState,
+    ApiKey, FieldSealer, Group, Principal, Resources, Revocation, Revoked, Roles, Stored, Subject, TenantId, User,
+    UserState,
 };
 use rand::RngExt as _;
 
 use super::error::UserError;
 use super::identity::PASSWORD;
 use super::owners::{OwnersRecord, is_raised};
-use super::{Identity, UserDirectory, UserLimits};
+use super::{Identity, IdentityKey, UserDirectory, UserLimits};
+use crate::token::SubjectMap;
 
 /// Only an owner gives or takes these.
 pub(super) const OWNERS_TO_GIVE: Roles = Roles::OWNER.union(Roles::AUDITOR);
@@ -28,6 +34,8 @@ pub struct Users {
     pub(crate) groups: Resources<Group>,
     pub(super) keys: Resources<ApiKey>,
     pub(super) owners: Resources<OwnersRecord>,
+    revocations: Resources<Revocation>,
+    tenant: TenantId,
     pub(super) clock: Arc<dyn Clock>,
     pub(crate) directory: Arc<dyn UserDirectory>,
     pub(crate) options: UserOptions,
@@ -72,8 +80,9 @@ impl Users {
         );
         let groups = Resources::new(Arc::clone(&store), Arc::clone(&sealer), tenant.clone());
         let owners = Resources::new(Arc::clone(&store), Arc::clone(&sealer), tenant.clone());
-        let keys = Resources::new(store, sealer, tenant);
-        Self { users, identities, groups, keys, owners, clock, directory, options }
+        let revocations = Resources::new(Arc::clone(&store), Arc::clone(&sealer), tenant.clone());
+        let keys = Resources::new(store, sealer, tenant.clone());
+        Self { users, identities, groups, keys, owners, revocations, tenant, clock, directory, options }
     }
 
     /// Reads one; `None` for a deleted one, too.
@@ -98,6 +107,14 @@ impl Users {
     ) -> Result<(Vec<Stored<User>>, Option<Box<str>>), UserError> {
         let present = IndexTerm { name: "present", value: "yes".into() };
         Ok(self.users.list(Some(present), after, limit.clamp(1, UserLimits::PAGE)).await?)
+    }
+
+    /// The user that an identity is of, whether they may do anything or not.
+    ///
+    /// # Errors
+    /// [`UserError::Store`].
+    pub async fn of_identity(&self, identity: &IdentityKey) -> Result<Option<Box<str>>, UserError> {
+        Ok(self.identities.get(&identity.id()).await?.map(|found| found.value.user.into()))
     }
 
     /// What a user may do in the end, with the roles of groups and those that are preset; as of the snapshot.
@@ -159,15 +176,16 @@ impl Users {
             return self.delete(by, id, when).await;
         }
         let Stored { revision, value: mut user, .. } = self.to_change(by, id).await?;
+        let when = When::At(when.unwrap_or(revision));
         let mut other = None;
-        if state == UserState::Disabled {
-            if user.state == UserState::Active {
-                other = self.unmake_user(id).await?;
-            }
-            user.epoch += 1;
+        if state == UserState::Disabled && user.state == UserState::Active {
+            other = self.unmake_user(id).await?;
         }
         user.state = state;
-        self.save_with(id, &user, when.unwrap_or(revision), other).await
+        if state == UserState::Disabled {
+            return Ok(self.end_everything(id, user, when, other, "the person is disabled").await?);
+        }
+        Ok(self.users.save(id, &user, when).await?)
     }
 
     /// Ends every session and token of a user; keys stay.
@@ -175,14 +193,37 @@ impl Users {
     /// # Errors
     /// [`UserError`].
     pub async fn end_sessions(&self, by: &Principal, id: &str) -> Result<Revision, UserError> {
-        let Stored { revision, value: mut user, .. } = if *by.subject.id == *id && *by.subject.issuer == *Subject::LOCAL
-        {
+        let Stored { revision, value: user, .. } = if *by.subject.id == *id && *by.subject.issuer == *Subject::LOCAL {
             self.get(id).await?.ok_or(UserError::Missing)?
         } else {
             self.to_change(by, id).await?
         };
-        user.epoch += 1;
-        Ok(self.users.save(id, &user, When::At(revision)).await?)
+        Ok(self.end_everything(id, user, When::At(revision), None, "sessions and tokens were ended").await?)
+    }
+
+    /// Writes a user under a new epoch: no session, token or grant of before is good any more, those of other issuers
+    /// neither.
+    async fn end_everything(
+        &self,
+        id: &str,
+        user: User,
+        when: When,
+        more: Option<Write>,
+        reason: &str,
+    ) -> Result<Revision, StoreError> {
+        let writes = self.ending(id, user, when, reason)?;
+        self.users.store().commit(writes.into_iter().chain(more).collect()).await
+    }
+
+    /// The writes of that.
+    pub(crate) fn ending(&self, id: &str, user: User, when: When, reason: &str) -> Result<[Write; 2], StoreError> {
+        let user = User { epoch: user.epoch + 1, ..user };
+        let subject = User::subject(self.tenant.clone(), id);
+        let revoked = Revoked::Subject(&subject);
+        Ok([
+            self.users.put(id, &user, None, when)?,
+            crate::server::revocation(&self.revocations, revoked, reason, &*self.clock)?,
+        ])
     }
 
     /// Deletes a user: what is kept about the person, their identities, passwords and keys. The emptied record stays, so that the
@@ -208,10 +249,11 @@ impl Users {
             roles: Roles::NONE,
             groups: Vec::new(),
             state: UserState::Deleted,
-            epoch: stored.value.epoch + 1,
+            epoch: stored.value.epoch,
             created_at: stored.value.created_at,
         };
-        let revision = self.save_with(id, &emptied, when.unwrap_or(stored.revision), other).await?;
+        let when = When::At(when.unwrap_or(stored.revision));
+        let revision = self.end_everything(id, emptied, when, other, "the person is deleted").await?;
         let of_user = IndexTerm { name: "user", value: id.into() };
         let of_subject = IndexTerm { name: "subject", value: format!("{} {id}", Subject::LOCAL).into() };
         loop {
@@ -311,6 +353,15 @@ impl Users {
 impl fmt::Debug for Users {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Users").field("users", &self.users).field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+/// Subjects of other issuers are the people who have signed in from there.
+#[async_trait]
+impl SubjectMap for Users {
+    async fn subject(&self, foreign: &Subject) -> Result<Option<Subject>, BoxError> {
+        let found = self.of_identity(&IdentityKey::new(&*foreign.issuer, &*foreign.id)).await?;
+        Ok(found.map(|id| User::subject(self.tenant.clone(), &id)))
     }
 }
 

@@ -237,3 +237,26 @@ async fn a_preset_makes_an_owner_of_a_verified_address_alone() {
         assert_eq!(world.users.effective_roles(&ada.id).contains(Roles::OWNER), verified);
     }
 }
+
+/// Sessions and tokens know the epoch; what other issuers have given knows only when it was given.
+#[tokio::test]
+async fn what_ends_a_person_is_in_the_feed_for_everything_that_depends_on_it() {
+    use mcp_gateway_core::record::{Dependence, Revoked, Subject};
+    let world = World::new().await;
+    let by = owner();
+    for act in 0..4 {
+        let id: Box<str> = made(&world, &format!("person-{act}"), Roles::BASIC).await.into();
+        let subject = Subject::local(&*id);
+        let epoch = jiff::Timestamp::UNIX_EPOCH;
+        let given = Dependence { epoch, on: [Revoked::Subject(&subject).id()].into() };
+        assert!(!world.snapshots.load().revocations.end(&given));
+        let revision = match act {
+            0 => world.users.set_state(&by, &id, UserState::Disabled, None).await.unwrap(),
+            1 => world.users.end_sessions(&by, &id).await.unwrap(),
+            2 => world.users.delete(&by, &id, None).await.unwrap(),
+            _ => world.users.set_roles(&by, &id, Roles::POWER_USER, None).await.unwrap(),
+        };
+        world.applied(revision).await;
+        assert_eq!(world.snapshots.load().revocations.end(&given), act < 3, "roles are looked up, and end nothing");
+    }
+}

@@ -137,6 +137,7 @@ pub struct GatewayBuilder {
     revoke: Option<RevokeLayer>,
     tenants: Option<Tenants>,
     authorization_servers: Vec<String>,
+    own_issuers: bool,
     nested: bool,
 }
 
@@ -185,6 +186,7 @@ impl GatewayBuilder {
             revoke: None,
             tenants: None,
             authorization_servers: Vec::new(),
+            own_issuers: false,
             nested: false,
         }
     }
@@ -224,6 +226,13 @@ impl GatewayBuilder {
         self
     }
 
+    /// Names each server's own URL as its issuer in its metadata.
+    #[must_use]
+    pub fn own_issuers(mut self) -> Self {
+        self.own_issuers = true;
+        self
+    }
+
     /// For `axum::Router::nest_service`, which strips the mount's path from requests.
     #[must_use]
     pub fn nested(mut self) -> Self {
@@ -234,7 +243,13 @@ impl GatewayBuilder {
     /// The gateway at this mount.
     #[must_use]
     pub fn build(self, mount: &Mount) -> Built {
-        let Self { parts, options, known, revoke, tenants, authorization_servers, nested } = self;
+        let Self { parts, options, known, revoke, tenants, authorization_servers, own_issuers, nested } = self;
+        let metadata = ResourceMetadata::new(mount.clone());
+        let metadata = if own_issuers {
+            metadata.with_own_issuers()
+        } else {
+            metadata.with_authorization_servers(authorization_servers)
+        };
         let limits = options.limits;
         let admit = if nested { AdmitLayer::nested(limits) } else { AdmitLayer::new(mount, limits) };
         let (calls, streams) = (admit.calls(), admit.streams());
@@ -285,7 +300,7 @@ impl GatewayBuilder {
             calls,
             streams,
             strangers,
-            metadata: ResourceMetadata::new(mount.clone()).with_authorization_servers(authorization_servers),
+            metadata,
             #[cfg(feature = "axum")]
             at: (mount.clone(), nested),
         }

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE,
-    ALLOW, CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS,
+    ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use serde_json::json;
@@ -45,7 +45,14 @@ pub struct ResourceMetadata(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     mount: Mount,
-    authorization_servers: Vec<String>,
+    authorization_servers: AuthorizationServers,
+}
+
+#[derive(Debug, Clone)]
+enum AuthorizationServers {
+    These(Vec<String>),
+    /// Each server is its own issuer.
+    EachItsOwn,
 }
 
 impl ResourceMetadata {
@@ -55,13 +62,21 @@ impl ResourceMetadata {
     /// without it, clients say that they need a token.
     #[must_use]
     pub fn new(mount: Mount) -> Self {
-        Self(Arc::new(Inner { mount, authorization_servers: Vec::new() }))
+        Self(Arc::new(Inner { mount, authorization_servers: AuthorizationServers::These(Vec::new()) }))
     }
 
     /// Documents that name these issuers.
     #[must_use]
     pub fn with_authorization_servers(self, issuers: Vec<String>) -> Self {
-        Self(Arc::new(Inner { mount: self.0.mount.clone(), authorization_servers: issuers }))
+        let authorization_servers = AuthorizationServers::These(issuers);
+        Self(Arc::new(Inner { mount: self.0.mount.clone(), authorization_servers }))
+    }
+
+    /// Documents that name the server's own URL as its issuer.
+    #[must_use]
+    pub fn with_own_issuers(self) -> Self {
+        let authorization_servers = AuthorizationServers::EachItsOwn;
+        Self(Arc::new(Inner { mount: self.0.mount.clone(), authorization_servers }))
     }
 
     /// The path of the documents, with `{id}` for the server's: a route of axum's.
@@ -70,27 +85,34 @@ impl ResourceMetadata {
         format!("{WELL_KNOWN}{}/{{id}}", self.0.mount.path())
     }
 
-    fn answer(&self, method: &Method, path: &str) -> Result<Response<Body>, Refusal> {
+    fn answer(&self, method: &Method, path: &str, host: Option<&str>) -> Result<Response<Body>, Refusal> {
         let below = path.strip_prefix(WELL_KNOWN).and_then(|path| path.strip_prefix(self.0.mount.path()));
-        let id = below.and_then(|path| path.strip_prefix('/')).filter(|id| is_id(id));
+        let id = below.and_then(|path| path.strip_prefix('/'));
+        // With a slash at its end it is the same: clients compare prefixes.
+        let id = id.map(|id| id.strip_suffix('/').unwrap_or(id)).filter(|id| is_id(id));
         let id = id.ok_or_else(|| Refusal::new(StatusCode::NOT_FOUND, "There is nothing at this address."))?;
         match *method {
-            Method::GET | Method::HEAD => Ok(self.document(id)),
+            Method::GET | Method::HEAD => Ok(self.document(id, host)),
             Method::OPTIONS => Ok(preflight()),
             _ => Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "Metadata is read with GET.")
                 .with_header(ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS"))),
         }
     }
 
-    fn document(&self, id: &str) -> Response<Body> {
+    fn document(&self, id: &str, host: Option<&str>) -> Response<Body> {
+        let own = &self.0.mount;
+        // Clients compare with the address that they call: on loopback, it has three names.
+        let resource = host.and_then(|host| own.on_loopback_as(host)).as_ref().unwrap_or(own).resource(id);
         let mut document = json!({
-            "resource": self.0.mount.resource(id).url,
+            "resource": resource.url,
             "resource_name": format!("{id} (MCP server)"),
             "bearer_methods_supported": ["header"],
             "scopes_supported": [Scope::Mcp],
         });
-        if !self.0.authorization_servers.is_empty() {
-            document["authorization_servers"] = json!(self.0.authorization_servers);
+        match &self.0.authorization_servers {
+            AuthorizationServers::These(none) if none.is_empty() => {}
+            AuthorizationServers::These(issuers) => document["authorization_servers"] = json!(issuers),
+            AuthorizationServers::EachItsOwn => document["authorization_servers"] = json!([own.resource(id).url]),
         }
         let mut response = Response::new(Body::from(Bytes::from(document.to_string())));
         // Public, and read by clients in browsers.
@@ -144,7 +166,9 @@ impl<B> Service<Request<B>> for ResourceMetadata {
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let answer = self.answer(request.method(), request.uri().path());
+        let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
+        let host = host.or_else(|| request.uri().authority().map(http::uri::Authority::as_str));
+        let answer = self.answer(request.method(), request.uri().path(), host);
         ready(Ok(answer.unwrap_or_else(|refusal| refusal.into_problem(None))))
     }
 }
@@ -164,6 +188,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn on_loopback_a_document_names_the_server_as_it_was_called() {
+        let metadata = ResourceMetadata::new(Mount::new("http://127.0.0.1:8080", "/tools").unwrap());
+        let metadata = metadata.with_authorization_servers(vec!["http://127.0.0.1:8080".to_owned()]);
+        for (host, origin) in [
+            ("localhost:8080", "http://localhost:8080"),
+            ("127.0.0.1:8080", "http://127.0.0.1:8080"),
+            ("evil.example", "http://127.0.0.1:8080"),
+        ] {
+            let request = Request::get(format!("{WELL_KNOWN}/tools/a")).header(HOST, host).body(()).unwrap();
+            let body = metadata.clone().oneshot(request).await.unwrap().into_body().collect().await.unwrap().to_bytes();
+            let document: serde_json::Value = serde_json::from_slice(&body).unwrap();
+            assert_eq!(document["resource"], format!("{origin}/tools/a"));
+            assert_eq!(document["authorization_servers"], json!(["http://127.0.0.1:8080"]));
+        }
+    }
+
+    #[tokio::test]
     async fn documents_are_where_the_challenge_says() {
         let mount = Mount::new("https://gateway.example", "/tools").unwrap();
         let url = mount.resource("github").metadata.unwrap();
@@ -178,11 +219,16 @@ mod tests {
         let issuer = "https://login.example".to_owned();
         let named = metadata.clone().with_authorization_servers(vec![issuer.clone()]);
         assert_eq!(ask(&named, "GET", path).await.2["authorization_servers"], json!([issuer]));
+        let own = metadata.clone().with_own_issuers();
+        let url = json!(["https://gateway.example/tools/github"]);
+        assert_eq!(ask(&own, "GET", path).await.2["authorization_servers"], url);
+        assert_eq!(ask(&own, "GET", &format!("{path}/")).await.2["resource"], url[0]);
         for other in [
             "/",
             "/tools/github",
             WELL_KNOWN,
             &format!("{path}/x"),
+            &format!("{path}//"),
             &format!("{path}%2f"),
             &format!("{WELL_KNOWN}/tools/A"),
         ] {

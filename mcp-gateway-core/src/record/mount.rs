@@ -106,6 +106,26 @@ impl Mount {
         &self.path
     }
 
+    /// The same mount by another name of its loopback address (`127.0.0.1`, `[::1]`, `localhost`), when `authority` is
+    /// one, at the same port: whoever came by that name finds it again in documents. Audiences keep to one name.
+    #[must_use]
+    pub fn on_loopback_as(&self, authority: &str) -> Option<Self> {
+        let names = |host| ["127.0.0.1", "[::1]", "localhost"].contains(&host);
+        let (own, port) = host_and_port(&self.authority);
+        if !names(own) {
+            return None;
+        }
+        let authority = authority.to_ascii_lowercase();
+        let (other, same_port) = host_and_port(&authority);
+        let is_other = names(other) && own != other && port == same_port;
+        let scheme = if self.is_https() { "https" } else { "http" };
+        is_other.then(|| Self {
+            origin: format!("{scheme}://{authority}").into(),
+            authority: authority.as_str().into(),
+            path: Arc::clone(&self.path),
+        })
+    }
+
     /// The protected resource of a server: its audience and where its metadata document is.
     #[must_use]
     pub fn resource(&self, id: &str) -> Resource {
@@ -115,6 +135,14 @@ impl Mount {
             metadata: Some(format!("{origin}/.well-known/oauth-protected-resource{path}/{id}").into()),
             server: Some(id.into()),
         }
+    }
+}
+
+/// The parts of an authority, of which the port may be missing.
+fn host_and_port(authority: &str) -> (&str, Option<&str>) {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, Some(port)),
+        _ => (authority, None),
     }
 }
 
@@ -132,6 +160,27 @@ mod tests {
         for bad in ["", "/", "mcp", "/a//b", "/a/", "/../x", "/%2e"] {
             assert!(matches!(Mount::new("https://x", bad), Err(MountError::Path(_))), "{bad}");
         }
+    }
+
+    #[test]
+    fn loopback_has_three_names_and_nothing_else_has() {
+        let mount = Mount::new("http://127.0.0.1:8080", "/mcp-connect").unwrap();
+        for (name, origin) in [
+            ("localhost:8080", Some("http://localhost:8080")),
+            ("LOCALHOST:8080", Some("http://localhost:8080")),
+            ("[::1]:8080", Some("http://[::1]:8080")),
+            ("127.0.0.1:8080", None),
+            ("localhost", None),
+            ("localhost:8081", None),
+            ("[::1]", None),
+            ("evil.example:8080", None),
+            ("", None),
+        ] {
+            let found = mount.on_loopback_as(name);
+            assert_eq!(found.as_ref().map(Mount::origin), origin, "{name}");
+        }
+        let elsewhere = Mount::new("https://gateway.example", "/mcp-connect").unwrap();
+        assert_eq!(elsewhere.on_loopback_as("localhost"), None);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use utoipa::{OpenApi, ToSchema};
 
 use super::answer::{Problem, ProblemDetails, plain, tagged};
 use super::operation::OPERATIONS;
-use super::{audit, bodies, entries, groups, keys, logs, me, servers, session_keys, users};
+use super::{audit, bodies, entries, groups, keys, logs, me, oauth, servers, session_keys, users};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -49,6 +49,17 @@ use super::{audit, bodies, entries, groups, keys, logs, me, servers, session_key
         keys::create,
         keys::read,
         keys::revoke,
+        oauth::clients,
+        oauth::create_client,
+        oauth::client,
+        oauth::delete_client,
+        oauth::approve,
+        oauth::block,
+        oauth::unblock,
+        oauth::grants,
+        oauth::end_grant,
+        oauth::rotate_keys,
+        oauth::replace_keys,
         session_keys::replace,
         audit::list,
         bodies::read,

@@ -21,6 +21,7 @@ mod guard;
 mod keys;
 mod logs;
 mod me;
+mod oauth;
 mod operation;
 mod people;
 mod servers;

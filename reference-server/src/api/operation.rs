@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use mcp_gateway_core::record::{ActorKind, Principal, Roles, Scope};
 use mcp_gateway_core::refusal::Refusal;
 
-use super::{Shared, audit, bodies, document, entries, groups, keys, logs, me, servers, session_keys, users};
+use super::{Shared, audit, bodies, document, entries, groups, keys, logs, me, oauth, servers, session_keys, users};
 
 /// An operation of the admin API.
 pub struct Operation {
@@ -117,6 +117,18 @@ operations! {
     POST post "/api/v1/api-keys", in_person(EVERYBODY), "api-key.create", Write => keys::create;
     GET get "/api/v1/api-keys/{id}", read(EVERYBODY), "api-key.read", No => keys::read;
     DELETE delete "/api/v1/api-keys/{id}", write(EVERYBODY), "api-key.revoke", Write => keys::revoke;
+    GET get "/api/v1/oauth/clients", read(AUDITORS), "oauth-client.list", No => oauth::clients;
+    POST post "/api/v1/oauth/clients", in_person(ADMINS), "oauth-client.create", Write => oauth::create_client;
+    GET get "/api/v1/oauth/clients/{id}", read(AUDITORS), "oauth-client.read", No => oauth::client;
+    DELETE delete "/api/v1/oauth/clients/{id}", write(ADMINS), "oauth-client.delete", Write => oauth::delete_client;
+    POST post "/api/v1/oauth/clients/{id}/approve", in_person(ADMINS), "oauth-client.approve", Write => oauth::approve;
+    POST post "/api/v1/oauth/clients/{id}/block", write(ADMINS), "oauth-client.block", Write => oauth::block;
+    POST post "/api/v1/oauth/clients/{id}/unblock", in_person(ADMINS), "oauth-client.unblock", Write => oauth::unblock;
+    // What clients may do in their own name; an admin everybody's, an auditor sees everybody's.
+    GET get "/api/v1/oauth/grants", read(EVERYBODY), "oauth-grant.list", No => oauth::grants;
+    DELETE delete "/api/v1/oauth/grants/{id}", write(EVERYBODY), "oauth-grant.end", Write => oauth::end_grant;
+    POST post "/api/v1/oauth/signing-keys/rotate", in_person(OWNER), "signing-key.rotate", Write => oauth::rotate_keys;
+    POST post "/api/v1/oauth/signing-keys/replace", in_person(OWNER), "signing-key.replace", Write => oauth::replace_keys;
     POST post "/api/v1/session-keys/replace", in_person(OWNER), "session-key.replace", Write => session_keys::replace;
     GET get "/api/v1/audit-events", read(AUDITORS), "audit-event.list", Look => audit::list;
     // What people said to servers is not for whoever only keeps them running.

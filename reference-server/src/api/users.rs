@@ -11,7 +11,7 @@ use mcp_gateway_auth::bootstrap::Bootstrap;
 use mcp_gateway_auth::user::NewUser;
 use mcp_gateway_core::contract::Revision;
 use mcp_gateway_core::layer::authenticate::Caller;
-use mcp_gateway_core::record::{Roles, Secret, Stored, Subject, User, UserState};
+use mcp_gateway_core::record::{Revoked, Roles, Secret, Stored, Subject, TenantId, User, UserState};
 use mcp_gateway_core::refusal::Refusal;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -203,7 +203,7 @@ pub(super) async fn disable(
 ) -> Result<Response, Problem> {
     let when = expected(&headers)?;
     let revision = app.logins.users.set_state(&caller.0, &id, UserState::Disabled, when).await?;
-    app.logins.sessions.end_all(&id).await?;
+    end_all(&app, &id).await?;
     changed(&app, &id, revision).await
 }
 
@@ -232,7 +232,7 @@ pub(super) async fn end_sessions(
     Nothing: Nothing,
 ) -> Result<Response, Problem> {
     let revision = app.logins.users.end_sessions(&caller.0, &id).await?;
-    app.logins.sessions.end_all(&id).await?;
+    end_all(&app, &id).await?;
     changed(&app, &id, revision).await
 }
 
@@ -246,7 +246,7 @@ pub(super) async fn set_password(
     Document(new): Document<PasswordDocument>,
 ) -> Result<Response, Problem> {
     let revision = app.logins.local.reset(&caller.0, &id, &new.password).await?;
-    app.logins.sessions.end_all(&id).await?;
+    end_all(&app, &id).await?;
     changed(&app, &id, revision).await
 }
 
@@ -262,9 +262,16 @@ pub(super) async fn delete(
 ) -> Result<Response, Problem> {
     let when = expected(&headers)?;
     let revision = app.logins.users.delete(&caller.0, &id, when).await?;
-    app.logins.sessions.end_all(&id).await?;
+    end_all(&app, &id).await?;
     let status = if applied(&app, revision).await { StatusCode::NO_CONTENT } else { StatusCode::ACCEPTED };
     Ok(status.into_response())
+}
+
+/// Removes sessions and grants, which are good for nothing any more.
+async fn end_all(app: &App, id: &str) -> Result<(), Problem> {
+    app.logins.sessions.end_all(id).await?;
+    app.end_grants(Revoked::Subject(&User::subject(TenantId::default(), id))).await?;
+    Ok(())
 }
 
 async fn changed(app: &App, id: &str, revision: Revision) -> Result<Response, Problem> {

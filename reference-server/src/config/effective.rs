@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::{HeaderName, Uri};
+use mcp_gateway_auth::server::RegistrationMode;
 use mcp_gateway_core::egress::{AllowRule, EgressPolicy};
 use mcp_gateway_core::record::{Mount, Roles, Secret};
 #[cfg(feature = "postgres")]
@@ -112,6 +113,11 @@ impl Config {
             ("login.hash_wait_ms", self.login.hash_wait_ms),
             ("login.hashes_at_once", self.login.hashes_at_once as u64),
             ("login.starts_per_address", self.login.starts_per_address.into()),
+            ("oauth.grant_idle_seconds", self.oauth.grant_idle_seconds),
+            ("oauth.grant_seconds", self.oauth.grant_seconds),
+            ("oauth.requests_per_minute", self.oauth.requests_per_minute.into()),
+            ("oauth.registrations_per_minute", self.oauth.registrations_per_minute.into()),
+            ("oauth.documents_per_minute", self.oauth.documents_per_minute.into()),
             ("audit.stall_timeout_ms", self.audit.stall_timeout_ms),
         ] {
             if number == 0 {
@@ -119,6 +125,7 @@ impl Config {
             }
         }
         self.check_traces()?;
+        self.check_oauth()?;
         // hyper keeps an index of header fields in 16 bits.
         if self.limits.header_count > 1_000 {
             return Err(ConfigError::value("limits.header_count", "must be at most 1000"));
@@ -144,6 +151,28 @@ impl Config {
         }
         if process.uid.is_some() != process.gid.is_some() {
             return Err(ConfigError::value("runtime.process", "needs both uid and gid, or neither"));
+        }
+        Ok(())
+    }
+
+    fn check_oauth(&self) -> Result<(), ConfigError> {
+        let oauth = &self.oauth;
+        if !(300..=86_400).contains(&oauth.access_token_seconds) {
+            return Err(ConfigError::value("oauth.access_token_seconds", "must be 300 to 86400"));
+        }
+        if oauth.refresh_grace_seconds > 600 {
+            return Err(ConfigError::value("oauth.refresh_grace_seconds", "must be at most 600"));
+        }
+        let is_hash = |text: &String| text.len() == 64 && text.bytes().all(|byte| b"0123456789abcdef".contains(&byte));
+        if let Some(n) = oauth.registration_tokens_sha256.iter().position(|text| !is_hash(text)) {
+            let place = format!("oauth.registration_tokens_sha256[{n}]");
+            return Err(ConfigError::value(place, "must be a SHA-256 in lowercase hexadecimal: sha256sum makes one"));
+        }
+        if oauth.registration == RegistrationMode::Token && oauth.registration_tokens_sha256.is_empty() {
+            return Err(ConfigError::value(
+                "oauth.registration_tokens_sha256",
+                "must have an entry: nobody could register",
+            ));
         }
         Ok(())
     }
@@ -275,7 +304,20 @@ impl Config {
                 rules.push(text.parse().map_err(|error| ConfigError::value(format!("{name}[{index}]"), error))?);
             }
         }
-        let mut policy = EgressPolicy::new(rules).without_loops_to([self.listen].into_iter().chain(self.ops_listen));
+        let policy = EgressPolicy::new(rules).without_loops_to([self.listen].into_iter().chain(self.ops_listen));
+        self.going_out(policy)
+    }
+
+    /// Where documents may be fetched from whose addresses strangers name: no hole, whatever is allowed elsewhere.
+    ///
+    /// # Errors
+    /// When `egress.proxy` or `egress.ca_bundle` cannot be used.
+    pub fn document_policy(&self) -> Result<EgressPolicy, ConfigError> {
+        self.going_out(EgressPolicy::default())
+    }
+
+    /// The same through `egress.proxy`, with the authorities of `egress.ca_bundle`.
+    fn going_out(&self, mut policy: EgressPolicy) -> Result<EgressPolicy, ConfigError> {
         if let Some(proxy) = &self.egress.proxy {
             policy = policy.through(proxy.parse().map_err(|error| ConfigError::value("egress.proxy", error))?);
         }

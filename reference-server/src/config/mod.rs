@@ -13,8 +13,8 @@ pub use self::reference::{reference, reference_table};
 pub use self::section::{Key, Shape};
 pub use self::settings::{
     Audit, AuditDurability, Auth, Catalog, Children, Config, Egress, EgressPurpose, Limits, Log, LogFormat, Login,
-    Policy, PostgresSettings, ProcessSettings, RateSetting, Rates, RoleSettings, RuntimeSettings, Sessions, Telemetry,
-    Tls, Traces,
+    OAuthSettings, Policy, PostgresSettings, ProcessSettings, RateSetting, Rates, RoleSettings, RuntimeSettings,
+    Sessions, Telemetry, Tls, Traces,
 };
 pub use self::source::{ConfigError, load};
 

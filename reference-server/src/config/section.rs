@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use ipnet::IpNet;
+use mcp_gateway_auth::server::{Issuers, RegistrationMode};
 use mcp_gateway_core::layer::audit::OnFull;
 use mcp_gateway_core::layer::peek::UnknownMethods;
 use mcp_gateway_core::record::Secret;
@@ -82,7 +83,8 @@ macro_rules! leaf {
 }
 
 leaf! {
-    Text: String, Secret, PathBuf, SocketAddr, AuditDurability, OnFull, UnknownMethods, LogFormat;
+    Text: String, Secret, PathBuf, SocketAddr, AuditDurability, OnFull, UnknownMethods, LogFormat, Issuers,
+        RegistrationMode;
     Number: u16, u32, u64, usize;
     Part: f64;
     Flag: bool;

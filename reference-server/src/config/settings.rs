@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use ipnet::IpNet;
+use mcp_gateway_auth::server::{Issuers, RegistrationMode, RegistrationPolicy};
 use mcp_gateway_core::layer::audit::OnFull;
 use mcp_gateway_core::layer::cors::KNOWN_WEB_CLIENTS;
 use mcp_gateway_core::layer::limit::Rate;
@@ -62,6 +63,8 @@ section! {
         auth: Auth = Auth::default(),
         /// How people sign in.
         login: Login = Login::default(),
+        /// How MCP clients get access in the name of people.
+        oauth: OAuthSettings = OAuthSettings::default(),
         /// What people may do.
         roles: RoleSettings = RoleSettings::default(),
         /// The log, on standard error.
@@ -116,8 +119,8 @@ section! {
         /// Private addresses (`10.1.0.0/16`) and names (`mcp.internal`, `mcp.internal:8443`) that remote servers may be
         /// at. The same list as `egress.upstream.allow`; both hold.
         allow: Vec<String> = Vec::new(),
-        /// PEM file with certificates of authorities that remote servers may have theirs from, beside those that
-        /// browsers trust. Read at the start.
+        /// PEM file with certificates of authorities that remote servers, and the documents of clients, may have theirs
+        /// from, beside those that browsers trust. Read at the start.
         ca_bundle: Option<PathBuf> = None,
         /// Proxy that opens tunnels (`CONNECT`) to remote servers: `http://proxy.corp:3128`, with `user:password@` before
         /// the host if it asks for them. Names and addresses in `egress.allow` are reached directly. Not set: everything
@@ -386,6 +389,41 @@ section! {
         providers: Vec<ProviderSettings> = Vec::new(),
         /// Logins with a provider that are begun from one address in 15 minutes.
         starts_per_address: u32 = 300,
+    }
+}
+
+section! {
+    /// `oauth`.
+    pub struct OAuthSettings {
+        /// Whether this gateway gives tokens to MCP clients. Without it, clients need an API key.
+        enabled: bool = true,
+        /// Who issues them: `shared`, the gateway itself for all servers, or `per_server`, each server's own URL.
+        issuer: Issuers = Issuers::Shared,
+        /// Who may register: `policy`, anybody whose redirect URIs are on loopback or on the two lists below, while others
+        /// wait for an administrator; `open`, anybody; `token`, whoever has an initial access token; `off`, nobody.
+        registration: RegistrationMode = RegistrationMode::Policy,
+        /// SHA-256 of the initial access tokens, in hexadecimal.
+        registration_tokens_sha256: Vec<String> = Vec::new(),
+        /// Hosts of web clients that may be used without an administrator's act.
+        redirect_hosts: Vec<String> = RegistrationPolicy::default().hosts.into_iter().collect(),
+        /// Schemes by which programs on people's machines may be called back.
+        redirect_schemes: Vec<String> = RegistrationPolicy::default().schemes.into_iter().collect(),
+        /// Whether clients may be known by a document at the URL that is their id.
+        client_documents: bool = true,
+        /// How long an access token is good; at most 86400. What is revoked ends at once, whatever this says.
+        access_token_seconds: u64 = 3_600,
+        /// How long a refresh token that was just used gets the same answer again; 0: never.
+        refresh_grace_seconds: u64 = 60,
+        /// After how long without use a client has to ask again.
+        grant_idle_seconds: u64 = 30 * 24 * 3_600,
+        /// After how long a client has to ask again in any case.
+        grant_seconds: u64 = 180 * 24 * 3_600,
+        /// Requests of one address in a minute to the endpoints of OAuth, and tokens and consents of one person.
+        requests_per_minute: u32 = 300,
+        /// Registrations from one address in a minute.
+        registrations_per_minute: u32 = 10,
+        /// Clients' documents that are fetched in a minute for one person, and from one host.
+        documents_per_minute: u32 = 20,
     }
 }
 

@@ -93,9 +93,23 @@ fn a_wrong_value_names_its_path() {
         ("login: {passwords: false}", "login.passwords"),
         ("egress: {identity: {allow: ['-']}}", "egress.identity.allow[0]"),
         ("login: {fresh_seconds: 0}", "login.fresh_seconds"),
+        ("oauth: {issuer: mine}", "oauth.issuer"),
+        ("oauth: {registration: some}", "oauth.registration"),
+        ("oauth: {registration: token}", "oauth.registration_tokens_sha256"),
+        ("oauth: {registration_tokens_sha256: [secret]}", "oauth.registration_tokens_sha256[0]"),
+        ("oauth: {access_token_seconds: 299}", "oauth.access_token_seconds"),
+        ("oauth: {access_token_seconds: 86401}", "oauth.access_token_seconds"),
+        ("oauth: {refresh_grace_seconds: 601}", "oauth.refresh_grace_seconds"),
+        ("oauth: {documents_per_minute: 0}", "oauth.documents_per_minute"),
     ] {
         let error = read(yaml, &[]).unwrap_err();
         assert!(error.contains(place), "{yaml}: {error}");
+    }
+    for yaml in [
+        "oauth: {access_token_seconds: 300, refresh_grace_seconds: 600}",
+        "oauth: {access_token_seconds: 86400, refresh_grace_seconds: 0, issuer: per_server}",
+    ] {
+        assert!(read(yaml, &[]).is_ok(), "{yaml}");
     }
     assert!(read("- a", &[]).unwrap_err().contains("mapping"));
     assert!(read("a: [", &[]).unwrap_err().contains("line"));

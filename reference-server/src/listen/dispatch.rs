@@ -150,9 +150,11 @@ fn until_read(response: Response<Body>, under_way: Option<UnderWay>) -> Response
     }
 }
 
-/// Whether a path is the mount's or below it.
+/// Whether a path is the mount's or below it, and not that of a document about a server.
 fn is_below(path: &str, mount: &str) -> bool {
-    path.strip_prefix(mount).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    path.strip_prefix(mount).is_some_and(|rest| {
+        rest.is_empty() || (rest.starts_with('/') && !rest.ends_with("/.well-known/openid-configuration"))
+    })
 }
 
 /// Whether the answer is a stream that lasts until somebody ends it, not one that ends with an answer.
@@ -172,6 +174,8 @@ mod tests {
             ("/mcp-connect/", true),
             ("/mcp-connect/a", true),
             ("/mcp-connected", false),
+            ("/mcp-connect/a/.well-known/openid-configuration", false),
+            ("/mcp-connect/a/.well-known/openid-configuration/", true),
             ("/api/v1", false),
             ("*", false),
         ] {

@@ -37,6 +37,7 @@ use mcp_gateway_auth::login::{
 use mcp_gateway_auth::page::{ErrorPage, LoginPage, PasswordPage, Provider, SignedInPage, SignedOutPage};
 use mcp_gateway_core::context::McpContext;
 use mcp_gateway_core::layer::context::ContextLayer;
+use mcp_gateway_core::record::Revoked;
 use serde::Deserialize;
 
 use self::form::{Fields, Form};
@@ -163,6 +164,10 @@ async fn sign_out(State(app): State<Arc<App>>, cx: Cx, headers: HeaderMap, Form(
     }
     let mut response = see(HERE);
     if let Ok(Some(session)) = session {
+        // What was agreed to in this login ends with it.
+        if let Err(error) = app.end_grants(Revoked::Session(&session.id)).await {
+            return *unavailable(&cx.0, &error);
+        }
         trail::done(&app, &cx.0, "login.sign-out", &session.value.user).await;
         let elsewhere = app.logins.providers.sign_out(&session.id).await.unwrap_or_else(|error| {
             tracing::warn!(%error, "whether a provider is to be told of a logout cannot be read");

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mcp_gateway_auth::api_key::{ApiKeyAuthenticator, LastUsed};
+use mcp_gateway_auth::token::TokenAuthenticator;
 use mcp_gateway_core::context::{McpContext, Sampling};
-use mcp_gateway_core::contract::{AuditSink, Clock, RateLimiter, Runtime};
+use mcp_gateway_core::contract::{AuditSink, Authenticator, Clock, RateLimiter, Runtime};
 use mcp_gateway_core::egress::Connections;
 use mcp_gateway_core::gateway::{Built, Gateway, GatewayOptions, Parts};
 use mcp_gateway_core::layer::admit::AdmitLimits;
@@ -28,6 +29,8 @@ pub(super) struct Ingredients {
     pub(super) capacity: Capacity,
     pub(super) snapshots: Snapshots,
     pub(super) last_used: Arc<LastUsed>,
+    /// What accepts OAuth tokens, where somebody gives them.
+    pub(super) tokens: Option<TokenAuthenticator>,
     pub(super) limiter: Arc<dyn RateLimiter>,
     pub(super) sessions: Arc<dyn SessionCodec>,
     pub(super) runtime: Option<Arc<dyn Runtime>>,
@@ -38,8 +41,19 @@ pub(super) struct Ingredients {
 
 /// Puts shim and gateway together.
 pub(super) fn build(config: &Config, with: Ingredients) -> Result<Built, ConfigError> {
-    let Ingredients { mount, capacity, snapshots, last_used, limiter, sessions, runtime, sink, connections, clock } =
-        with;
+    let Ingredients {
+        mount,
+        capacity,
+        snapshots,
+        last_used,
+        tokens,
+        limiter,
+        sessions,
+        runtime,
+        sink,
+        connections,
+        clock,
+    } = with;
     let limits = &config.limits;
     let shim = Shim::builder(Arc::clone(&sink))
         .authorizer(Arc::new(KeyServers))
@@ -78,7 +92,9 @@ pub(super) fn build(config: &Config, with: Ingredients) -> Result<Built, ConfigE
 
     let keys = Arc::new(snapshots.clone());
     let authenticator = ApiKeyAuthenticator::new(keys, Arc::clone(&clock)).with_last_used(last_used);
-    let mut parts = Parts::new(Arc::new(snapshots.clone()), vec![Arc::new(authenticator)], sessions, sink);
+    let mut authenticators: Vec<Arc<dyn Authenticator>> = vec![Arc::new(authenticator)];
+    authenticators.extend(tokens.map(|tokens| Arc::new(tokens) as Arc<dyn Authenticator>));
+    let mut parts = Parts::new(Arc::new(snapshots.clone()), authenticators, sessions, sink);
     parts.authorizer = Arc::new(KeyServers);
     parts.limiter = limiter;
     parts.runtime = runtime;
@@ -89,8 +105,10 @@ pub(super) fn build(config: &Config, with: Ingredients) -> Result<Built, ConfigE
         let snapshot = known.load();
         let revoked = |principal: &Arc<Principal>| {
             let ended = |dependence: &Arc<Dependence>| snapshot.revocations.end(dependence);
-            principal.actor.kind == ActorKind::ApiKey && snapshot.key(&principal.actor.id).is_none()
+            let (kind, id) = (principal.actor.kind, &principal.actor.id);
+            kind == ActorKind::ApiKey && snapshot.key(id).is_none()
                 || principal.dependence.as_ref().is_some_and(ended)
+                || kind == ActorKind::Client && snapshot.user(&principal.subject).is_some_and(|user| !user.enabled)
         };
         let removed = |route: &Arc<Route>| !snapshot.routes.contains_key(&route.id);
         match () {

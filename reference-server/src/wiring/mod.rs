@@ -11,6 +11,7 @@ mod copy;
 mod data_plane;
 mod limits;
 mod logins;
+mod oauth;
 #[cfg(feature = "process")]
 mod process;
 mod router;

@@ -6,6 +6,7 @@ use axum::Router;
 use axum::response::Response;
 use http::header::ACCESS_CONTROL_ALLOW_ORIGIN;
 use http::{HeaderName, HeaderValue, StatusCode};
+use mcp_gateway_auth::server::Issuers;
 use mcp_gateway_core::gateway::ResourceMetadata;
 use mcp_gateway_core::layer::host::HostLayer;
 use mcp_gateway_core::refusal::Refusal;
@@ -14,12 +15,20 @@ use crate::api;
 use crate::app::App;
 use crate::login;
 use crate::metrics;
+use crate::oauth;
 use crate::scim;
 
 /// The routes of the public listener.
 pub(super) fn public(app: &Arc<App>) -> Router {
     let metadata = ResourceMetadata::new(app.mount.clone());
-    let mut router = Router::new().route_service(&metadata.route(), metadata);
+    let metadata = match (&app.oauth, app.config.oauth.issuer) {
+        (None, _) => metadata,
+        (Some(_), Issuers::Shared) => metadata.with_authorization_servers(vec![app.mount.origin().to_owned()]),
+        (Some(_), Issuers::PerServer) => metadata.with_own_issuers(),
+    };
+    // Clients that put a slash behind a server's URL ask for a document with one.
+    let slashed = format!("{}/", metadata.route());
+    let mut router = Router::new().route_service(&slashed, metadata.clone()).route_service(&metadata.route(), metadata);
     if app.config.ops_listen.is_none() {
         router = router.merge(metrics::router(Arc::clone(app)));
     }
@@ -27,6 +36,7 @@ pub(super) fn public(app: &Arc<App>) -> Router {
         .merge(api::router(Arc::clone(app)))
         .merge(login::router(app))
         .merge(scim::router(app))
+        .merge(oauth::router(app))
         .fallback(absent)
         .layer(axum::middleware::map_response(harden))
         // Against DNS rebinding: the admin API of a gateway on loopback is within reach of every web page.

@@ -24,7 +24,7 @@ use tokio_util::task::TaskTracker;
 use super::banner::Banner;
 use super::data_plane::{self, Ingredients};
 use super::tasks::{Background, Upkeep};
-use super::{logins, router, storage};
+use super::{logins, oauth, router, storage};
 use crate::app::{App, DataPlaneLoad, Logins};
 use crate::config::{Capacity, Config};
 use crate::listen::{Dispatch, Drain, Listener, ListenerOptions, TlsFiles, TlsReloader};
@@ -147,6 +147,20 @@ impl Server {
                 secrets: &options.secrets,
             },
         )?;
+        let oauth = oauth::build(
+            &config,
+            oauth::Ingredients {
+                mount: &mount,
+                typed: &typed,
+                snapshots: &snapshots,
+                logins: &logins,
+                limiter: limiter.clone(),
+                sink: Arc::clone(&sink),
+                clock: &clock,
+            },
+        )
+        .await?;
+        let tokens = oauth.as_ref().map(|oauth| oauth::authenticator(&config, &mount, oauth, &snapshots, &clock));
         let built = data_plane::build(
             &config,
             Ingredients {
@@ -154,6 +168,7 @@ impl Server {
                 capacity,
                 snapshots: snapshots.clone(),
                 last_used: Arc::clone(&last_used),
+                tokens,
                 limiter: limiter.clone(),
                 sessions: Arc::new(storage.sessions),
                 runtime: runtime.clone(),
@@ -174,6 +189,7 @@ impl Server {
             strangers: Arc::clone(&built.strangers),
             last_used: Arc::clone(&last_used),
             ring: Arc::clone(&storage.ring),
+            signing: oauth.as_ref().map(|oauth| oauth.keys.clone()),
             audit_store: Arc::clone(&storage.audit_store),
             sink: Arc::clone(&sink),
             clock: Arc::clone(&clock),
@@ -202,6 +218,7 @@ impl Server {
             ),
             scim_tokens: logins::scim_tokens(&config, &options.secrets)?,
             logins,
+            oauth,
             limiter,
             spool_stats: Some(Arc::new(move || spool.stats())),
             strangers: built.strangers,

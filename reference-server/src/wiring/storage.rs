@@ -140,6 +140,10 @@ pub(super) fn audit_file(database: &Path) -> PathBuf {
     database.with_file_name(format!("{stem}-audit.db"))
 }
 
+#[cfg_attr(
+    not(any(feature = "sqlite", feature = "postgres")),
+    allow(unused_variables, reason = "memory seals nothing")
+)]
 pub(super) async fn open_audit(config: &Config, sealer: &Arc<dyn FieldSealer>) -> anyhow::Result<Arc<dyn AuditStore>> {
     Ok(match config.database()? {
         Database::Memory => Arc::new(MemoryAuditStore::new()),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 use mcp_gateway_auth::api_key::LastUsed;
+use mcp_gateway_auth::token::SigningKeys;
 use mcp_gateway_core::contract::{AuditSink, AuditStore, Clock};
 use mcp_gateway_core::layer::refusals::Strangers;
 use mcp_gateway_core::seal::SessionKeyRing;
@@ -43,6 +44,8 @@ pub(super) struct Upkeep {
     pub(super) strangers: Arc<Strangers>,
     pub(super) last_used: Arc<LastUsed>,
     pub(super) ring: Arc<SessionKeyRing>,
+    /// What signs access tokens, where any are given.
+    pub(super) signing: Option<Arc<SigningKeys>>,
     pub(super) audit_store: Arc<dyn AuditStore>,
     pub(super) sink: Arc<dyn AuditSink>,
     pub(super) clock: Arc<dyn Clock>,
@@ -73,6 +76,13 @@ impl Upkeep {
     async fn keep_house(&self) {
         if let Err(error) = self.ring.rotate_if_due().await {
             tracing::warn!(%error, "the session keys cannot be renewed");
+        }
+        if let Some(signing) = &self.signing {
+            match signing.rotate_if_due().await {
+                Ok(true) => tracing::info!("a new key will sign access tokens in 10 minutes"),
+                Ok(false) => {}
+                Err(error) => tracing::warn!(%error, "the signing keys cannot be renewed"),
+            }
         }
         if self.retention_days == 0 {
             return;

@@ -1,6 +1,10 @@
 //! Two gateways over one store: what one replica began, any other goes on with.
 
-#![allow(clippy::unwrap_used, reason = "a test's helpers fail like the test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test's helpers fail like the test, and it prints what it measures"
+)]
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "the upstream of these gateways")]
 
 mod replicas;
@@ -10,9 +14,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::StatusCode;
+use mcp_gateway_auth::user::{Asserted, IdentityKey};
 use mcp_gateway_core::conformance::{FlakyStore, ManualClock};
 use mcp_gateway_core::contract::{ResourceStore, SystemClock};
 use mcp_gateway_core::memory::MemoryStore;
+use mcp_gateway_core::record::{Principal, Roles, UserState};
 #[cfg(feature = "postgres")]
 use mcp_gateway_store::postgres::{self, Contract, PostgresOptions, PostgresStore};
 use mcp_gateway_store::sqlite::{SqliteOptions, SqliteStore};
@@ -53,6 +59,7 @@ macro_rules! over_each_store {
 over_each_store! {
     a_session_of_one_replica_is_used_and_resumed_on_the_other => sessions;
     a_revoked_key_stops_on_both => revocation;
+    a_token_of_a_disabled_person_stops_on_both => disabling;
     session_keys_turn_under_load => rotation;
 }
 
@@ -102,6 +109,34 @@ async fn revocation(store: Arc<dyn ResourceStore>) {
         assert_eq!(replica.call(&ada.text, Some(&session)).await.status, StatusCode::UNAUTHORIZED);
         assert_eq!(replica.call(&bob.text, None).await.status, StatusCode::OK, "others go on");
     }
+}
+
+async fn disabling(store: Arc<dyn ResourceStore>) {
+    let replicas = Replicas::start(store).await;
+    let [a, b] = &replicas.both;
+    let (mut people, mut tokens) = (Vec::new(), Vec::new());
+    for name in ["ada", "bob"] {
+        let asserted = Asserted::new(IdentityKey::new("https://idp.example", name), name);
+        let person = a.users.sign_in(&asserted).await.unwrap();
+        for replica in [a, b] {
+            replica.snapshots.wait_for(person.revision).await;
+        }
+        tokens.push(a.token(&person.id).await);
+        people.push(person.id);
+    }
+    // One replica has made the tokens; each remembers them.
+    for (replica, token) in [(a, &tokens[0]), (b, &tokens[0]), (a, &tokens[1]), (b, &tokens[1])] {
+        assert_eq!(replica.call(token, None).await.status, StatusCode::OK);
+    }
+    let owner = Principal::new("local", "owner").with_roles(Roles::OWNER);
+    let begun = std::time::Instant::now();
+    let revision = b.users.set_state(&owner, &people[0], UserState::Disabled, None).await.unwrap();
+    for replica in [a, b] {
+        replica.snapshots.wait_for(revision).await;
+        assert_eq!(replica.call(&tokens[0], None).await.status, StatusCode::UNAUTHORIZED);
+        assert_eq!(replica.call(&tokens[1], None).await.status, StatusCode::OK, "others go on");
+    }
+    println!("from the act to the refusal on both: {:?}", begun.elapsed());
 }
 
 /// The ring turns while both replicas serve, one of which does not hear of it for a while. No client notices.

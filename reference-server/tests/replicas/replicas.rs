@@ -11,6 +11,8 @@ use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use mcp_gateway_auth::api_key::{ApiKeyAuthenticator, ApiKeys, CreatedKey, LastUsed, NewKey};
+use mcp_gateway_auth::token::{NewToken, SigningKeyOptions, SigningKeys, TokenAuthenticator, TokenIssuer};
+use mcp_gateway_auth::user::{UserOptions, Users};
 use mcp_gateway_core::MaybeReady;
 use mcp_gateway_core::catalog;
 use mcp_gateway_core::context::McpContext;
@@ -44,6 +46,8 @@ pub(crate) struct Replica {
     pub(crate) snapshots: Snapshots,
     pub(crate) ring: Arc<SessionKeyRing>,
     pub(crate) keys: ApiKeys,
+    pub(crate) users: Users,
+    tokens: TokenIssuer,
 }
 
 /// A key of a caller.
@@ -134,7 +138,19 @@ impl Replica {
         snapshots.wait_for(revision).await;
         let used = Arc::new(LastUsed::new(typed.of()));
         let keys = ApiKeys::new(typed.of(), Arc::clone(&used), Arc::clone(&clock));
-        let authenticator = ApiKeyAuthenticator::new(Arc::new(snapshots.clone()), clock).with_last_used(used);
+        let by_key = ApiKeyAuthenticator::new(Arc::new(snapshots.clone()), Arc::clone(&clock)).with_last_used(used);
+        let people = (Arc::new(snapshots.clone()), UserOptions::default());
+        let users = Users::new(
+            Arc::clone(&typed.store),
+            typed.sealer.clone(),
+            TenantId::default(),
+            Arc::clone(&clock),
+            people.0.clone(),
+            people.1,
+        );
+        let signing = SigningKeys::open(typed.of(), Arc::clone(&clock), SigningKeyOptions::default()).await.unwrap();
+        let tokens = TokenIssuer::new(mount.origin(), signing.clone(), Arc::clone(&clock));
+        let by_token = TokenAuthenticator::builder(people.0, clock).own(mount.origin(), signing).build();
 
         let audit = Arc::new(MemoryAuditSink::new(1_000_000));
         let egress = EgressPolicy::new(["127.0.0.0/8".parse().unwrap()]);
@@ -143,10 +159,11 @@ impl Replica {
             .forward(ForwardOptions { egress, ..ForwardOptions::default() })
             .build();
         let sessions = Arc::new(SessionSealer::new(Arc::clone(&ring)));
-        let mut parts = Parts::new(Arc::new(snapshots.clone()), vec![Arc::new(authenticator)], sessions, audit);
+        let mut parts =
+            Parts::new(Arc::new(snapshots.clone()), vec![Arc::new(by_key), Arc::new(by_token)], sessions, audit);
         parts.shim = Some(Arc::new(shim));
         let gateway = Gateway::builder(parts).build(&mount).gateway;
-        Self { gateway, snapshots, ring, keys }
+        Self { gateway, snapshots, ring, keys, users, tokens }
     }
 
     /// Makes a key of this person, which this replica may not know yet.
@@ -155,6 +172,23 @@ impl Replica {
         let new = NewKey { subject: Some(Subject::local(person)), ..NewKey::named(person) };
         let CreatedKey { id, key, revision, .. } = self.keys.create(&owner, new).await.unwrap();
         Key { id, text: key.expose().to_owned(), revision }
+    }
+
+    /// An access token of this person, as the authorization server of this replica makes it.
+    pub(crate) async fn token(&self, person: &str) -> String {
+        let mount = Mount::new(&format!("https://{HOST}"), "/mcp-connect").unwrap();
+        let subject = Subject::local(person);
+        let new = NewToken {
+            subject: &subject,
+            client_id: "laptop",
+            resource: &mount.resource("tools"),
+            scope: "mcp",
+            epoch: SystemClock.now(),
+            person_epoch: 0,
+            grant: None,
+            session: None,
+        };
+        self.tokens.issue(&new).await.unwrap().token.expose().to_owned()
     }
 
     /// Opens a session; its id as the client reads it.

@@ -16,6 +16,7 @@ mod edges;
 mod headers;
 mod keys;
 mod limits;
+mod oauth;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod resumption;

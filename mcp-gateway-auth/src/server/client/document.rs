@@ -39,8 +39,13 @@ impl DocumentClients {
 
     /// Fetches over connections of its own.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        let options = FetchOptions::default().with_body(ServerLimits::DOCUMENT).with_timeout(Duration::from_secs(5));
-        Self::with_fetch(Arc::new(Fetcher::new(options)), clock)
+        Self::with_fetch(Arc::new(Fetcher::new(Self::fetch_options())), clock)
+    }
+
+    /// The limits of a fetch, without a hole; for a client that goes through a proxy or trusts further authorities.
+    #[must_use]
+    pub fn fetch_options() -> FetchOptions {
+        FetchOptions::default().with_body(ServerLimits::DOCUMENT).with_timeout(Duration::from_secs(5))
     }
 
     /// Fetches by another client, which must check addresses as [`Fetcher`] does.
@@ -66,16 +71,21 @@ impl DocumentClients {
             && !id.to_ascii_lowercase().contains("%2e")
     }
 
+    /// The client at this URL, if its document is remembered.
+    #[must_use]
+    pub fn remembered(&self, id: &str) -> Option<OAuthClient> {
+        let now = self.clock.monotonic();
+        self.lock().get(id).filter(|(until, _)| *until > now).map(|(_, client)| client.clone())
+    }
+
     /// The client at this URL.
     ///
     /// # Errors
     /// [`DocumentError`]; errors and documents that are not valid are never remembered.
     pub async fn load(&self, id: &str, policy: &RegistrationPolicy) -> Result<OAuthClient, DocumentError> {
         let now = self.clock.monotonic();
-        if let Some((until, client)) = self.lock().get(id)
-            && *until > now
-        {
-            return Ok(client.clone());
+        if let Some(client) = self.remembered(id) {
+            return Ok(client);
         }
         let failed = |why: String| DocumentError(why);
         if !Self::is_url(id) {

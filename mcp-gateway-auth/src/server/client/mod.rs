@@ -18,6 +18,7 @@ pub use self::redirect::RedirectKind;
 pub(crate) use self::redirect::matches;
 pub(crate) use self::registration::ClientMetadata;
 pub use self::registration::{RegistrationMode, RegistrationPolicy};
+use super::Issuer;
 
 /// A client as it is kept. Its id is the record's id.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +44,12 @@ pub struct OAuthClient {
     /// Blocked by an administrator: good for nothing.
     #[serde(default)]
     pub blocked: bool,
+    /// Approved by an administrator: good although the policy does not allow where it sends browsers.
+    #[serde(default)]
+    pub approved: bool,
+    /// The server whose own issuer it has registered with; absent for the shared one.
+    #[serde(default)]
+    pub issuer: Option<String>,
     /// When it was made.
     pub created_at: Timestamp,
     /// When a person last agreed to it; a registration that nobody ever agreed to expires.
@@ -60,9 +67,16 @@ impl OAuthClient {
     pub(crate) fn life(&self) -> Option<Duration> {
         match (self.known_by, self.used_at) {
             (KnownBy::Operator, _) => None,
+            // An administrator's word is kept.
+            _ if self.blocked || self.approved => None,
             (KnownBy::Registration | KnownBy::Document, None) => Some(Self::UNUSED),
             (KnownBy::Registration | KnownBy::Document, Some(_)) => Some(Self::USED),
         }
+    }
+
+    /// Whether it can be used with this issuer: a registration is one issuer's, other clients are everybody's.
+    pub(crate) fn is_of(&self, issuer: &Issuer) -> bool {
+        self.known_by != KnownBy::Registration || self.issuer == issuer.server
     }
 
     pub(crate) fn may(&self, grant: GrantType) -> bool {
@@ -116,7 +130,7 @@ pub enum ClientAuthentication {
 }
 
 /// What the token endpoint is asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum GrantType {
     /// A code that a person's consent gave.

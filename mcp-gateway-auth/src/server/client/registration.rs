@@ -189,6 +189,8 @@ impl ClientMetadata {
             resource_server: None,
             management_sha256: None,
             blocked: false,
+            approved: false,
+            issuer: None,
             created_at: now,
             used_at: None,
         };

@@ -1,6 +1,8 @@
 //! What must not work: one test per attack of RFC 9700 §4 and reference of the MCP specification that an authorization
 //! server can stop. `docs/src/reference/oauth-security.md` lists them.
 
+use mcp_gateway_core::context::McpContext;
+
 use super::*;
 
 /// RFC 9700 §4.1: redirect URIs are compared byte for byte, and nobody is ever sent to another place, errors included.

@@ -198,3 +198,53 @@ async fn private_addresses_are_never_fetched() {
         assert_eq!((answer.status, &*answer.body), (400, Problem::UnknownClient.text().as_bytes()), "{id}");
     }
 }
+
+/// What may be shown to a person and what decides may come apart: a document can change in between.
+#[tokio::test]
+async fn a_document_that_changes_before_the_answer_is_shown_again() {
+    let (world, web) = world().await;
+    let (page, cookie) = world.ask(ID, "ada", &[]).await;
+    let mut changed = document();
+    changed["client_name"] = "Something else".into();
+    web.says(200, &[], &changed);
+    world.clock.advance(DocumentClients::REMEMBER.0);
+    assert_eq!(world.decide(&page, &cookie, "ada", "allow").await.status, 400);
+    assert_eq!(*world.people.problem.lock().unwrap(), Some(Problem::RequestGone));
+    let (page, cookie) = world.ask(ID, "ada", &[]).await;
+    assert_eq!(page.client_name.as_deref(), Some("Something else"));
+    assert!(world.decide(&page, &cookie, "ada", "allow").await.parameters().contains_key("code"));
+}
+
+/// One person makes us fetch only so much, whatever it is; and of one host only so much is fetched, whoever wants it.
+#[tokio::test]
+async fn documents_are_fetched_within_budgets_of_person_and_host() {
+    use mcp_gateway_core::memory::MemoryRateLimiter;
+    let web = Arc::new(Web::default());
+    web.says(404, &[], &json!({}));
+    let held = web.clone();
+    let options = ServerOptions { documents_per_minute: 2, ..ServerOptions::default() };
+    let budgeted = World::with(|server| {
+        let limiter = MemoryRateLimiter::new(mcp_gateway_core::contract::SystemClock, 100);
+        let clock = server.0.clock.clone();
+        let documents = DocumentClients::with_fetch(held, clock);
+        server.documents(Some(documents)).options(options).limit_addresses(limiter)
+    });
+    let budgeted = budgeted.await;
+    let status = async |host: &str, user: &str| {
+        let id = format!("https://{host}/client.json");
+        let held = budgeted.authorize(&id, &[]).await;
+        let request = Request::get(held.location()).header(COOKIE, cookie(&held)).header("x-user", user);
+        budgeted.send(request, "").await.status
+    };
+    for (host, user, expected) in [
+        ("a.example", "ada", 400),
+        ("b.example", "ada", 400),
+        ("c.example", "ada", 429),
+        ("a.example", "bob", 400),
+        ("a.example", "eve", 429),
+        ("d.example", "eve", 400),
+    ] {
+        assert_eq!(status(host, user).await, expected, "{host} {user}");
+    }
+    assert_eq!(web.fetched(), 4);
+}

@@ -120,6 +120,8 @@ async fn a_client_calls_for_itself_with_a_secret_or_a_signature() {
         resource_server: None,
         management_sha256: None,
         blocked: false,
+        approved: false,
+        issuer: None,
         created_at: world.clock.now(),
         used_at: None,
     };
@@ -279,6 +281,8 @@ async fn an_identity_provider_decides_for_its_people_once_and_for_what_it_names(
         resource_server: None,
         management_sha256: None,
         blocked: false,
+        approved: false,
+        issuer: None,
         created_at: world.clock.now(),
         used_at: None,
     };

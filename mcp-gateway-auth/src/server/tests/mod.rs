@@ -2,6 +2,7 @@
 
 mod attacks;
 mod clients;
+mod consents;
 mod documents;
 mod journey;
 mod refresh;

@@ -185,6 +185,8 @@ async fn a_server_introspects_the_tokens_that_are_for_it_alone() {
         resource_server: Some(id.to_owned()),
         management_sha256: None,
         blocked: false,
+        approved: false,
+        issuer: None,
         created_at: world.clock.now(),
         used_at: None,
     };

@@ -76,6 +76,10 @@ impl Introspection {
             .map_err(|_| AuthError::Invalid("the introspection lacks sub, aud or exp"))?;
         claims.check(&self.issuer, resource, now).map_err(AuthError::Invalid)?;
         let mut verified = claims.into_verified(&self.issuer, resource).map_err(AuthError::Invalid)?;
+        if let Some(people) = &self.issuer.people {
+            let mapped = verified.of_people(&**people, now).await.map_err(unavailable)?;
+            verified = mapped.ok_or(AuthError::Invalid("the subject of the token is nobody here"))?;
+        }
         let until = now.saturating_add(self.remember).unwrap_or(now);
         verified.good_until = verified.good_until.min(until);
         Ok(verified)

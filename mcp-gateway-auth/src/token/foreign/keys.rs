@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -10,6 +10,7 @@ use http::StatusCode;
 use mcp_gateway_core::contract::{Clock, KeyRing, KeyRingError, VerifyingKey};
 use mcp_gateway_core::egress::{Fetch, get_json};
 use mcp_gateway_core::{BoxError, MaybeReady};
+use tokio::sync::watch;
 
 use super::super::key::PublicKey;
 
@@ -49,7 +50,8 @@ struct Inner {
     clock: Arc<dyn Clock>,
     options: RemoteKeysOptions,
     held: ArcSwap<Held>,
-    fetching: tokio::sync::Mutex<()>,
+    /// The fetch that is under way: ends when its sender is dropped.
+    fetching: Mutex<Weak<watch::Sender<()>>>,
 }
 
 #[derive(Clone, Default)]
@@ -69,7 +71,7 @@ impl RemoteKeys {
         clock: Arc<dyn Clock>,
         options: RemoteKeysOptions,
     ) -> Self {
-        let (held, fetching) = (ArcSwap::default(), tokio::sync::Mutex::default());
+        let (held, fetching) = (ArcSwap::default(), Mutex::default());
         Self(Arc::new(Inner { url: url.into(), fetch, clock, options, held, fetching }))
     }
 }
@@ -83,15 +85,13 @@ impl KeyRing for RemoteKeys {
         if held.is_younger(now, inner.options.refresh) && known.is_some() {
             return Ok(known).into();
         }
-        if !held.is_due(now, inner.options.retry) {
+        if !held.is_due(now, inner.options.retry) && !inner.is_fetching() {
             return inner.without_fetching(&held, id, now).into();
         }
         let (inner, id) = (Arc::clone(inner), Box::<str>::from(id));
         MaybeReady::wait(async move {
-            let failure = inner.refresh().await.err();
-            if let Some(error) = &failure {
-                tracing::warn!(url = inner.url, %error, "the keys of a trusted issuer cannot be fetched");
-            }
+            // Ends when the fetch does, whoever began it.
+            let _ = inner.fetching().changed().await;
             inner.without_fetching(&inner.held.load(), &id, inner.clock.monotonic())
         })
     }
@@ -115,14 +115,37 @@ impl Inner {
         Err(KeyRingError { issuer: self.url.as_str().into(), source })
     }
 
+    fn is_fetching(&self) -> bool {
+        self.fetching.lock().unwrap_or_else(PoisonError::into_inner).strong_count() > 0
+    }
+
+    /// Fetches in a task of its own, one at a time: a caller who hangs up takes nothing from those who wait.
+    fn fetching(self: &Arc<Self>) -> watch::Receiver<()> {
+        let mut fetching = self.fetching.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(under_way) = fetching.upgrade() {
+            return under_way.subscribe();
+        }
+        let under_way = Arc::new(watch::Sender::new(()));
+        let receiver = under_way.subscribe();
+        *fetching = Arc::downgrade(&under_way);
+        let inner = Arc::clone(self);
+        tokio::spawn(async move {
+            if let Err(error) = inner.refresh().await {
+                tracing::warn!(url = inner.url, %error, "the keys of a trusted issuer cannot be fetched");
+            }
+            drop(under_way);
+        });
+        receiver
+    }
+
     async fn refresh(&self) -> Result<(), BoxError> {
-        let _one_at_a_time = self.fetching.lock().await;
         let now = self.clock.monotonic();
         let before = Held::clone(&self.held.load());
+        // Somebody who waited for the last fetch may have come too late for it.
         if !before.is_due(now, self.options.retry) {
             return Ok(());
         }
-        self.held.store(Arc::new(Held { tried: Some(now), ..before.clone() }));
+        self.held.store(Arc::new(Held { tried: Some(now), ..before }));
         let answer = self.fetch.fetch(get_json(&self.url)?).await?;
         if answer.status != StatusCode::OK {
             return Err(format!("status {}", answer.status).into());

@@ -5,9 +5,12 @@ mod introspect;
 mod keys;
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use async_trait::async_trait;
+use mcp_gateway_core::BoxError;
 use mcp_gateway_core::contract::KeyRing;
-use mcp_gateway_core::record::{Scope, ServerList, TenantId};
+use mcp_gateway_core::record::{Scope, ServerList, Subject, TenantId};
 
 pub(crate) use self::claims::ForeignClaims;
 pub use self::introspect::Introspection;
@@ -26,9 +29,23 @@ pub struct TrustedIssuer {
     pub(crate) typ: String,
     pub(crate) scopes: Vec<Scope>,
     pub(crate) tenant: TenantId,
+    pub(crate) people: Option<Arc<dyn SubjectMap>>,
+}
+
+/// Knows who the subjects of other issuers are here.
+///
+/// Asked once for each token that is new, and again after 5 minutes. What the person may do is not its business: that
+/// is looked up on every call. Dropping the future changes nothing.
+#[async_trait]
+pub trait SubjectMap: Send + Sync + 'static {
+    /// The subject here; `None` for somebody who is nobody here.
+    async fn subject(&self, foreign: &Subject) -> Result<Option<Subject>, BoxError>;
 }
 
 impl TrustedIssuer {
+    /// How long it is believed who a subject is here.
+    pub const REMEMBER: Duration = Duration::from_secs(300);
+
     /// Accepts signed tokens of this issuer, checked with these keys, and of no audience yet but a server's own URL.
     pub fn new(issuer: impl Into<Arc<str>>, keys: Arc<dyn KeyRing>) -> Self {
         Self { keys: Some(keys), ..Self::opaque(issuer) }
@@ -43,6 +60,7 @@ impl TrustedIssuer {
             typ: ACCESS_TOKEN.to_owned(),
             scopes: vec![Scope::Mcp],
             tenant: TenantId::default(),
+            people: None,
         }
     }
 
@@ -65,6 +83,14 @@ impl TrustedIssuer {
     #[must_use]
     pub fn with_scopes(mut self, scopes: impl IntoIterator<Item = Scope>) -> Self {
         self.scopes = scopes.into_iter().collect();
+        self
+    }
+
+    /// The same, whose subjects are looked up here: their tokens have the rights that the person has here, and those of
+    /// nobody are refused. Without it they are subjects of their own, without any role.
+    #[must_use]
+    pub fn with_people(mut self, people: Arc<dyn SubjectMap>) -> Self {
+        self.people = Some(people);
         self
     }
 

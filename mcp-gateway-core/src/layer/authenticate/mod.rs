@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION};
+use http::header::{AUTHORIZATION, COOKIE, HOST, PROXY_AUTHORIZATION};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
@@ -171,7 +171,7 @@ impl Gate for AuthenticateLayer {
                 cx
             }
         };
-        let resource = match self.0.resource(&cx) {
+        let resource = match self.0.resource(&cx, parts) {
             Ok(resource) => resource,
             Err(refusal) => return Err(refusal).into(),
         };
@@ -246,12 +246,17 @@ impl AuthenticateLayer {
 }
 
 impl Inner {
-    fn resource(&self, cx: &McpContext) -> Result<Resource, Refusal> {
+    fn resource(&self, cx: &McpContext, parts: &Parts) -> Result<Resource, Refusal> {
         match &self.resource {
             ResourceOf::Fixed(resource) => Ok(resource.clone()),
             ResourceOf::Requested { mount, known } => {
                 let requested = cx.requested().ok_or_else(|| Refusal::layer_absent("requested", "AdmitLayer"))?;
-                Ok(known(&requested.id).unwrap_or_else(|| mount.resource(&requested.id)))
+                let resource = known(&requested.id).unwrap_or_else(|| mount.resource(&requested.id));
+                // Where the document is that names the server as it was called; the audience has one name.
+                let host = parts.headers.get(HOST).filter(|host| *host != mount.authority());
+                let called = host.and_then(|host| mount.on_loopback_as(host.to_str().ok()?));
+                let metadata = called.map_or(resource.metadata, |mount| mount.resource(&requested.id).metadata);
+                Ok(Resource { metadata, ..resource })
             }
         }
     }

@@ -1,4 +1,5 @@
 mod acts;
+mod clients;
 mod people;
 mod reads;
 mod schema;

@@ -5,8 +5,10 @@ use std::time::Duration;
 use axum::body::Body;
 use http::{Request, StatusCode};
 use mcp_gateway_auth::login::{Attempt, SessionUser, csrf_token};
+use mcp_gateway_auth::server::Grant;
 use mcp_gateway_auth::user::{Asserted, AssertedGroup, IdentityKey};
-use mcp_gateway_core::record::{Principal, Roles, Scope, Secret};
+use mcp_gateway_core::contract::When;
+use mcp_gateway_core::record::{Dependence, Principal, Resources, Revoked, Roles, Scope, Secret, Subject, TenantId};
 use serde_json::{Value, json};
 
 use super::world::{Answer, World};
@@ -66,14 +68,52 @@ async fn the_table_says_who_may_do_what() {
             let may = operation.access.roles.iter().any(|role| roles.with_included().contains(*role));
             assert_eq!(answer.status != StatusCode::FORBIDDEN, may, "{name} {operation:?}: {}", answer.body);
         }
-        // An auditor looks, and changes nothing but their own keys.
+        // An auditor looks, and changes nothing but their own keys and what clients may do in their own name.
         let changes = |roles: Roles| {
             OPERATIONS.iter().filter(move |operation| {
                 operation.recorded == Recorded::Write && operation.access.roles.contains(&roles)
             })
         };
-        assert!(changes(Roles::AUDITOR).all(|operation| operation.path.starts_with("/api/v1/api-keys")));
+        let own = ["/api/v1/api-keys", "/api/v1/oauth/grants"];
+        assert!(changes(Roles::AUDITOR).all(|operation| own.iter().any(|path| operation.path.starts_with(path))));
     }
+}
+
+#[tokio::test]
+async fn everybody_sees_and_ends_what_clients_may_do_in_their_own_name() {
+    let world = World::new().await;
+    let (ada, bob) = (world.person("ada", Roles::BASIC).await, world.person("bob", Roles::BASIC).await);
+    let (auditor, admin) = (world.person("eve", Roles::AUDITOR).await, world.person("root", Roles::ADMIN).await);
+    let kept = Resources::<Grant>::new(world.app.resources.clone(), world.app.sealer.clone(), TenantId::default());
+    for (id, person) in [("of-ada", &ada), ("of-bob", &bob), ("of-ada-too", &ada)] {
+        let grant: Grant = serde_json::from_value(json!({
+            "subject": Subject::local(&*person.id), "clientId": "laptop", "server": "far", "scope": "mcp",
+            "createdAt": "2026-01-01T00:00:00Z", "endsAt": "2999-01-01T00:00:00Z", "rotatedAt": "2026-01-01T00:00:00Z",
+        }))
+        .unwrap();
+        kept.save(id, &grant, When::Any).await.unwrap();
+    }
+    let seen = async |person: &Person| {
+        let listed = world.as_person(person, "GET", "/api/v1/oauth/grants", None).await.body;
+        listed["items"].as_array().unwrap().iter().map(|grant| grant["id"].as_str().unwrap().to_owned()).collect()
+    };
+    let seen_by: [Vec<String>; 4] = [seen(&ada).await, seen(&bob).await, seen(&auditor).await, seen(&admin).await];
+    assert_eq!(seen_by.each_ref().map(Vec::len), [2, 1, 3, 3], "{seen_by:?}");
+    for (person, grant, status) in [
+        (&bob, "of-ada", StatusCode::NOT_FOUND),
+        (&auditor, "of-ada", StatusCode::NOT_FOUND),
+        (&ada, "of-ada", StatusCode::NO_CONTENT),
+        (&ada, "of-ada", StatusCode::NOT_FOUND),
+        (&admin, "of-bob", StatusCode::NO_CONTENT),
+    ] {
+        let path = format!("/api/v1/oauth/grants/{grant}");
+        assert_eq!(world.as_person(person, "DELETE", &path, None).await.status, status, "{grant}");
+    }
+    assert_eq!(seen(&admin).await, ["of-ada-too".to_owned()]);
+    // In the feed too: no token that came of it is good any more.
+    let on = [Revoked::Grant("of-ada").id()];
+    let given = Dependence { epoch: jiff::Timestamp::UNIX_EPOCH, on: on.into() };
+    assert!(world.app.snapshots.load().revocations.end(&given));
 }
 
 #[tokio::test]

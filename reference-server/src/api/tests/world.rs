@@ -11,6 +11,8 @@ use mcp_gateway_auth::bootstrap::{Bootstrap, BootstrapOptions};
 use mcp_gateway_auth::login::{CookieNames, LocalLogins, Passwords, SessionAuthenticator, SessionOptions, Sessions};
 use mcp_gateway_auth::oidc::Providers;
 use mcp_gateway_auth::scim::Scim;
+use mcp_gateway_auth::server::{AuthorizationServer, ServerParts};
+use mcp_gateway_auth::token::{SigningKeyOptions, SigningKeys};
 use mcp_gateway_auth::user::{UserOptions, Users};
 use mcp_gateway_core::BoxFuture;
 use mcp_gateway_core::conformance::{FlakyStore, ManualClock};
@@ -33,6 +35,7 @@ use crate::api::router;
 use crate::app::{App, DataPlaneLoad, Logins};
 use crate::config::Config;
 use crate::metrics::{MeteredSink, Metrics};
+use crate::oauth::{Browser, OAuth};
 
 pub(crate) const BOOTSTRAP: &str = "bootstrap-0123456789abcdef0123456789abcdef";
 
@@ -113,6 +116,21 @@ impl World {
         let providers =
             Providers::new(providers, mount.origin(), parts.0, parts.1, parts.2, fetch, clock.clone()).unwrap();
         let logins = Logins { users, local, providers, sessions, cookies: CookieNames::for_url(mount.origin()) };
+        let ring = Resources::new(resources.clone(), sealer.clone(), tenant.clone());
+        let signing = SigningKeys::open(ring, clock.clone(), SigningKeyOptions::default()).await.unwrap();
+        let server = AuthorizationServer::new(ServerParts {
+            mount: mount.clone(),
+            tenant: tenant.clone(),
+            store: resources.clone(),
+            sealer: sealer.clone(),
+            signer: signing.clone(),
+            keys: signing.clone(),
+            resolve: Arc::new(snapshots.clone()),
+            standing: Arc::new(snapshots.clone()),
+            interaction: Arc::new(Browser { logins: logins.clone(), snapshots: snapshots.clone() }),
+            clock: clock.clone(),
+        });
+        let oauth = OAuth { server: server.documents(None), keys: signing };
         let audit = Arc::new(MemoryAuditStore::new());
         let sink = Arc::new(MemoryAuditSink::with_store(10_000, audit.clone()));
         let metrics = Arc::new(Metrics::new());
@@ -136,6 +154,7 @@ impl World {
             last_used,
             session_keys,
             logins,
+            oauth: Some(oauth),
             admin_authenticators: authenticators,
             limiter,
             spool_stats: None,

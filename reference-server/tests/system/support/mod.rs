@@ -1,5 +1,7 @@
 //! What the tests have in common: processes, a client that hides nothing, and an upstream that does as it is told.
 
+pub(crate) mod browser;
+pub(crate) mod client;
 pub(crate) mod gateway;
 pub(crate) mod http;
 pub(crate) mod identity;

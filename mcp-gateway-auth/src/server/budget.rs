@@ -1,0 +1,63 @@
+//! How much of the authorization server anybody may use.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::time::Duration;
+
+use http::request::Parts;
+use mcp_gateway_core::context::McpContext;
+use mcp_gateway_core::contract::{Budget, LimitKey, Limited};
+use mcp_gateway_core::record::Subject;
+use url::Url;
+
+use super::client::hex_hash;
+use super::grant::of_subject;
+use super::{Inner, LoggedIn};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+impl Inner {
+    /// Takes from the budget of the address, where one is known.
+    pub(crate) async fn limit_address(&self, head: &Parts, registration: bool) -> Result<(), Limited> {
+        let Some(address) = McpContext::of(&head.extensions).and_then(McpContext::address) else { return Ok(()) };
+        let id = network(*address).to_string();
+        let (scope, limit) = if registration {
+            ("oauth-register", self.options.registrations_per_minute)
+        } else {
+            ("oauth-address", self.options.requests_per_minute)
+        };
+        self.take(&[(scope, id, limit)]).await
+    }
+
+    /// Takes from the budget of whoever's rights are given.
+    pub(crate) async fn limit_subject(&self, subject: &Subject) -> Result<(), Limited> {
+        self.take(&[("oauth-account", hex_hash(&of_subject(subject)), self.options.requests_per_minute)]).await
+    }
+
+    /// Takes from the budgets of a person and of a host for one document.
+    pub(crate) async fn limit_document(&self, url: &str, who: &LoggedIn) -> Result<(), Limited> {
+        let host = Url::parse(url).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default();
+        let limit = self.options.documents_per_minute;
+        let person = hex_hash(&of_subject(&who.subject));
+        self.take(&[("oauth-document-person", person, limit), ("oauth-document-host", hex_hash(&host), limit)]).await
+    }
+
+    /// These budgets are small, and nothing here is on the way of a call: a limiter that has to ask is waited for.
+    async fn take(&self, budgets: &[(&'static str, String, u32)]) -> Result<(), Limited> {
+        let Some(limiter) = &self.limiter else { return Ok(()) };
+        let of = |(scope, id, limit): &(&'static str, String, u32)| Budget {
+            key: LimitKey { scope, id: id.clone().into() },
+            cost: 1,
+            limit: *limit,
+            period: MINUTE,
+        };
+        limiter.check(&budgets.iter().map(of).collect::<Vec<_>>()).await.map(drop)
+    }
+}
+
+/// Who has one IPv6 address has 2^64 of them: their network is what is counted.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
+        IpAddr::V4(address) => IpAddr::V4(address),
+    }
+}

@@ -1,0 +1,64 @@
+//! What somebody has agreed to before, where asking again adds nothing.
+
+use jiff::Timestamp;
+use mcp_gateway_core::contract::{IndexTerm, Kind};
+use mcp_gateway_core::record::{Resource, Subject};
+use serde::{Deserialize, Serialize};
+
+use super::client::hex_hash;
+use super::grant::of_subject;
+use super::{KnownBy, OAuthClient, RedirectKind};
+
+/// A remembered consent: the next request of the same form is not asked about.
+///
+/// Kept only for clients that nobody else can pass for: those that prove who they are, and those whose browser goes back
+/// to the host that vouches for them. Any program on a machine can take a loopback address or a scheme.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Consent {
+    /// Who agreed.
+    pub subject: Subject,
+    /// To which client.
+    pub client_id: String,
+    /// [`digest`] of the client as it was shown.
+    pub shown: String,
+    /// The person's epoch then: with another one it is forgotten.
+    pub person_epoch: u64,
+    /// When.
+    pub agreed_at: Timestamp,
+}
+
+impl Resource for Consent {
+    const KIND: Kind = Kind::quiet("oauth-consent");
+    const INDEXES: &'static [&'static str] = &["subject", "client"];
+    const SEALED: &'static [&'static str] = &[];
+
+    fn terms(&self) -> Vec<IndexTerm> {
+        let term = |name, value: &str| IndexTerm { name, value: super::client_key(value).into() };
+        vec![term("subject", &of_subject(&self.subject)), term("client", &self.client_id)]
+    }
+}
+
+/// The id of the consent to this.
+pub(crate) fn id(subject: &Subject, client_id: &str, server: &str, scope: &str) -> String {
+    let parts = [&*subject.issuer, &*subject.id, client_id, server, scope];
+    // With their lengths: no two run into each other.
+    hex_hash(&parts.map(|part| format!("{}:{part}", part.len())).concat())
+}
+
+/// Whether consent to this client, sent back to there, may be remembered.
+pub(crate) fn may_be_remembered(id: &str, client: &OAuthClient, redirect: &RedirectKind) -> bool {
+    let RedirectKind::Https(host) = redirect else { return false };
+    match client.known_by {
+        KnownBy::Operator => !client.is_public(),
+        KnownBy::Document => url::Url::parse(id).is_ok_and(|url| url.host_str() == Some(host)),
+        KnownBy::Registration => false,
+    }
+}
+
+/// What a person sees of a client, and what decides who gets the answer: whatever of it changes, the person is asked
+/// about again.
+pub(crate) fn digest(client: &OAuthClient, redirect_uri: &str) -> String {
+    let shown = (redirect_uri, &client.redirect_uris, &client.authentication, &client.name, client.known_by);
+    hex_hash(&serde_json::to_string(&shown).unwrap_or_default())
+}

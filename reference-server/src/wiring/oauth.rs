@@ -1,0 +1,98 @@
+//! The authorization server, and what accepts its tokens.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mcp_gateway_auth::server::{
+    AuthorizationServer, DocumentClients, Issuers, RegistrationPolicy, ServerOptions, ServerParts,
+};
+use mcp_gateway_auth::token::{SigningKeyOptions, SigningKeys, TokenAuthenticator};
+use mcp_gateway_core::contract::{AuditSink, Clock, RateLimiter};
+use mcp_gateway_core::egress::Fetcher;
+use mcp_gateway_core::record::{Mount, TenantId};
+use mcp_gateway_core::snapshot::Snapshots;
+
+use super::StartError;
+use super::serve::Typed;
+use crate::app::Logins;
+use crate::config::Config;
+use crate::oauth::{Browser, OAuth};
+
+/// What the authorization server is made of, beside the configuration.
+pub(super) struct Ingredients<'a> {
+    pub(super) mount: &'a Mount,
+    pub(super) typed: &'a Typed,
+    pub(super) snapshots: &'a Snapshots,
+    pub(super) logins: &'a Logins,
+    pub(super) limiter: Arc<dyn RateLimiter>,
+    pub(super) sink: Arc<dyn AuditSink>,
+    pub(super) clock: &'a Arc<dyn Clock>,
+}
+
+/// The server, if there is to be one.
+pub(super) async fn build(config: &Config, with: Ingredients<'_>) -> Result<Option<OAuth>, StartError> {
+    let settings = &config.oauth;
+    if !settings.enabled {
+        return Ok(None);
+    }
+    let Ingredients { mount, typed, snapshots, logins, limiter, sink, clock } = with;
+    let keys = SigningKeys::open(typed.of(), Arc::clone(clock), SigningKeyOptions::default()).await?;
+    let parts = ServerParts {
+        mount: mount.clone(),
+        tenant: TenantId::default(),
+        store: Arc::clone(&typed.store),
+        sealer: Arc::clone(&typed.sealer),
+        signer: keys.clone(),
+        keys: keys.clone(),
+        resolve: Arc::new(snapshots.clone()),
+        standing: Arc::new(snapshots.clone()),
+        interaction: Arc::new(Browser { logins: logins.clone(), snapshots: snapshots.clone() }),
+        clock: Arc::clone(clock),
+    };
+    let mut options = ServerOptions::default();
+    options.issuers = settings.issuer;
+    options.access_token = Duration::from_secs(settings.access_token_seconds);
+    options.refresh_grace = Duration::from_secs(settings.refresh_grace_seconds);
+    options.refresh_idle = Duration::from_secs(settings.grant_idle_seconds);
+    options.grant_life = Duration::from_secs(settings.grant_seconds);
+    options.requests_per_minute = settings.requests_per_minute;
+    options.registrations_per_minute = settings.registrations_per_minute;
+    options.documents_per_minute = settings.documents_per_minute;
+    let set = |names: &[String]| names.iter().map(|name| name.to_ascii_lowercase()).collect::<BTreeSet<_>>();
+    let mut policy = RegistrationPolicy::default().with_mode(settings.registration);
+    policy.tokens_sha256.clone_from(&settings.registration_tokens_sha256);
+    policy.hosts = set(&settings.redirect_hosts);
+    policy.schemes = set(&settings.redirect_schemes);
+    let documents = match settings.client_documents {
+        true => {
+            let options = DocumentClients::fetch_options().with_policy(config.document_policy()?);
+            Some(DocumentClients::with_fetch(Arc::new(Fetcher::new(options)), Arc::clone(clock)))
+        }
+        false => None,
+    };
+    let server = AuthorizationServer::new(parts)
+        .options(options)
+        .policy(policy)
+        .documents(documents)
+        .limit_addresses(limiter)
+        .audit(sink);
+    Ok(Some(OAuth { server, keys }))
+}
+
+/// What accepts its tokens.
+pub(super) fn authenticator(
+    config: &Config,
+    mount: &Mount,
+    oauth: &OAuth,
+    snapshots: &Snapshots,
+    clock: &Arc<dyn Clock>,
+) -> TokenAuthenticator {
+    let accepting = TokenAuthenticator::builder(Arc::new(snapshots.clone()), Arc::clone(clock));
+    let accepting = accepting.own(mount.origin(), oauth.keys.clone());
+    match config.oauth.issuer {
+        Issuers::Shared => accepting,
+        Issuers::PerServer => accepting.own_of_servers(oauth.keys.clone()),
+    }
+    .build()
+}
