@@ -11,7 +11,7 @@ const { CHROMIUM, LOGIN, MODULES, PASSWORD } = process.env;
 const require = createRequire(`${MODULES}/package.json`);
 const { chromium } = require('playwright-core');
 
-const browser = await chromium.launch({ executablePath: CHROMIUM, args: ['--no-sandbox'] });
+const browser = await chromium.launch({ executablePath: CHROMIUM, args: ['--no-sandbox', '--disable-dev-shm-usage', '--disable-gpu'] });
 const context = await browser.newContext({ viewport: { width: 900, height: 900 } });
 
 async function shoot(page, shots, name) {
@@ -72,7 +72,9 @@ async function visit({ url, shots, expect, server, end }) {
 for await (const line of createInterface({ input: process.stdin })) {
     let answer;
     try {
-        answer = { ok: true, detail: await visit(JSON.parse(line)) };
+        // Whatever hangs, hangs for a minute and not for ever.
+        const late = new Promise((_, reject) => setTimeout(() => reject(new Error('no end within 60 s')), 60_000).unref());
+        answer = { ok: true, detail: await Promise.race([visit(JSON.parse(line)), late]) };
     } catch (error) {
         answer = { ok: false, detail: String(error?.message ?? error) };
     }
