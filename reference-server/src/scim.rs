@@ -344,7 +344,7 @@ async fn note(app: &App, cx: &McpContext, action: &'static str, target: Option<B
     });
     event.address = cx.address().copied();
     event.method = Some(action.into());
-    event.target = target;
+    event.target = target.map(Into::into);
     event.status = status.as_u16();
     event.outcome = match status {
         status if status.is_success() => Outcome::Ok,
