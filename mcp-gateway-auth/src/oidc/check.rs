@@ -27,7 +27,15 @@ pub fn callback(data: &[u8]) {
 /// Claims are believed for one issuer, client and login, and an address is verified for the provider's own domain alone.
 pub fn id_token(data: &[u8]) {
     let now = Timestamp::from_second(1_800_000_000).expect("a time");
-    let expected = Expected { issuer: ISSUER, client_id: "gateway", nonce: "n", access_token: "a", after: None, now };
+    let expected = Expected {
+        issuer: ISSUER,
+        client_id: "gateway",
+        nonce: "n",
+        access_token: "a",
+        after: None,
+        may_omit_auth_time: false,
+        now,
+    };
     if let Ok(token) = IdToken::read(data, "RS256", &expected) {
         assert!(token.claims["iss"] == ISSUER && token.claims["nonce"] == "n" && !token.subject.is_empty());
         let mut company = ProviderOptions::keycloak("company", ISSUER, "gateway");

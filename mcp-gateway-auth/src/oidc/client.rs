@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::error::invalid;
-use super::person::Claims;
+use super::person::{self, Claims};
 use super::{OidcError, ProviderOptions};
 
 /// What a code is exchanged for.
@@ -108,9 +108,7 @@ pub(super) async fn add_userinfo(
     if said.get("sub").and_then(Value::as_str) != Some(subject) {
         return invalid("userinfo is about another person");
     }
-    for (name, value) in said {
-        claims.entry(name).or_insert(value);
-    }
+    person::merge(claims, said);
     Ok(())
 }
 

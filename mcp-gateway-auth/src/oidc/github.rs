@@ -18,6 +18,8 @@ const PAGE: usize = 100;
 /// Where GitHub, or a GitHub Enterprise Server, is asked.
 #[derive(Debug)]
 pub(super) struct Endpoints {
+    /// What its answers name as their issuer (RFC 9207); its people keep the issuer of the provider.
+    pub(super) issuer: String,
     pub(super) authorize: String,
     pub(super) token: String,
     api: String,
@@ -29,6 +31,7 @@ impl Endpoints {
         let api =
             if base == "https://github.com" { "https://api.github.com".to_owned() } else { format!("{base}/api/v3") };
         Self {
+            issuer: format!("{base}/login/oauth"),
             authorize: format!("{base}/login/oauth/authorize"),
             token: format!("{base}/login/oauth/access_token"),
             api,
@@ -50,10 +53,16 @@ impl Endpoints {
         let name = user.name.filter(|name| !name.is_empty()).unwrap_or(user.login);
         let identity = IdentityKey::new(&provider.issuer, user.id.to_string());
         let asserted = Asserted::new(identity, name).with_email(email);
-        if provider.groups_claim.is_none() {
+        if provider.groups_claim.is_none() && provider.organizations.is_empty() {
             return Ok(asserted);
         }
         let orgs: Vec<Organization> = self.pages(fetch, "/user/orgs", token).await?;
+        if !provider.organizations.is_empty() && !orgs.iter().any(|org| provider.organizations.contains(&org.id)) {
+            return Err(OidcError::NotAllowed("the person is in none of the allowed organizations"));
+        }
+        if provider.groups_claim.is_none() {
+            return Ok(asserted);
+        }
         let teams: Vec<Team> = self.pages(fetch, "/user/teams", token).await?;
         let orgs = orgs.into_iter().map(|org| AssertedGroup { id: format!("org/{}", org.id), name: org.login });
         let teams = teams.into_iter().map(|team| AssertedGroup {

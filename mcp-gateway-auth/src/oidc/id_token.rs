@@ -62,6 +62,8 @@ pub(crate) struct Expected<'a> {
     pub(crate) access_token: &'a str,
     /// When the person must have proved to the provider who they are, at the earliest, if that was asked for.
     pub(crate) after: Option<Timestamp>,
+    /// Whether a token is believed even then that does not say when.
+    pub(crate) may_omit_auth_time: bool,
     pub(crate) now: Timestamp,
 }
 
@@ -111,11 +113,11 @@ impl IdToken {
         }
         if let Some(after) = expected.after {
             let earliest = after.as_second().saturating_sub(limit(TokenLimits::CLOCK_SKEW));
-            if bound.auth_time.is_none_or(|at| at < earliest) {
+            if bound.auth_time.map_or(!expected.may_omit_auth_time, |at| at < earliest) {
                 return Err("the person did not sign in anew at the identity provider");
             }
         }
-        let authenticated_at = bound.auth_time.and_then(|at| Timestamp::from_second(at).ok());
+        let authenticated_at = bound.auth_time.map(|at| Timestamp::from_second(at).unwrap_or(super::NEVER));
         let claims = serde_json::from_slice(claims).map_err(|_| "the ID token is no object")?;
         Ok(Self { subject: bound.sub, session: bound.sid, authenticated_at, claims })
     }
@@ -165,6 +167,7 @@ mod tests {
             nonce: "n",
             access_token: "jHkWEdUXMU1BwAsC4vtUsZwnNvTIxEl0z9K3vx5KF0Y",
             after: None,
+            may_omit_auth_time: false,
             now: Timestamp::from_second(NOW).unwrap(),
         }
     }

@@ -76,6 +76,9 @@ use crate::login::sha256_hex;
 use crate::server::Grant;
 use crate::user::Asserted;
 
+/// When somebody proved who they are of whom no provider says when: too long ago for whatever needs a fresh login.
+const NEVER: Timestamp = Timestamp::UNIX_EPOCH;
+
 /// The providers that people may choose from.
 #[derive(Clone)]
 pub struct Providers(Arc<Inner>);
@@ -112,7 +115,8 @@ pub struct Proven {
     pub asserted: Asserted,
     /// What is to be [remembered](Providers::remember) with the session that begins.
     pub login: ProviderLogin,
-    /// When the person proved it; by the provider's word where it says so.
+    /// When the person proved it, by the provider's word; without one, 1970, unless the provider's
+    /// [options](ProviderOptions::fresh_without_auth_time) take the moment of the answer.
     pub authenticated_at: Timestamp,
     /// Where it goes on: what was given to [`Providers::begin`].
     pub next: String,
@@ -172,7 +176,8 @@ impl Providers {
     }
 
     /// Begins a login: the URL that the browser goes to. `browser` is the value of a cookie that this browser alone has,
-    /// `next` comes back in the end. With `max_age` (seconds), the provider must have asked the person not longer ago.
+    /// `next` comes back in the end. With `max_age` (seconds), the provider must have asked the person not longer ago;
+    /// without, it is asked for [`ProviderOptions::max_age`], so that it says when it did.
     ///
     /// # Errors
     /// [`OidcError`].
@@ -197,7 +202,7 @@ impl Providers {
             verifier: Secret::new(verifier),
             next: next.to_owned(),
             // Neither of the two would say whether it has asked again.
-            max_age: max_age.filter(|_| !matches!(options.kind, ProviderKind::GitHub | ProviderKind::Google)),
+            max_age: max_age.filter(|_| options.knows_max_age()),
             began_at: inner.clock.now(),
         };
         let put =
@@ -232,7 +237,8 @@ impl Providers {
         if openid {
             query.append_pair("nonce", &transaction.nonce);
         }
-        if let Some(max_age) = transaction.max_age {
+        if options.knows_max_age() {
+            let max_age = transaction.max_age.unwrap_or(options.max_age);
             query.append_pair("max_age", &max_age.to_string());
         }
         if let (ProviderKind::Google, [domain]) = (options.kind, &*options.email_domains) {
@@ -266,10 +272,12 @@ impl Providers {
             session: None,
             id_token: None,
         };
-        let mut authenticated_at = self.0.clock.now();
+        let now = self.0.clock.now();
+        let mut authenticated_at = if options.fresh_without_auth_time { now } else { NEVER };
         let asserted = match way {
             Way::GitHub(endpoints) => {
-                let code = callback.code(&options.issuer, false)?;
+                // A GitHub Enterprise Server of before says no issuer.
+                let code = callback.code(&endpoints.issuer, false)?;
                 let tokens = exchange(&endpoints.token, false, &code).send(fetch, options).await?;
                 let person = endpoints.person(fetch, options, &tokens.access_token).await?;
                 login.subject.clone_from(&person.identity.subject);
@@ -289,7 +297,8 @@ impl Providers {
                     nonce: &transaction.nonce,
                     access_token: tokens.access_token.expose(),
                     after: transaction.authenticated_after(),
-                    now: authenticated_at,
+                    may_omit_auth_time: options.fresh_without_auth_time,
+                    now,
                 };
                 let mut token = IdToken::verify(id_token.expose(), &known.keys, &expected).await?;
                 let absent = |claim: &str| person::at(&token.claims, claim).is_none();
@@ -298,7 +307,7 @@ impl Providers {
                     let access = &tokens.access_token;
                     client::add_userinfo(fetch, url, access, &token.subject, &mut token.claims).await?;
                 }
-                authenticated_at = token.authenticated_at.map_or(authenticated_at, |at| at.min(authenticated_at));
+                authenticated_at = token.authenticated_at.map_or(authenticated_at, |at| at.min(now));
                 let person = person::person(options, &token.subject, &token.claims)?;
                 login.subject = token.subject;
                 login.session = token.session;

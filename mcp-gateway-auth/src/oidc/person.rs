@@ -36,6 +36,28 @@ pub(crate) fn person(provider: &ProviderOptions, subject: &str, claims: &Claims)
     }
 }
 
+/// What says whether an address is verified; it means nothing beside another address.
+const VERIFIED: [&str; 2] = ["email_verified", "xms_edov"];
+/// What is believed of a signed token alone.
+const SIGNED: [&str; 3] = ["tid", "oid", "hd"];
+
+/// Adds what userinfo says to what the token says. An address comes with what is said of it, from one of the two.
+pub(super) fn merge(token: &mut Claims, userinfo: Claims) {
+    let same = text(token, "email").is_some() && text(token, "email") == text(&userinfo, "email");
+    let takes_address = text(token, "email").is_none() && text(&userinfo, "email").is_some();
+    if takes_address {
+        for claim in VERIFIED.into_iter().chain(["email", "hd"]) {
+            token.remove(claim);
+        }
+    }
+    for (name, value) in userinfo {
+        let of_address = name == "email" || VERIFIED.contains(&&*name);
+        if !SIGNED.contains(&&*name) && (!of_address || same || takes_address) {
+            token.entry(name).or_insert(value);
+        }
+    }
+}
+
 /// Whether somebody with this address may sign in.
 pub(super) fn allowed(provider: &ProviderOptions, email: Option<&Email>) -> Result<(), OidcError> {
     if provider.email_domains.is_empty() || email.is_some_and(|email| email.verified) {
@@ -180,6 +202,32 @@ mod tests {
         for said in [json!({ "tid": "other", "oid": "o" }), json!({ "oid": "o" }), json!({ "tid": TENANT })] {
             assert!(person(&provider, "pairwise", &claims(&said)).is_err(), "{said}");
         }
+    }
+
+    #[test]
+    fn an_address_is_verified_by_the_document_that_has_it() {
+        let merged = |token: Value, userinfo: Value| {
+            let mut all = claims(&token);
+            merge(&mut all, claims(&userinfo));
+            Value::Object(all)
+        };
+        let (ada, eve) = (json!({ "email": "ada@a.example" }), json!({ "email": "eve@a.example" }));
+        let verified = |of: &Value, hd: bool| {
+            let mut all = of.clone();
+            all["email_verified"] = json!(true);
+            if hd {
+                all["hd"] = json!("a.example");
+            }
+            all
+        };
+        assert_eq!(merged(ada.clone(), verified(&ada, true)), verified(&ada, false));
+        assert_eq!(merged(ada.clone(), verified(&eve, true)), ada);
+        assert_eq!(merged(json!({ "email_verified": true, "hd": "a.example" }), eve.clone()), eve);
+        assert_eq!(merged(json!({}), verified(&eve, true)), verified(&eve, false));
+        assert_eq!(merged(json!({ "name": "Ada" }), json!({ "tid": "t", "oid": "o", "name": "Eve", "x": 1 })),
+            json!({ "name": "Ada", "x": 1 }));
+        let denied = json!({ "email": "ada@a.example", "email_verified": false });
+        assert_eq!(merged(denied.clone(), verified(&ada, false)), denied);
     }
 
     #[test]

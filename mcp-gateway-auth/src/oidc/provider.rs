@@ -60,6 +60,16 @@ pub struct ProviderOptions {
     /// Domains, in lowercase, whose addresses this provider may vouch for. When there are any, only people with a
     /// verified address in one of them may sign in; without, no address of this provider counts as verified.
     pub email_domains: Vec<String>,
+    /// Organizations of GitHub, by their numbers: when there are any, only their members may sign in.
+    pub organizations: Vec<u64>,
+    /// Whether whoever has an account there may sign in, where everybody can have one: at Google and GitHub.
+    pub anybody: bool,
+    /// Seconds after which a person is to prove anew to the provider who they are; 7 days. Asked for with every login,
+    /// since a provider then says when they did.
+    pub max_age: i64,
+    /// Whether a login counts as fresh of which the provider does not say when the person proved who they are. A browser
+    /// that has a session there then renews its session here without anybody being asked.
+    pub fresh_without_auth_time: bool,
 }
 
 /// A provider cannot be used as it is described. The text says what to do.
@@ -86,6 +96,24 @@ impl ProviderOptions {
             scopes: ["openid", "profile", "email"].map(str::to_owned).into(),
             groups_claim: None,
             email_domains: Vec::new(),
+            organizations: Vec::new(),
+            anybody: false,
+            max_age: 7 * 24 * 3_600,
+            fresh_without_auth_time: false,
+        }
+    }
+
+    /// Whether it would ask a person again, and say that it has.
+    pub(super) fn knows_max_age(&self) -> bool {
+        !matches!(self.kind, ProviderKind::GitHub | ProviderKind::Google)
+    }
+
+    /// Whether everybody can have an account there.
+    fn is_public(&self) -> bool {
+        match self.kind {
+            ProviderKind::Google => true,
+            ProviderKind::GitHub => self.issuer.trim_end_matches('/') == "https://github.com",
+            _ => false,
         }
     }
 
@@ -165,6 +193,19 @@ impl ProviderOptions {
         if !self.email_domains.iter().all(domain) {
             return wrong("email_domains", "must be domains in lowercase, such as example.com");
         }
+        if !self.organizations.is_empty() && self.kind != ProviderKind::GitHub {
+            return wrong("organizations", "are those of GitHub; leave it out");
+        }
+        if self.max_age < 0 {
+            return wrong("max_age", "must be seconds, from 0");
+        }
+        if self.is_public() && self.email_domains.is_empty() && self.organizations.is_empty() && !self.anybody {
+            return wrong(
+                "email_domains",
+                "must name who may sign in, since everybody can have an account there (of GitHub, organizations will do); \
+                 set anybody to let everybody in",
+            );
+        }
         Ok(())
     }
 }
@@ -208,7 +249,16 @@ mod tests {
         assert_eq!(good().check(), Ok(()));
         let tenant = "8eaef023-2b34-4da1-9baa-8bc8c9d6a490";
         assert_eq!(ProviderOptions::entra("e", tenant, "x").check(), Ok(()));
-        assert_eq!(ProviderOptions::github("hub", "x").check(), Ok(()));
+        let open = [ProviderOptions::github("hub", "x"), ProviderOptions::google("g", "x")];
+        for open in open {
+            assert_eq!(open.check().unwrap_err().field, "email_domains", "{open:?}");
+            let domains = vec!["example.com".into()];
+            assert_eq!(ProviderOptions { email_domains: domains, ..open.clone() }.check(), Ok(()));
+            assert_eq!(ProviderOptions { anybody: true, ..open }.check(), Ok(()));
+        }
+        let hub = || ProviderOptions::github("hub", "x");
+        assert_eq!(ProviderOptions { organizations: vec![1], ..hub() }.check(), Ok(()));
+        assert_eq!(ProviderOptions { issuer: "https://git.example.com".into(), ..hub() }.check(), Ok(()));
         assert_eq!(ProviderOptions { issuer: "http://127.0.0.1:3000".into(), ..good() }.check(), Ok(()));
         let with_issuer = |issuer: &str| ProviderOptions { issuer: issuer.into(), ..good() };
         for (field, wrong) in [
@@ -225,6 +275,8 @@ mod tests {
             ("scopes", ProviderOptions { scopes: vec!["a b".into()], ..good() }),
             ("groups_claim", ProviderOptions { groups_claim: Some(String::new()), ..good() }),
             ("email_domains", ProviderOptions { email_domains: vec!["@example.com".into()], ..good() }),
+            ("organizations", ProviderOptions { organizations: vec![1], ..good() }),
+            ("max_age", ProviderOptions { max_age: -1, ..good() }),
         ] {
             assert_eq!(wrong.check().unwrap_err().field, field, "{wrong:?}");
         }

@@ -96,7 +96,11 @@ impl Login {
 
     /// Begins a login: the parameters that the browser brings to the provider.
     async fn begin(&self) -> HashMap<String, String> {
-        let url = self.providers.begin("company", BROWSER, "/next", None).await.unwrap();
+        self.begin_within(None).await
+    }
+
+    async fn begin_within(&self, max_age: Option<i64>) -> HashMap<String, String> {
+        let url = self.providers.begin("company", BROWSER, "/next", max_age).await.unwrap();
         Url::parse(&url).unwrap().query_pairs().into_owned().collect()
     }
 
@@ -118,7 +122,12 @@ impl Login {
 
     /// Ends a login with what the provider says.
     async fn finish(&self, sent: &HashMap<String, String>) -> Result<Proven, OidcError> {
-        self.providers.finish("company", BROWSER, &format!("state={}&code=c", sent["state"])).await
+        self.finish_with(sent, "").await
+    }
+
+    /// The same with more parameters in the answer.
+    async fn finish_with(&self, sent: &HashMap<String, String>, more: &str) -> Result<Proven, OidcError> {
+        self.providers.finish("company", BROWSER, &format!("state={}&code=c{more}", sent["state"])).await
     }
 
     /// A whole login and its session; the session's token.
@@ -206,6 +215,40 @@ async fn an_id_token_is_signed_by_the_provider_and_is_one() {
 }
 
 #[tokio::test]
+async fn a_login_is_as_fresh_as_its_provider_says() {
+    let strict = Login::company().await;
+    let mut options = ProviderOptions::new("company", ISSUER, "gateway");
+    options.fresh_without_auth_time = true;
+    let lax = Login::new(options).await;
+    let now = strict.world.clock.now();
+    let at = |seconds: i64| Timestamp::from_second(now.as_second() + seconds).unwrap();
+    let far = now.as_second() + 600;
+    for (login, again, said, fresh) in [
+        (&strict, false, None, Some(NEVER)),
+        (&strict, false, Some(-3_000_000), Some(at(-3_000_000))),
+        (&strict, false, Some(i64::MAX - far), Some(NEVER)),
+        (&strict, false, Some(3_600), Some(now)),
+        (&strict, true, Some(-20), Some(at(-20))),
+        (&strict, true, Some(-31), None),
+        (&strict, true, None, None),
+        (&lax, false, None, Some(now)),
+        (&lax, true, None, Some(now)),
+        (&lax, true, Some(-31), None),
+        (&lax, false, Some(i64::MAX - far), Some(NEVER)),
+    ] {
+        let sent = login.begin_within(again.then_some(0)).await;
+        assert_eq!(sent["max_age"], if again { "0" } else { "604800" }, "it is always asked");
+        let mut claims = login.claims(&sent["nonce"]);
+        if let Some(said) = said {
+            claims["auth_time"] = json!(now.as_second() + said);
+        }
+        login.issue(&login.sign("JWT", &claims).await);
+        let proven = login.finish(&sent).await.ok().map(|proven| proven.authenticated_at);
+        assert_eq!(proven, fresh, "again: {again}, auth_time: {said:?}");
+    }
+}
+
+#[tokio::test]
 async fn userinfo_is_about_the_same_person() {
     let mut options = ProviderOptions::keycloak("company", ISSUER, "gateway");
     options.email_domains = vec!["a.example".into()];
@@ -217,12 +260,14 @@ async fn userinfo_is_about_the_same_person() {
         login.issue(&login.sign("JWT", &claims).await);
         login.finish(&sent).await
     };
-    let said = |sub: &str| json!({ "sub": sub, "groups": ["ops"], "email": "owner@a.example", "email_verified": true });
-    let proven = ask(said("248289")).await.unwrap();
+    let said = |sub: &str, email: &str| json!({ "sub": sub, "groups": ["ops"], "email": email, "email_verified": true });
+    let proven = ask(said("248289", "ada@a.example")).await.unwrap();
     assert_eq!(proven.asserted.groups.unwrap()[0].id, "ops");
     let email = proven.asserted.email.unwrap();
-    assert_eq!((&*email.address, email.verified), ("ada@a.example", true), "the signed address, not the other");
-    assert!(invalid(&ask(said("1")).await));
+    assert_eq!((&*email.address, email.verified), ("ada@a.example", true));
+    let of_another = ask(said("248289", "owner@a.example")).await;
+    assert!(matches!(of_another, Err(OidcError::NotAllowed(_))), "what is verified of one address says nothing of another");
+    assert!(invalid(&ask(said("1", "ada@a.example")).await));
     assert!(invalid(&ask(json!([])).await));
 }
 
@@ -319,11 +364,21 @@ async fn a_person_of_github_is_a_number_with_a_primary_address() {
     provider.answer(&api("/user/teams?per_page=100&page=1"), team);
     let sent = login.begin().await;
     assert!(!sent.contains_key("nonce") && sent["scope"].contains("read:org") && sent.contains_key("code_challenge"));
-    let person = login.finish(&sent).await.unwrap().asserted;
+    let proven = login.finish(&sent).await.unwrap();
+    assert_eq!(proven.authenticated_at, NEVER, "it does not say when");
+    let person = proven.asserted;
     assert_eq!(person.identity, crate::user::IdentityKey::new("https://github.com", "42"));
     assert_eq!((&*person.name, &*person.email.unwrap().address), ("ada", "ada.king@a.example"));
     let groups = person.groups.unwrap();
     assert_eq!((groups.len(), &*groups[101].id, &*groups[101].name), (102, "team/7", "o1/ops"));
+
+    let sent = login.begin().await;
+    let named = login.finish_with(&sent, "&iss=https%3A%2F%2Fgithub.com%2Flogin%2Foauth").await.unwrap();
+    assert_eq!(named.asserted.identity.issuer, "https://github.com", "the person is the same");
+    for other in ["https%3A%2F%2Fgithub.com", "https%3A%2F%2Fevil.example%2Flogin%2Foauth"] {
+        let sent = login.begin().await;
+        assert!(invalid(&login.finish_with(&sent, &format!("&iss={other}")).await), "{other}");
+    }
 
     provider.answer(&api("/user/emails"), emails(false));
     let sent = login.begin().await;
@@ -331,6 +386,23 @@ async fn a_person_of_github_is_a_number_with_a_primary_address() {
     provider.answer("https://github.com/login/oauth/access_token", json!({ "error": "bad_verification_code" }));
     let sent = login.begin().await;
     assert!(invalid(&login.finish(&sent).await));
+}
+
+#[tokio::test]
+async fn members_of_an_organization_of_github_may_sign_in() {
+    let mut options = ProviderOptions::github("company", "gateway");
+    (options.organizations, options.groups_claim) = (vec![7], None);
+    let login = Login::new(options).await;
+    let token = json!({ "access_token": "gho", "token_type": "bearer" });
+    login.provider.answer("https://github.com/login/oauth/access_token", token);
+    let api = |path: &str, answer| login.provider.answer(&format!("https://api.github.com{path}"), answer);
+    api("/user", json!({ "id": 42, "login": "ada" }));
+    api("/user/emails", json!([]));
+    for (organization, may) in [(7, true), (8, false)] {
+        api("/user/orgs?per_page=100&page=1", json!([{ "id": organization, "login": "seven" }]));
+        let sent = login.begin().await;
+        assert_eq!(login.finish(&sent).await.is_ok(), may, "{organization}");
+    }
 }
 
 #[tokio::test]

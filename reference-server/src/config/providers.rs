@@ -45,6 +45,15 @@ pub struct ProviderSettings {
     /// Domains whose addresses it may vouch for; when there are any, only people with a verified one may sign in.
     #[serde(default)]
     pub email_domains: Vec<String>,
+    /// Organizations of GitHub, by their numbers: when there are any, only their members may sign in.
+    #[serde(default)]
+    pub organizations: Vec<u64>,
+    /// Whether whoever has an account at Google or GitHub may sign in.
+    #[serde(default)]
+    pub anybody: bool,
+    /// Whether a login counts as fresh of which the provider does not say when the person proved who they are.
+    #[serde(default)]
+    pub fresh_without_auth_time: bool,
     /// The file with the token of its SCIM client, at least 32 characters. Not set: the variable
     /// `MCP_GATEWAY_SCIM_TOKEN_{NAME}`, or no SCIM.
     #[serde(default)]
@@ -115,6 +124,9 @@ impl ProviderSettings {
             Some(claim) => options.groups_claim = Some(claim.to_owned()),
         }
         options.email_domains.clone_from(&self.email_domains);
+        options.organizations.clone_from(&self.organizations);
+        options.anybody = self.anybody;
+        options.fresh_without_auth_time = self.fresh_without_auth_time;
         options.check().map_err(|error| wrong(error.field, error.problem))?;
         Ok(options)
     }
@@ -143,8 +155,11 @@ impl Config {
     /// Names the field that cannot be used.
     pub fn providers(&self) -> Result<Vec<ProviderOptions>, ConfigError> {
         let all = self.login.providers.iter().enumerate();
-        let all: Vec<_> =
+        let mut all: Vec<_> =
             all.map(|(n, settings)| settings.options(&format!("login.providers[{n}]"))).collect::<Result<_, _>>()?;
+        for one in &mut all {
+            one.max_age = i64::try_from(self.login.session_seconds).unwrap_or(i64::MAX);
+        }
         for (n, one) in all.iter().enumerate() {
             if all[..n].iter().any(|other| other.name == one.name || other.issuer == one.issuer) {
                 let place = format!("login.providers[{n}]");

@@ -159,6 +159,13 @@ fn providers_are_read_from_file_and_variable_alike() {
     assert_eq!(roles.names().collect::<Vec<_>>(), ["admin", "auditor"]);
     assert!(of_file.role_presets().unwrap()["ada@a.example"].contains(mcp_gateway_core::record::Roles::OWNER));
     assert_eq!(of_file.login.providers[0].secret_variable(), "MCP_GATEWAY_LOGIN_SECRET_A");
+    let open = "[{name: a, client_id: x, preset: github}]";
+    let of_anybody = "[{name: a, client_id: x, preset: github, anybody: true, fresh_without_auth_time: true}]";
+    let refused = read(&format!("{off}\nlogin: {{providers: {open}}}"), &[]).unwrap_err();
+    assert!(refused.contains("login.providers[0].email_domains"), "{refused}");
+    let config = read(&format!("{off}\nlogin: {{session_seconds: 3600, providers: {of_anybody}}}"), &[]).unwrap();
+    let all = config.providers().unwrap();
+    assert_eq!((all[0].anybody, all[0].fresh_without_auth_time, all[0].max_age), (true, true, 3600));
     let wrong = read("", &[("MCP_GATEWAY__LOGIN__PROVIDERS", "a: [")]).unwrap_err();
     assert!(wrong.starts_with("MCP_GATEWAY__LOGIN__PROVIDERS"), "{wrong}");
 }
