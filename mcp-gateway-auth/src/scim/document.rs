@@ -49,7 +49,12 @@ struct Operation<'a> {
 impl UserDocument {
     /// Reads a whole user.
     pub(crate) fn read(json: &Value) -> Result<Self, ScimError> {
-        let mut user = Self { active: true, ..Self::default() };
+        Self::replacing(json, true)
+    }
+
+    /// Reads a whole user in the place of another one, who is as active as before where nothing is said of it.
+    pub(crate) fn replacing(json: &Value, active: bool) -> Result<Self, ScimError> {
+        let mut user = Self { active, ..Self::default() };
         user.set_all(json)?;
         if user.user_name.is_empty() {
             return bad("invalidValue", "userName must be there");

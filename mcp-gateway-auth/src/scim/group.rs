@@ -194,7 +194,7 @@ impl Scim {
     ) -> Result<Option<Revision>, ScimError> {
         let mut applied = None;
         for change in changes {
-            let (add, remove): (Vec<String>, Vec<String>) = match change {
+            let (mut add, remove): (Vec<String>, Vec<String>) = match change {
                 MemberChange::Add(ids) => (ids.clone(), Vec::new()),
                 MemberChange::Remove(ids) => (Vec::new(), ids.clone()),
                 MemberChange::Replace(ids) => {
@@ -208,37 +208,64 @@ impl Scim {
                     (ids.clone(), old.iter().map(ToString::to_string).filter(|id| !wanted.contains(id)).collect())
                 }
             };
+            // Whoever goes, goes, whatever becomes of those who come.
+            for batch in remove.chunks(BATCH) {
+                applied = applied.max(self.move_users(batch, group, since, false).await?);
+            }
+            add = self.without_members(add, group).await?;
             if !add.is_empty() {
                 self.may_add(group).await?;
             }
             for id in &add {
                 // Only those whom this client has made are its to move.
-                if self.person(provider, id).await.is_err() {
-                    return bad("invalidValue", "a member is none of the users of this client");
+                match self.person(provider, id).await {
+                    Err(ScimError::Missing) => {
+                        return bad("invalidValue", "a member is none of the users of this client");
+                    }
+                    known => drop(known?),
                 }
             }
-            for (ids, adds) in [(add, true), (remove, false)] {
-                for batch in ids.chunks(BATCH) {
-                    applied = applied.max(self.move_users(batch, group, adds).await?);
-                }
+            for batch in add.chunks(BATCH) {
+                applied = applied.max(self.move_users(batch, group, since, true).await?);
             }
         }
         Ok(applied)
     }
 
-    /// A client makes no owners: what would, is for an owner to do.
-    async fn may_add(&self, group: &str) -> Result<(), ScimError> {
-        let given = self.users.groups.get(group).await?.map_or(Roles::NONE, |group| group.value.roles);
+    /// Those of the users who are not in the group yet.
+    async fn without_members(&self, ids: Vec<String>, group: &str) -> Result<Vec<String>, ScimError> {
+        let mut others = Vec::new();
+        for id in ids {
+            let user = self.users.get(&id).await?;
+            if !user.is_some_and(|user| user.value.groups.iter().any(|one| one == group)) {
+                others.push(id);
+            }
+        }
+        Ok(others)
+    }
+
+    /// A client makes no owners: what would, is for an owner to do. What holds of the group for as long as that does.
+    async fn may_add(&self, group: &str) -> Result<Write, ScimError> {
+        let stored = self.users.groups.get(group).await?;
+        let when = stored.as_ref().map_or(When::Absent, |stored| When::At(stored.revision));
+        let given = stored.map_or(Roles::NONE, |stored| stored.value.roles);
         let preset = self.presets.get(group).copied().unwrap_or_default();
         if given.union(preset).intersects(Roles::OWNER.union(Roles::AUDITOR)) {
             return Err(ScimError::Forbidden(
                 "the group makes owners or auditors of its members; only a login puts them there",
             ));
         }
-        Ok(())
+        Ok(Write::Check { key: self.users.groups.key(group), when })
     }
 
-    async fn move_users(&self, ids: &[String], group: &str, adds: bool) -> Result<Option<Revision>, ScimError> {
+    /// Moves users of the group that the client has seen at this revision.
+    async fn move_users(
+        &self,
+        ids: &[String],
+        group: &str,
+        seen: Revision,
+        adds: bool,
+    ) -> Result<Option<Revision>, ScimError> {
         for attempt in 1.. {
             let mut writes = Vec::new();
             for id in ids {
@@ -260,6 +287,10 @@ impl Scim {
             }
             if writes.is_empty() {
                 return Ok(None);
+            }
+            writes.push(Write::Check { key: self.groups.key(group), when: When::At(seen) });
+            if adds {
+                writes.push(self.may_add(group).await?);
             }
             match self.users.users.store().commit(writes).await {
                 Err(error) if error.kind() == StoreErrorKind::Conflict && attempt < ATTEMPTS => {}

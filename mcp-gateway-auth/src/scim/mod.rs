@@ -17,13 +17,10 @@ mod tests;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use jiff::Timestamp;
-use mcp_gateway_core::contract::{Clock, Revision, StoreError, StoreErrorKind, StoreLimits, When, Write};
-use mcp_gateway_core::record::{
-    Email, Principal, Resources, Revocation, Revoked, Roles, Stored, Subject, User, UserState,
-};
+use mcp_gateway_core::contract::{Clock, Revision, StoreLimits, When, Write};
+use mcp_gateway_core::record::{Email, Resources, Revoked, Stored, Subject, User, UserState};
 use mcp_gateway_core::snapshot::RolePresets;
 use serde_json::{Value, json};
 
@@ -36,7 +33,6 @@ use self::path::Comparison;
 use self::record::of_provider;
 use crate::login::Sessions;
 use crate::server::Grant;
-use crate::token::TokenLimits;
 use crate::user::{Identity, IdentityKey, UserLimits, Users};
 
 /// The bounds of what clients send.
@@ -58,8 +54,6 @@ impl ScimLimits {
     pub const BODY: usize = 256 << 10;
 }
 
-/// How long the end of all that a person had is remembered: as long as a token that depends on it may live.
-const ENDED: Duration = TokenLimits::LIFETIME.saturating_add(TokenLimits::CLOCK_SKEW);
 /// Rounds that are tried when a record changes at the same time.
 const ATTEMPTS: usize = 4;
 
@@ -71,7 +65,6 @@ pub struct Scim {
     people: Resources<ScimUser>,
     names: Resources<ScimName>,
     groups: Resources<ScimGroup>,
-    revocations: Resources<Revocation>,
     grants: Resources<Grant>,
     presets: Arc<RolePresets>,
     clock: Arc<dyn Clock>,
@@ -119,7 +112,6 @@ impl Scim {
             people: any.of_kind(),
             names: any.of_kind(),
             groups: any.of_kind(),
-            revocations: any.of_kind(),
             grants: any.of_kind(),
             users,
             sessions,
@@ -136,53 +128,61 @@ impl Scim {
     pub async fn create_user(&self, provider: &str, json: &Value) -> Result<ScimResource, ScimError> {
         let document = UserDocument::read(json)?;
         let key = identity(provider, &document)?;
-        let record = |disabled| ScimUser {
-            provider: provider.to_owned(),
-            document: document.clone(),
-            created_at: self.clock.now(),
-            disabled,
-        };
-        let known = self.users.identities.get(&key.id()).await?;
-        let (id, mut writes, was_ours) = match known {
-            Some(identity) => {
-                let id = identity.value.user;
-                let old = self.people.get(&id).await?;
-                if self.people_name(provider, old.as_ref()).await?.is_some() {
-                    return Err(ScimError::Exists("there is a user of this externalId"));
-                }
-                let when = old.as_ref().map_or(When::Absent, |old| When::At(old.revision));
-                let was_ours = old.is_some_and(|old| old.value.disabled);
-                (id.clone(), vec![self.people.put(&id, &record(was_ours), None, when)?], was_ours)
-            }
-            None => {
-                let (id, now) = (Users::new_id(), self.clock.now());
-                let user = User {
-                    name: tidy(&document.name()),
-                    email: email(&document),
-                    roles: self.users.options.default_roles,
-                    groups: Vec::new(),
-                    state: UserState::Active,
-                    epoch: 0,
-                    created_at: now,
-                };
-                let identity = Identity { key: key.clone(), user: id.clone(), linked_at: now };
-                let writes = vec![
-                    self.users.users.put(&id, &user, None, When::Absent)?,
-                    self.users.identities.put(&key.id(), &identity, None, When::Absent)?,
-                    self.people.put(&id, &record(false), None, When::Absent)?,
-                ];
-                (id, writes, false)
+        let mut attempt = 1;
+        let (id, applied) = loop {
+            match self.try_create(provider, &key, &document).await {
+                Err(ScimError::Changed) if attempt < ATTEMPTS => attempt += 1,
+                done => break done?,
             }
         };
-        let name = ScimName { user: id.clone() };
-        writes.push(self.names.put(&ScimName::id(provider, &document.user_name), &name, None, When::Absent)?);
-        let taken = |error: StoreError| match error.kind() {
-            StoreErrorKind::Conflict => ScimError::Exists("the userName or externalId is taken"),
-            _ => error.into(),
+        self.user(provider, &id).await.map(|user| ScimResource { applied, ..user })
+    }
+
+    async fn try_create(
+        &self,
+        provider: &str,
+        key: &IdentityKey,
+        document: &UserDocument,
+    ) -> Result<(String, Option<Revision>), ScimError> {
+        let now = self.clock.now();
+        let mut record =
+            ScimUser { provider: provider.to_owned(), document: document.clone(), created_at: now, disabled_in: None };
+        let name_id = ScimName::id(provider, &document.user_name);
+        if self.names.get(&name_id).await?.is_some() {
+            return Err(ScimError::Exists("the userName is taken"));
+        }
+        let named = |id: &str| self.names.put(&name_id, &ScimName { user: id.to_owned() }, None, When::Absent);
+        if let Some(identity) = self.users.identities.get(&key.id()).await? {
+            let id = identity.value.user;
+            let old = self.people.get(&id).await?;
+            if self.people_name(provider, old.as_ref()).await?.is_some() {
+                return Err(ScimError::Exists("there is a user of this externalId"));
+            }
+            let when = old.as_ref().map_or(When::Absent, |old| When::At(old.revision));
+            record.disabled_in = old.filter(|old| old.value.provider == provider).and_then(|old| old.value.disabled_in);
+            let applied = self.follow(&id, record, when, vec![named(&id)?]).await?;
+            return Ok((id, applied));
+        }
+        let id = Users::new_id();
+        let user = User {
+            name: tidy(&document.name()),
+            email: email(document),
+            roles: self.users.options.default_roles,
+            groups: Vec::new(),
+            state: if document.active { UserState::Active } else { UserState::Disabled },
+            epoch: 0,
+            created_at: now,
         };
-        let made = self.people.store().commit(writes).await.map_err(taken)?;
-        let applied = self.follow(&id, &document, was_ours).await?.unwrap_or(made);
-        self.user(provider, &id).await.map(|user| ScimResource { applied: Some(applied), ..user })
+        record.disabled_in = (!document.active).then_some(user.epoch);
+        let identity = Identity { key: key.clone(), user: id.clone(), linked_at: now };
+        let writes = vec![
+            self.users.users.put(&id, &user, None, When::Absent)?,
+            self.users.identities.put(&key.id(), &identity, None, When::Absent)?,
+            self.people.put(&id, &record, None, When::Absent)?,
+            named(&id)?,
+        ];
+        let made = self.people.store().commit(writes).await?;
+        Ok((id, Some(made)))
     }
 
     /// Reads a user.
@@ -206,8 +206,7 @@ impl Scim {
         when: Option<Revision>,
         json: &Value,
     ) -> Result<ScimResource, ScimError> {
-        let new = UserDocument::read(json)?;
-        self.change(provider, id, when, |_| Ok(new.clone())).await
+        self.change(provider, id, when, |old| UserDocument::replacing(json, old.active)).await
     }
 
     /// Changes a user.
@@ -235,12 +234,7 @@ impl Scim {
         id: &str,
         when: Option<Revision>,
     ) -> Result<Option<Revision>, ScimError> {
-        let person = self.person(provider, id).await?;
-        if when.is_some_and(|when| when != person.revision) {
-            return Err(ScimError::Changed);
-        }
-        let gone = UserDocument { active: false, ..person.value.document.clone() };
-        let ended = self.follow(id, &gone, person.value.disabled).await?;
+        let ended = self.update(provider, id, when, |old| Ok(UserDocument { active: false, ..old })).await?;
         // After it has ended: until then the client finds the user, and tries again.
         let person = self.person(provider, id).await?;
         let name = self.names.key(&ScimName::id(provider, &person.value.document.user_name));
@@ -338,75 +332,88 @@ impl Scim {
         when: Option<Revision>,
         new: impl Fn(UserDocument) -> Result<UserDocument, ScimError>,
     ) -> Result<ScimResource, ScimError> {
-        let person = self.person(provider, id).await?;
-        if when.is_some_and(|when| when != person.revision) {
-            return Err(ScimError::Changed);
-        }
-        let old = person.value.document.clone();
-        let document = new(old.clone())?;
-        if document.external_id != old.external_id {
-            return bad("mutability", "externalId says who the user is, and does not change");
-        }
-        let record = ScimUser { document: document.clone(), ..person.value.clone() };
-        let mut writes = vec![self.people.put(id, &record, None, When::At(person.revision))?];
-        let (before, after) = (ScimName::id(provider, &old.user_name), ScimName::id(provider, &document.user_name));
-        if before != after {
-            writes.push(Write::Delete { key: self.names.key(&before), when: When::Any });
-            writes.push(self.names.put(&after, &ScimName { user: id.to_owned() }, None, When::Absent)?);
-        }
-        self.people.store().commit(writes).await?;
-        let applied = self.follow(id, &document, person.value.disabled).await?;
+        let applied = self.update(provider, id, when, new).await?;
         self.user(provider, id).await.map(|user| ScimResource { applied, ..user })
     }
 
-    /// Brings the user to what the document says.
-    async fn follow(&self, id: &str, document: &UserDocument, was_ours: bool) -> Result<Option<Revision>, ScimError> {
-        let mut applied = None;
-        for attempt in 1.. {
-            let Some(Stored { revision, value: old, .. }) = self.users.get(id).await? else { break };
-            let mut user = old.clone();
-            user.name = tidy(&document.name());
-            // What a login has verified, it alone replaces.
-            if !old.email.as_ref().is_some_and(|email| email.verified) {
-                user.email = email(document);
+    /// Tries again while somebody else changes the same, unless the client has said what it has seen.
+    async fn update(
+        &self,
+        provider: &str,
+        id: &str,
+        when: Option<Revision>,
+        new: impl Fn(UserDocument) -> Result<UserDocument, ScimError>,
+    ) -> Result<Option<Revision>, ScimError> {
+        let mut attempt = 1;
+        loop {
+            let person = self.person(provider, id).await?;
+            if when.is_some_and(|when| when != person.revision) {
+                return Err(ScimError::Changed);
             }
-            if user == old {
-                break;
+            let old = person.value.document.clone();
+            let document = new(old.clone())?;
+            if document.external_id != old.external_id {
+                return bad("mutability", "externalId says who the user is, and does not change");
             }
-            match self.users.users.save(id, &user, When::At(revision)).await {
-                Err(error) if error.kind() == StoreErrorKind::Conflict && attempt < ATTEMPTS => {}
-                done => {
-                    applied = Some(done?);
-                    break;
+            let (before, after) = (ScimName::id(provider, &old.user_name), ScimName::id(provider, &document.user_name));
+            let mut writes = Vec::new();
+            if before != after {
+                if self.names.get(&after).await?.is_some() {
+                    return Err(ScimError::Exists("the userName is taken"));
                 }
+                writes.push(Write::Delete { key: self.names.key(&before), when: When::Any });
+                writes.push(self.names.put(&after, &ScimName { user: id.to_owned() }, None, When::Absent)?);
+            }
+            let record = ScimUser { document, ..person.value };
+            match self.follow(id, record, When::At(person.revision), writes).await {
+                Err(ScimError::Changed) if attempt < ATTEMPTS => attempt += 1,
+                done => return done,
             }
         }
-        let state = self.users.get(id).await?.map(|user| user.value.state);
-        match (state, document.active) {
-            (Some(UserState::Active), false) => applied = Some(self.deprovision(id).await?),
-            // Somebody else's block is theirs to lift.
-            (Some(UserState::Disabled), true) if was_ours => {
-                applied = Some(self.users.set_state(&client(), id, UserState::Active, None).await?);
-                self.mark(id, false).await?;
-            }
-            _ => {}
-        }
-        Ok(applied)
     }
 
-    /// Ends all that a user has: sessions, tokens and grants for good, keys for as long as the user is disabled.
-    async fn deprovision(&self, id: &str) -> Result<Revision, ScimError> {
-        self.mark(id, true).await?;
-        let disabled = self.users.set_state(&client(), id, UserState::Disabled, None).await?;
-        let subject = User::subject(self.users.users.key(id).tenant, id);
-        let until = self.clock.now().saturating_add(ENDED).unwrap_or(Timestamp::MAX);
-        let reason = "the identity provider has deactivated the user".to_owned();
-        let revocation = Revocation { reason, before: Some(self.clock.now()), until };
-        let put = self.revocations.put(&Revoked::Subject(&subject).id(), &revocation, Some(ENDED), When::Any)?;
-        let revoked = self.revocations.store().commit(vec![put]).await?;
-        self.sessions.end_all(id).await?;
-        self.end_grants(&subject).await?;
-        Ok(disabled.max(revoked))
+    /// Brings the user to what the document says, and keeps both in one commit, with these writes. The revision is that
+    /// of the user, if anything about them has changed.
+    async fn follow(
+        &self,
+        id: &str,
+        mut record: ScimUser,
+        when: When,
+        mut writes: Vec<Write>,
+    ) -> Result<Option<Revision>, ScimError> {
+        let Stored { revision, value: old, .. } = self.users.get(id).await?.ok_or(ScimError::Missing)?;
+        let (active, at) = (record.document.active, When::At(revision));
+        let mut user = old.clone();
+        user.name = tidy(&record.document.name());
+        // What a login has verified, it alone replaces.
+        if !old.email.as_ref().is_some_and(|email| email.verified) {
+            user.email = email(&record.document);
+        }
+        match (old.state, active) {
+            (UserState::Active, false) => user.state = UserState::Disabled,
+            // Somebody else's block is theirs to lift, and whoever has blocked since has counted the epoch up.
+            (UserState::Disabled, true) if record.disabled_in == Some(old.epoch) => user.state = UserState::Active,
+            _ => {}
+        }
+        let changed = user != old;
+        if user.state == UserState::Active {
+            record.disabled_in = None;
+        }
+        if (old.state, user.state) == (UserState::Active, UserState::Disabled) {
+            record.disabled_in = Some(old.epoch + 1);
+            let reason = "the identity provider has deactivated the user";
+            writes.extend(self.users.disabling(id, user, at, reason).await?);
+        } else if changed {
+            writes.push(self.users.users.put(id, &user, None, at)?);
+        }
+        writes.push(self.people.put(id, &record, None, when)?);
+        let applied = self.people.store().commit(writes).await?;
+        if !active {
+            // The epoch has ended all of it; the records go, again after a failure.
+            self.sessions.end_all(id).await?;
+            self.end_grants(&User::subject(self.users.users.key(id).tenant, id)).await?;
+        }
+        Ok(changed.then_some(applied))
     }
 
     async fn end_grants(&self, subject: &Subject) -> Result<(), ScimError> {
@@ -422,15 +429,6 @@ impl Scim {
                 return Ok(());
             }
         }
-    }
-
-    async fn mark(&self, id: &str, disabled: bool) -> Result<(), ScimError> {
-        let Some(stored) = self.people.get(id).await? else { return Ok(()) };
-        if stored.value.disabled == disabled {
-            return Ok(());
-        }
-        self.people.save(id, &ScimUser { disabled, ..stored.value }, When::At(stored.revision)).await?;
-        Ok(())
     }
 
     async fn shown(&self, person: Stored<ScimUser>, user: &User) -> Result<ScimResource, ScimError> {
@@ -490,11 +488,6 @@ fn page(total: usize, start: usize, resources: &[Value]) -> Value {
         "itemsPerPage": resources.len(),
         "Resources": resources,
     })
-}
-
-/// Who deactivates owners, too: the provider knows first who has left.
-fn client() -> Principal {
-    Principal::new("scim", "client").with_roles(Roles::OWNER)
 }
 
 fn identity(provider: &str, document: &UserDocument) -> Result<IdentityKey, ScimError> {

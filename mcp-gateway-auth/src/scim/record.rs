@@ -17,9 +17,10 @@ pub struct ScimUser {
     pub(crate) provider: String,
     pub(crate) document: UserDocument,
     pub(crate) created_at: Timestamp,
-    /// Whether it was the client who disabled the user: nobody else's block is lifted by it.
+    /// The epoch in which the client has left the user disabled. In another one, somebody else has disabled them, whose
+    /// block it does not lift.
     #[serde(default)]
-    pub(crate) disabled: bool,
+    pub(crate) disabled_in: Option<u64>,
 }
 
 impl Resource for ScimUser {

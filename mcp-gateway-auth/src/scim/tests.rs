@@ -1,4 +1,4 @@
-use mcp_gateway_core::record::{ApiKey, TenantId};
+use mcp_gateway_core::record::{ApiKey, Roles, TenantId};
 use serde_json::json;
 
 use super::*;
@@ -158,6 +158,52 @@ async fn whoever_is_deactivated_has_nothing_from_that_moment_on() {
     assert_eq!(client.set_active(&ada, true).await.body["active"], false);
 }
 
+/// In a chain of blocks, the client lifts its own, and only while it is the last.
+#[tokio::test]
+async fn what_an_administrator_has_blocked_since_a_client_does_not_open() {
+    let client = Client::new().await;
+    let state = async |id: &str, state| {
+        client.world.applied(client.world.users.set_state(&owner(), id, state, None).await.unwrap()).await;
+    };
+    let (ada, bob) = (client.create("ada").await.id, client.create("bob").await.id);
+    client.set_active(&ada, false).await;
+    state(&ada, UserState::Active).await;
+    state(&ada, UserState::Disabled).await;
+    assert_eq!(client.set_active(&ada, true).await.body["active"], false);
+
+    client.set_active(&bob, false).await;
+    state(&bob, UserState::Disabled).await;
+    assert_eq!(client.set_active(&bob, true).await.body["active"], false);
+
+    let eve = json!({ "userName": "eve", "externalId": "eve", "active": false });
+    let eve = client.scim.create_user(ISSUER, &eve).await.unwrap();
+    assert_eq!(eve.body["active"], false);
+    assert_eq!(client.set_active(&eve.id, true).await.body["active"], true);
+}
+
+#[tokio::test]
+async fn a_change_at_the_same_time_is_not_the_clients_matter() {
+    let client = Client::new().await;
+    let ada = client.create("ada").await;
+    let other = std::cell::Cell::new(true);
+    let write = |old: UserDocument| {
+        if other.replace(false) {
+            let mut scim = Box::pin(client.scim.update(ISSUER, &ada.id, None, |old| {
+                Ok(UserDocument { display_name: Some("Ada King".into()), ..old })
+            }));
+            let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+            assert!(scim.as_mut().poll(&mut cx).is_ready(), "the store of tests never waits");
+        }
+        Ok(UserDocument { active: false, ..old })
+    };
+    client.scim.update(ISSUER, &ada.id, None, write).await.unwrap();
+    let user = client.scim.user(ISSUER, &ada.id).await.unwrap();
+    assert_eq!((&user.body["displayName"], &user.body["active"]), (&json!("Ada King"), &json!(false)), "both hold");
+    other.set(true);
+    let seen = client.scim.update(ISSUER, &ada.id, Some(user.revision), write).await;
+    assert!(matches!(seen, Err(ScimError::Changed)));
+}
+
 #[tokio::test]
 async fn a_removed_user_is_disabled_and_may_come_back() {
     let client = Client::new().await;
@@ -190,6 +236,9 @@ async fn changes_are_checked_and_versioned() {
     let stale = client.scim.replace_user(ISSUER, &ada.id, Some(ada.revision), &renamed).await;
     assert!(matches!(stale, Err(ScimError::Changed)));
     assert_eq!(client.world.users.get(&ada.id).await.unwrap().unwrap().value.name, "Ada King");
+    client.set_active(&ada.id, false).await;
+    let silent = client.scim.replace_user(ISSUER, &ada.id, None, &renamed).await.unwrap();
+    assert_eq!(silent.body["active"], false, "where nothing is said of it, it stays");
     // The old name is free, the new one taken.
     let old = client.scim.list_users(ISSUER, &query("userName eq \"ada@a.example\"")).await.unwrap();
     assert_eq!(old["totalResults"], 0);
@@ -201,7 +250,10 @@ async fn the_last_owner_is_not_deactivated() {
     let ada = client.create("ada").await.id;
     client.world.applied(client.world.users.set_roles(&owner(), &ada, Roles::OWNER, None).await.unwrap()).await;
     let patch = json!({ "Operations": [{ "op": "replace", "value": { "active": false } }] });
-    assert!(matches!(client.scim.patch_user(ISSUER, &ada, None, &patch).await, Err(ScimError::Exists(_))));
+    let refused = client.scim.patch_user(ISSUER, &ada, None, &patch).await.unwrap_err();
+    assert_eq!(refused.status(), http::StatusCode::CONFLICT);
+    let kept = client.scim.people.get(&ada).await.unwrap().unwrap().value;
+    assert!(kept.document.active && kept.disabled_in.is_none(), "nothing is kept of what was not done");
     assert!(client.world.snapshots.load().users[&*ada].enabled);
 }
 
@@ -229,7 +281,19 @@ async fn groups_carry_roles_and_never_those_of_owners() {
     assert!(matches!(client.members(&ops.id, stranger).await, Err(ScimError::Bad("invalidValue", _))));
 
     // By a role of the group, and by one of the configuration.
-    client.world.users.set_group_roles(&owner(), &ops.id, Roles::OWNER, None).await.unwrap();
+    client.members(&ops.id, add.clone()).await.unwrap();
+    let owners = client.world.users.set_group_roles(&owner(), &ops.id, Roles::OWNER, None).await.unwrap();
+    client.world.applied(owners).await;
+    let replace = |ids: &[&str]| {
+        let ids: Vec<_> = ids.iter().map(|id| json!({ "value": id })).collect();
+        json!({ "op": "replace", "path": "members", "value": ids })
+    };
+    let eve = client.create("eve").await.id;
+    assert!(matches!(client.members(&ops.id, replace(&[&ada, &eve])).await, Err(ScimError::Forbidden(_))));
+    let gone = client.world.users.get(&bob).await.unwrap().unwrap();
+    assert!(gone.value.groups.is_empty(), "whoever goes, goes");
+    assert_eq!(client.members(&ops.id, replace(&[&ada])).await.unwrap(), std::slice::from_ref(&ada));
+    assert_eq!(client.members(&ops.id, replace(&[])).await.unwrap(), [""; 0]);
     assert!(matches!(client.members(&ops.id, add).await, Err(ScimError::Forbidden(_))));
     let board = json!({ "displayName": "Board", "externalId": "board", "members": [{ "value": bob }] });
     assert!(matches!(client.scim.create_group(ISSUER, &board).await, Err(ScimError::Forbidden(_))));

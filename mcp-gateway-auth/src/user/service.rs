@@ -226,6 +226,19 @@ impl Users {
         ])
     }
 
+    /// The writes that disable somebody who is active, and end everything of theirs.
+    pub(crate) async fn disabling(
+        &self,
+        id: &str,
+        user: User,
+        when: When,
+        reason: &str,
+    ) -> Result<Vec<Write>, UserError> {
+        let other = self.unmake_user(id).await?;
+        let user = User { state: UserState::Disabled, ..user };
+        Ok(self.ending(id, user, when, reason)?.into_iter().chain(other).collect())
+    }
+
     /// Deletes a user: what is kept about the person, their identities, passwords and keys. The emptied record stays, so that the
     /// id is never somebody else's. Whoever signs in with the same identity later is a new user.
     ///
