@@ -104,14 +104,18 @@ impl Gate for CallerLimitLayer {
         if let Err(refusal) = self.enter(parts, cx, principal) {
             return Err(refusal).into();
         }
-        let of_key = (principal.actor.kind == ActorKind::ApiKey).then(|| principal.rate.or(self.0.key)).flatten();
-        if self.0.principal.is_none() && of_key.is_none() {
-            return Ok(()).into();
-        }
-        let tenant = &principal.subject.tenant;
-        let of_key = of_key.map(|rate| rate.budget("key", format!("{tenant} {}", principal.actor.id)));
+        let is_key = principal.actor.kind == ActorKind::ApiKey;
+        // Whoever makes a key gives it its rate; that of the operator holds beside it.
+        let of_key = [("key", self.0.key), ("key-own", principal.rate)].into_iter().filter(|_| is_key);
+        let of_key = of_key.filter_map(|(scope, rate)| {
+            let id = format!("{} {}", principal.subject.tenant, principal.actor.id);
+            Some(rate?.budget(scope, id))
+        });
         let of_caller = self.0.principal.map(|rate| rate.budget("principal", principal_key(principal)));
         let budgets: Vec<Budget<'_>> = of_caller.into_iter().chain(of_key).collect();
+        if budgets.is_empty() {
+            return Ok(()).into();
+        }
         take(&*self.0.limiter, &budgets)
     }
 }

@@ -74,7 +74,7 @@ fn only_requests_use_up_what_a_server_has() {
 }
 
 #[test]
-fn a_key_has_a_rate_of_its_own_or_that_of_all_keys() {
+fn a_key_has_a_rate_of_its_own_beside_that_of_all_keys() {
     let limiter = MemoryRateLimiter::new(SystemClock, 10);
     let all = Some(Rate { limit: 2, seconds: 60 });
     let layer = CallerLimitLayer::new(limiter, None, AtOnce { calls: 10, streams: 10 }).with_keys(all);
@@ -86,7 +86,7 @@ fn a_key_has_a_rate_of_its_own_or_that_of_all_keys() {
     assert!(with_key("usual", None) && with_key("usual", None) && !with_key("usual", None));
     assert!(with_key("slow", slow) && !with_key("slow", slow), "its own, below that of all");
     let fast = Some(Rate { limit: 3, seconds: 60 });
-    assert!((0..3).all(|_| with_key("fast", fast)) && !with_key("fast", fast), "its own, above");
+    assert!((0..2).all(|_| with_key("fast", fast)) && !with_key("fast", fast), "its own lifts nothing");
     // Whoever calls with something else has no key's rate.
     assert!((0..3).all(|_| enter(&layer, Method::POST, Principal::new("local", "ada")).is_ok()));
     let actor = Actor { kind: ActorKind::ApiKey, id: "slow".into(), name: None };
