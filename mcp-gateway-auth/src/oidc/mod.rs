@@ -251,10 +251,15 @@ impl Providers {
     /// Ends a login with what the browser brings back: the query of its request to `/login/callback/{provider}`.
     ///
     /// # Errors
-    /// [`OidcError`]. Whatever it is, the login has to begin again.
+    /// [`OidcError`]. Whatever it is, the login has to begin again. Until one is found that this browser began, it is
+    /// [`OidcError::NoProvider`], [`OidcError::State`] or [`OidcError::Store`], and afterwards none of them.
     pub async fn finish(&self, provider: &str, browser: &str, query: &str) -> Result<Proven, OidcError> {
         let Provider { options, way } = self.find(provider)?;
-        let callback = Callback::read(query)?;
+        // Anybody can bring a query to this address; until a login is found that it ends, it is nobody's.
+        let callback = Callback::read(query).map_err(|error| {
+            tracing::debug!(%error, "a callback is not as it must be");
+            OidcError::State
+        })?;
         let transaction = self.take(&callback.state, browser, options).await?;
         let redirect_uri = self.redirect_uri(options);
         let fetch = &*self.0.fetch;

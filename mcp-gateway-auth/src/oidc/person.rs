@@ -224,8 +224,10 @@ mod tests {
         assert_eq!(merged(ada.clone(), verified(&eve, true)), ada);
         assert_eq!(merged(json!({ "email_verified": true, "hd": "a.example" }), eve.clone()), eve);
         assert_eq!(merged(json!({}), verified(&eve, true)), verified(&eve, false));
-        assert_eq!(merged(json!({ "name": "Ada" }), json!({ "tid": "t", "oid": "o", "name": "Eve", "x": 1 })),
-            json!({ "name": "Ada", "x": 1 }));
+        assert_eq!(
+            merged(json!({ "name": "Ada" }), json!({ "tid": "t", "oid": "o", "name": "Eve", "x": 1 })),
+            json!({ "name": "Ada", "x": 1 })
+        );
         let denied = json!({ "email": "ada@a.example", "email_verified": false });
         assert_eq!(merged(denied.clone(), verified(&ada, false)), denied);
     }

@@ -167,9 +167,10 @@ async fn start_allowed(app: &App, cx: &McpContext) -> Result<(), OidcError> {
     taken.map(drop).map_err(|limited| OidcError::Throttled { retry_after: limited.retry_after })
 }
 
-/// Whether anybody could have brought it about: such are counted, not told one by one in the trail.
+/// Whether anybody could have brought it about, without a login that had begun: such are counted, not told one by one in
+/// the trail.
 fn is_strangers(error: &OidcError) -> bool {
-    matches!(error, OidcError::State | OidcError::NoProvider | OidcError::Throttled { .. })
+    matches!(error, OidcError::State | OidcError::NoProvider | OidcError::Throttled { .. } | OidcError::Store(_))
 }
 
 pub(super) fn status(error: &OidcError) -> StatusCode {
@@ -188,7 +189,8 @@ fn told(app: &App, cx: &McpContext, error: &OidcError) -> Response {
     let status = status(error);
     if is_strangers(error) {
         app.strangers.count(cx, Category::Auth, status.as_u16());
-    } else {
+    }
+    if !is_strangers(error) || status.is_server_error() {
         tracing::warn!(%error, request_id = %cx.request_id(), "a login with an identity provider failed");
     }
     let (title, text) = match error {

@@ -1,6 +1,6 @@
 //! Logins in the audit trail.
 
-use mcp_gateway_auth::login::LoginError;
+use mcp_gateway_auth::login::{HashError, LoginError};
 use mcp_gateway_auth::oidc::OidcError;
 use mcp_gateway_core::context::McpContext;
 use mcp_gateway_core::record::{ActorFacts, ActorKind, AuditEvent, Category, EventKind, Outcome, TenantId, User};
@@ -28,12 +28,17 @@ pub(super) async fn must_change(app: &App, cx: &McpContext) {
     record(app, event).await;
 }
 
-/// Records a refused attempt. The name is not in it: people type passwords there.
+/// Records a refused attempt. The name is not in it: people type passwords there. Of those that were never looked at,
+/// anybody can make any number: they are counted.
 pub(super) async fn failed(app: &App, cx: &McpContext, action: &'static str, error: &LoginError) {
+    match error {
+        LoginError::Throttled { .. } => return app.strangers.count(cx, Category::Auth, 429),
+        LoginError::Hash(HashError::Busy) => return app.strangers.count(cx, Category::Auth, 503),
+        _ => {}
+    }
     let mut event = event(app, cx, action);
     (event.outcome, event.status) = match error {
         LoginError::Refused => (Outcome::Denied, 401),
-        LoginError::Throttled { .. } => (Outcome::Denied, 429),
         LoginError::Unfit => (Outcome::Denied, 422),
         _ => (Outcome::UpstreamFailed, 503),
     };

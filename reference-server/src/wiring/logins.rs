@@ -90,7 +90,12 @@ pub(super) fn scim_tokens(config: &Config, secrets: &HashMap<String, Secret>) ->
             "{place}: the token must have at least {} characters; `openssl rand -hex 32` makes one",
             ScimToken::SHORTEST
         );
-        tokens.push(ScimToken::new(&options.issuer, token.expose()));
+        let token = ScimToken::new(&options.issuer, token.expose());
+        anyhow::ensure!(
+            tokens.iter().all(|other: &ScimToken| other.sha256 != token.sha256),
+            "{place}: the token is that of another provider; each client needs its own"
+        );
+        tokens.push(token);
     }
     Ok(tokens)
 }
