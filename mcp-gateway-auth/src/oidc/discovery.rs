@@ -1,6 +1,6 @@
 //! What a provider says about itself (`OpenID` Connect Discovery 1.0, RFC 8414).
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
@@ -9,6 +9,7 @@ use mcp_gateway_core::BoxError;
 use mcp_gateway_core::contract::Clock;
 use mcp_gateway_core::egress::{Fetch, get_json};
 use serde::Deserialize;
+use tokio::sync::watch;
 use url::Url;
 
 use super::OidcError;
@@ -82,51 +83,74 @@ pub(super) struct Discovered {
 }
 
 /// Fetches a provider's metadata when it is needed, and remembers it while the provider is away.
-pub(super) struct Discovery {
+pub(super) struct Discovery(Arc<Inner>);
+
+struct Inner {
     issuer: String,
     fetch: Arc<dyn Fetch>,
     clock: Arc<dyn Clock>,
     known: ArcSwapOption<Discovered>,
-    /// When it was last tried, by whoever fetches.
-    tried: tokio::sync::Mutex<Option<Instant>>,
+    fetching: Mutex<Fetching>,
+}
+
+#[derive(Default)]
+struct Fetching {
+    /// When the last fetch ended.
+    tried: Option<Instant>,
+    under_way: Weak<watch::Sender<()>>,
 }
 
 impl Discovery {
     pub(super) fn new(issuer: String, fetch: Arc<dyn Fetch>, clock: Arc<dyn Clock>) -> Self {
-        Self { issuer, fetch, clock, known: ArcSwapOption::empty(), tried: tokio::sync::Mutex::default() }
+        let (known, fetching) = (ArcSwapOption::empty(), Mutex::default());
+        Self(Arc::new(Inner { issuer, fetch, clock, known, fetching }))
     }
 
+    /// What is known at once, renewed beside it when it is old; nobody waits unless nothing is known.
     pub(super) async fn get(&self) -> Result<Arc<Discovered>, OidcError> {
-        if let Some(known) = self.fresh() {
+        let inner = &self.0;
+        if let Some(known) = inner.known.load_full() {
+            if inner.clock.monotonic().saturating_duration_since(known.at) >= REFRESH {
+                drop(inner.fetching());
+            }
             return Ok(known);
         }
-        let mut tried = self.tried.lock().await;
-        if let Some(known) = self.fresh() {
-            return Ok(known);
+        if let Some(mut under_way) = inner.fetching() {
+            // Ends when the fetch does, whoever began it.
+            let _ = under_way.changed().await;
         }
-        let now = self.clock.monotonic();
-        let old = self.known.load_full();
-        if tried.is_some_and(|at| now.saturating_duration_since(at) < RETRY) {
-            return old.ok_or_else(|| OidcError::Provider("its metadata could not be fetched a moment ago".into()));
-        }
-        *tried = Some(now);
-        match (self.fetch(now, old.as_deref()).await, old) {
-            (Ok(known), _) => {
-                let known = Arc::new(known);
-                self.known.store(Some(Arc::clone(&known)));
-                Ok(known)
-            }
-            (Err(error), Some(old)) => {
-                tracing::warn!(issuer = self.issuer, %error, "the metadata of an identity provider cannot be renewed");
-                Ok(old)
-            }
-            (Err(error), None) => Err(OidcError::Provider(error)),
-        }
+        let known = inner.known.load_full();
+        known.ok_or_else(|| OidcError::Provider("its metadata could not be fetched; see the log".into()))
     }
+}
 
-    fn fresh(&self) -> Option<Arc<Discovered>> {
+impl Inner {
+    /// Fetches in a task of its own, one at a time; `None` when the last attempt has just ended.
+    fn fetching(self: &Arc<Self>) -> Option<watch::Receiver<()>> {
+        let mut fetching = self.fetching.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(under_way) = fetching.under_way.upgrade() {
+            return Some(under_way.subscribe());
+        }
         let now = self.clock.monotonic();
-        self.known.load_full().filter(|known| now.saturating_duration_since(known.at) < REFRESH)
+        if fetching.tried.is_some_and(|at| now.saturating_duration_since(at) < RETRY) {
+            return None;
+        }
+        let under_way = Arc::new(watch::Sender::new(()));
+        let receiver = under_way.subscribe();
+        fetching.under_way = Arc::downgrade(&under_way);
+        let inner = Arc::clone(self);
+        tokio::spawn(async move {
+            match inner.fetch(now, inner.known.load_full().as_deref()).await {
+                Ok(known) => inner.known.store(Some(Arc::new(known))),
+                Err(error) => {
+                    tracing::warn!(issuer = inner.issuer, %error, "the metadata of an identity provider cannot be fetched");
+                }
+            }
+            let mut fetching = inner.fetching.lock().unwrap_or_else(PoisonError::into_inner);
+            fetching.tried = Some(inner.clock.monotonic());
+            drop(under_way);
+        });
+        Some(receiver)
     }
 
     async fn fetch(&self, now: Instant, old: Option<&Discovered>) -> Result<Discovered, BoxError> {
@@ -150,7 +174,55 @@ impl Discovery {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use async_trait::async_trait;
+    use bytes::Bytes;
+    use http::{HeaderMap, Request};
+    use mcp_gateway_core::egress::{FetchError, Fetched};
+    use tokio::sync::Semaphore;
+
     use super::*;
+
+    /// A provider that answers as often as it is let.
+    struct Slow {
+        asked: AtomicUsize,
+        may: Semaphore,
+    }
+
+    #[async_trait]
+    impl Fetch for Slow {
+        async fn fetch(&self, _: Request<Bytes>) -> Result<Fetched, FetchError> {
+            self.asked.fetch_add(1, Ordering::SeqCst);
+            self.may.acquire().await.unwrap().forget();
+            let metadata = serde_json::json!({
+                "issuer": "https://a.example", "authorization_endpoint": "https://a.example/authorize",
+                "token_endpoint": "https://a.example/token", "jwks_uri": "https://a.example/keys",
+            });
+            Ok(Fetched { status: StatusCode::OK, headers: HeaderMap::new(), body: metadata.to_string().into() })
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_takes_the_answer_of_one_fetch_and_what_is_known_is_not_waited_for() {
+        let world = crate::testing::World::new().await;
+        let slow = Arc::new(Slow { asked: AtomicUsize::new(0), may: Semaphore::new(0) });
+        let discovery = Discovery::new("https://a.example".into(), slow.clone(), world.clock.clone());
+        let first = async { tokio::join!(discovery.get(), discovery.get(), discovery.get()) };
+        let answer = async {
+            tokio::task::yield_now().await;
+            slow.may.add_permits(1);
+        };
+        let (all, ()) = tokio::join!(first, answer);
+        assert!(all.0.is_ok() && all.1.is_ok() && all.2.is_ok());
+        assert_eq!(slow.asked.load(Ordering::SeqCst), 1);
+        world.clock.advance(REFRESH);
+        for _ in 0..3 {
+            discovery.get().await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(slow.asked.load(Ordering::SeqCst), 2, "one renews it, and nobody waits");
+    }
 
     #[test]
     fn metadata_of_others_and_unsafe_endpoints_are_refused() {

@@ -11,6 +11,7 @@ use super::logout_token::{LONGEST, LogoutToken};
 use super::{OidcError, OidcLimits, Provider, ProviderLogin, Providers, UsedLogoutToken, Way, id_token};
 use crate::server::Grant;
 use crate::token::TokenLimits;
+use crate::token::jws::Jws;
 use crate::user::IdentityKey;
 
 /// Logins of a page; each session ends with three writes.
@@ -80,12 +81,14 @@ impl Providers {
         let (Some((_, token)), None) = (tokens.next(), tokens.next()) else {
             return Err(OidcError::Invalid("the form has not one logout_token"));
         };
+        // Anybody can send one: the provider is asked for its keys only when all else holds.
+        let jws = Jws::parse_within(token.as_bytes(), OidcLimits::LOGOUT_TOKEN).map_err(OidcError::Invalid)?;
+        let read = LogoutToken::read(&jws.claims, &options.issuer, &options.client_id, self.0.clock.now());
+        let unsigned = read.map_err(OidcError::Invalid)?;
         let known = discovery.get().await?;
-        let longest = OidcLimits::LOGOUT_TOKEN;
-        let jws = id_token::signed(&token, longest, &known.logout_keys, &["logout+jwt", "JWT"]).await?;
-        let now = self.0.clock.now();
-        let token =
-            LogoutToken::read(&jws.claims, &options.issuer, &options.client_id, now).map_err(OidcError::Invalid)?;
+        let types = &["logout+jwt", "JWT"];
+        id_token::signed(&token, OidcLimits::LOGOUT_TOKEN, &known.logout_keys, types).await?;
+        let token = unsigned;
         let of = match (&token.sid, &token.sub) {
             (Some(session), _) => ProviderLogin::of_session(&options.issuer, session),
             (None, subject) => ProviderLogin::of_person(&options.issuer, subject.as_deref().unwrap_or_default()),

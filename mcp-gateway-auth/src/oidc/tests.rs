@@ -1,6 +1,6 @@
 use std::collections::HashMap;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -25,11 +25,13 @@ struct Provider {
     answers: Mutex<HashMap<String, Value>>,
     token_form: Mutex<HashMap<String, String>>,
     away: AtomicBool,
+    fetched: AtomicUsize,
 }
 
 #[async_trait]
 impl Fetch for Provider {
     async fn fetch(&self, request: Request<Bytes>) -> Result<Fetched, FetchError> {
+        self.fetched.fetch_add(1, Ordering::SeqCst);
         if self.away.load(Ordering::SeqCst) {
             return Err(FetchError::Failed("it is away".into()));
         }
@@ -70,6 +72,7 @@ impl Login {
             answers: Mutex::default(),
             token_form: Mutex::default(),
             away: AtomicBool::new(false),
+            fetched: AtomicUsize::new(0),
         });
         let at = |path: &str| format!("{ISSUER}/{path}");
         provider.answer(
@@ -325,6 +328,19 @@ async fn the_provider_ends_sessions_with_all_that_came_of_them() {
     assert!(grants.get("g").await.unwrap().is_none());
     let revoked = login.world.of::<Revocation>().get(&Revoked::Session(&id).id()).await.unwrap();
     assert!(revoked.is_some(), "access tokens end by the feed");
+
+    let fetched = login.provider.fetched.load(Ordering::SeqCst);
+    login.world.clock.advance(std::time::Duration::from_secs(3_601));
+    for strange in
+        [json!({ "sid": "s1", "iss": "https://evil.example" }), json!({ "sid": "s1", "aud": "x" }), json!({})]
+    {
+        assert!(invalid(&login.logout(strange).await));
+    }
+    assert_eq!(
+        login.provider.fetched.load(Ordering::SeqCst),
+        fetched,
+        "the provider is not asked for what is wrong anyway"
+    );
 
     // The same token again ends nothing, even what has begun since.
     let again = login.session("s1").await;

@@ -128,6 +128,10 @@ pub(super) async fn back_channel(
     Path(provider): Path<String>,
     body: Bytes,
 ) -> Response {
+    if logout_failures(&app, &cx.0, 0).await.is_err() {
+        app.strangers.count(&cx.0, Category::Auth, 429);
+        return StatusCode::TOO_MANY_REQUESTS.into_response();
+    }
     match app.logins.providers.back_channel(&provider, &body).await {
         Ok(ended) => {
             if let Some(revision) = ended.revision {
@@ -141,6 +145,9 @@ pub(super) async fn back_channel(
         }
         Err(error) => {
             app.strangers.count(&cx.0, Category::Auth, status(&error).as_u16());
+            if !status(&error).is_server_error() {
+                let _ = logout_failures(&app, &cx.0, 1).await;
+            }
             tracing::warn!(provider = %provider.escape_default(), %error, "a logout of an identity provider is not believed");
             // §2.8: 400 when it is wrong; what is our fault is to be tried again.
             match status(&error) {
@@ -157,10 +164,27 @@ pub(super) async fn back_channel(
 
 /// `login.starts_per_address`: each login under way is a record.
 async fn start_allowed(app: &App, cx: &McpContext) -> Result<(), OidcError> {
+    take(app, cx, "login-start", 1, app.config.login.starts_per_address, Throttle::PERIOD).await
+}
+
+/// `limits.auth_failures_per_minute`, of logout tokens that are not believed. With no cost, whether any are left.
+async fn logout_failures(app: &App, cx: &McpContext, cost: u32) -> Result<(), OidcError> {
+    let limit = app.config.limits.auth_failures_per_minute;
+    take(app, cx, "logout-failure", cost, limit, Duration::from_secs(60)).await
+}
+
+/// Takes from a budget of the address.
+async fn take(
+    app: &App,
+    cx: &McpContext,
+    scope: &'static str,
+    cost: u32,
+    limit: u32,
+    period: Duration,
+) -> Result<(), OidcError> {
     let Some(address) = cx.address() else { return Ok(()) };
-    let key = LimitKey { scope: "login-start", id: network(*address).to_string().into() };
-    let limit = app.config.login.starts_per_address;
-    let taken = match app.limiter.check(&[Budget { key, cost: 1, limit, period: Throttle::PERIOD }]) {
+    let key = LimitKey { scope, id: network(*address).to_string().into() };
+    let taken = match app.limiter.check(&[Budget { key, cost, limit, period }]) {
         MaybeReady::Ready(taken) => taken,
         MaybeReady::Wait(wait) => wait.await,
     };

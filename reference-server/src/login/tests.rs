@@ -159,6 +159,25 @@ async fn a_wrong_password_is_said_and_recorded_without_it() {
     assert!(browser.logins().is_empty(), "what is not looked at is counted, not listed");
 }
 
+/// Anybody can send a logout, and each that looks right costs a look at the provider's keys.
+#[tokio::test]
+async fn logouts_that_are_not_believed_are_counted_and_bounded() {
+    let mut browser = Browser::new().await;
+    let limit = browser.world.app.config.limits.auth_failures_per_minute;
+    let mut refused = 0;
+    loop {
+        let status = browser.post("/login/back-channel/nobody", &[("logout_token", "x")]).await.status;
+        if status == StatusCode::TOO_MANY_REQUESTS {
+            break;
+        }
+        assert_eq!(status, StatusCode::NOT_FOUND);
+        refused += 1;
+        assert!(refused < 2 * limit, "there is a bound");
+    }
+    assert!(refused >= limit);
+    assert!(browser.logins().is_empty());
+}
+
 #[tokio::test]
 async fn no_other_site_signs_anybody_in() {
     let mut browser = Browser::new().await;

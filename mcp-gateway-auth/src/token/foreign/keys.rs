@@ -145,7 +145,18 @@ impl Inner {
         if !before.is_due(now, self.options.retry) {
             return Ok(());
         }
-        self.held.store(Arc::new(Held { tried: Some(now), ..before }));
+        let read = self.read(now).await;
+        // An issuer that takes long to fail is not asked again as soon as it has.
+        let tried = Some(self.clock.monotonic());
+        let (held, done) = match read {
+            Ok(held) => (held, Ok(())),
+            Err(error) => (before, Err(error)),
+        };
+        self.held.store(Arc::new(Held { tried, ..held }));
+        done
+    }
+
+    async fn read(&self, now: Instant) -> Result<Held, BoxError> {
         let answer = self.fetch.fetch(get_json(&self.url)?).await?;
         if answer.status != StatusCode::OK {
             return Err(format!("status {}", answer.status).into());
@@ -153,8 +164,7 @@ impl Inner {
         let keys = PublicKey::read_set(&answer.body)?;
         let keys = keys.into_iter().filter_map(|key| Some((Box::from(key.id()?), Arc::new(key)))).collect();
         let document = String::from_utf8_lossy(&answer.body).into();
-        self.held.store(Arc::new(Held { keys: Arc::new(keys), document, fetched: Some(now), tried: Some(now) }));
-        Ok(())
+        Ok(Held { keys: Arc::new(keys), document, fetched: Some(now), tried: None })
     }
 }
 
