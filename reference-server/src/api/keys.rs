@@ -41,7 +41,7 @@ pub(super) struct NewKeyDocument {
     #[serde(default)]
     #[schema(value_type = Option<String>, format = DateTime)]
     expires_at: Option<Timestamp>,
-    /// How many calls may be made with it; `limits.rate.key` by default.
+    /// How many calls may be made with it, beside `limits.rate.key`.
     #[serde(default)]
     rate: Option<RateView>,
 }
@@ -98,7 +98,7 @@ pub(super) struct KeyView {
     /// When it was used last, up to a minute behind.
     #[schema(value_type = Option<String>, format = DateTime)]
     last_used_at: Option<Timestamp>,
-    /// How many calls may be made with it; `null` for `limits.rate.key`.
+    /// How many calls may be made with it, beside `limits.rate.key`; `null` for no more than that.
     rate: Option<RateView>,
 }
 

@@ -278,7 +278,7 @@ section! {
     pub struct Rates {
         /// Requests of one caller, whatever they carry.
         principal: RateSetting = RateSetting::default(),
-        /// Calls with one API key that was made without a rate of its own.
+        /// Calls with one API key, whatever rate it was made with.
         key: RateSetting = RateSetting::default(),
         /// Requests of one address, before anybody knows who calls; of IPv6, of one /64 network.
         address: RateSetting = RateSetting::default(),

@@ -114,3 +114,27 @@ fn secret_of(path: &Path) -> anyhow::Result<Secret> {
     anyhow::ensure!(!line.is_empty(), "holds nothing; its first line must be the secret");
     Ok(Secret::new(line))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scim_token_is_of_one_provider() {
+        let providers = "[{name: a, client_id: x, issuer: 'https://a.example'}, \
+                         {name: b, client_id: y, issuer: 'https://b.example'}]";
+        let variables =
+            [("MCP_GATEWAY__RUNTIME__PROCESS__ENABLED", "false"), ("MCP_GATEWAY__LOGIN__PROVIDERS", providers)];
+        let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let config = crate::config::load(None, variables).unwrap();
+        let tokens = |b: &str| {
+            let secret = |(name, letter): (&str, &str)| {
+                (format!("MCP_GATEWAY_SCIM_TOKEN_{name}"), Secret::new(letter.repeat(ScimToken::SHORTEST)))
+            };
+            scim_tokens(&config, &[("A", "a"), ("B", b)].map(secret).into())
+        };
+        assert_eq!(tokens("b").unwrap().len(), 2);
+        let refused = tokens("a").unwrap_err().to_string();
+        assert!(refused.starts_with("login.providers[1].scim_token_file"), "{refused}");
+    }
+}
