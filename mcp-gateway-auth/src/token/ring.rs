@@ -125,7 +125,6 @@ struct Held {
 
 struct SigningKey {
     id: Arc<str>,
-    created_at: Timestamp,
     not_before: Timestamp,
     pair: EcdsaKeyPair,
     public: Arc<PublicKey>,
@@ -336,8 +335,8 @@ impl SigningKey {
         let jwk = jwk_of(&pair);
         let public = PublicKey::new(&jwk).filter(|key| key.id() == Some(&*record.id));
         let public = public.ok_or_else(|| corrupt().because("a key is not the one its id names"))?;
-        let (created_at, not_before) = (record.created_at, record.not_before);
-        Ok(Self { id: record.id.as_str().into(), created_at, not_before, pair, public: Arc::new(public), jwk })
+        let not_before = record.not_before;
+        Ok(Self { id: record.id.as_str().into(), not_before, pair, public: Arc::new(public), jwk })
     }
 }
 
