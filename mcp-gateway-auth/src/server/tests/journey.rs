@@ -267,11 +267,18 @@ async fn the_trail_says_who_agreed_to_what_and_a_full_one_stops_giving() {
         let body = json!({ "client_id": id, "redirect_uris": [REDIRECT] }).to_string();
         trail.0.lock().unwrap().0.clear();
         assert_eq!(world.send(request, body).await.status, 200);
-        trail.0.lock().unwrap().0.iter().filter_map(|event| event.method.clone()).collect::<Vec<_>>()
+        trail
+            .0
+            .lock()
+            .unwrap()
+            .0
+            .iter()
+            .filter_map(|event| event.method.as_deref().map(str::to_owned))
+            .collect::<Vec<_>>()
     };
     assert!(change().await.is_empty());
     world.tokens(id).await;
-    assert_eq!(change().await, ["oauth.reregister".into()]);
+    assert_eq!(change().await, ["oauth.reregister"]);
 }
 
 /// A company's identity provider decides (ID-JAG): each claim counts, and an assertion is used once.
