@@ -2,16 +2,35 @@
 
 use std::sync::Arc;
 
-use mcp_gateway_auth::token::{NewToken, SigningKeyOptions, SigningKeys, Standing, TokenAuthenticator, TokenIssuer};
+use mcp_gateway_auth::token::{
+    NewToken, Person, SigningKeyOptions, SigningKeys, Standing, TokenAuthenticator, TokenIssuer,
+};
 use mcp_gateway_core::MaybeReady;
 use mcp_gateway_core::contract::{Authenticator as _, Clock as _, SystemClock};
 use mcp_gateway_core::memory::{MemoryKeys, MemoryStore};
-use mcp_gateway_core::record::{Mount, Resources, Subject, TenantId};
+use mcp_gateway_core::record::{Dependence, Mount, Resources, Roles, Subject, TenantId};
 use mcp_gateway_core::seal::Sealer;
 use mcp_gateway_core::snapshot::{SnapshotOptions, Snapshots};
 
 #[global_allocator]
 static ALLOCATOR: dhat::Alloc = dhat::Alloc;
+
+/// Everybody has the role that most people have.
+struct WithRole(Snapshots);
+
+impl Standing for WithRole {
+    fn ended(&self, dependence: &Dependence) -> bool {
+        self.0.ended(dependence)
+    }
+
+    fn refuses(&self) -> bool {
+        Standing::refuses(&self.0)
+    }
+
+    fn person(&self, _: &Subject) -> Option<Person> {
+        Some(Person { roles: Roles::BASIC, ..Person::default() })
+    }
+}
 
 #[tokio::test]
 async fn a_remembered_token_allocates_nothing() {
@@ -21,7 +40,7 @@ async fn a_remembered_token_allocates_nothing() {
     let options = SnapshotOptions::new(sealer.clone(), Arc::new(|_: &_| unreachable!("there is no entry")));
     // Not driven: nothing changes, and nobody else allocates.
     let (snapshots, _driver) = Snapshots::follow(store.clone(), options).await.unwrap();
-    let standing: Arc<dyn Standing> = Arc::new(snapshots);
+    let standing = Arc::new(WithRole(snapshots));
     let ring = Resources::new(store, sealer, TenantId::default());
     let keys = SigningKeys::open(ring, clock.clone(), SigningKeyOptions::default()).await.unwrap();
     let resource = Mount::new("https://gateway.example", "/mcp-connect").unwrap().resource("github");
@@ -41,7 +60,8 @@ async fn a_remembered_token_allocates_nothing() {
 
     let request = http::Request::get("/").header("authorization", format!("Bearer {}", token.expose()));
     let (parts, ()) = request.body(()).unwrap().into_parts();
-    authenticator.authenticate(&parts, &resource).await.unwrap().unwrap();
+    let first = authenticator.authenticate(&parts, &resource).await.unwrap().unwrap();
+    assert_eq!(first.roles, Roles::BASIC);
     let call = || match authenticator.authenticate(&parts, &resource) {
         MaybeReady::Ready(Ok(Some(principal))) => principal,
         other => panic!("{other:?}"),

@@ -72,7 +72,7 @@ impl ConsentPage<'_> {
                 dt { "The application calls itself" }
                 dd {
                     @match self.client_name {
-                        Some(name) => { "\u{201c}" (name) "\u{201d}" }
+                        Some(name) => { "\u{201c}" bdi { (name) } "\u{201d}" }
                         None => "It does not say.",
                     }
                 }
@@ -138,7 +138,7 @@ mod tests {
         };
         let page = asked.render();
         let at = |text: &str| page.html().find(text).unwrap_or_else(|| panic!("{text}"));
-        assert!(at("xn--cloude-9ra.example") < at("\u{201c}Claude&lt;br&gt;\u{201d}"));
+        assert!(at("xn--cloude-9ra.example") < at("\u{201c}<bdi>Claude&lt;br&gt;</bdi>\u{201d}"));
         assert!(at("Nobody has checked") < at("GitHub"));
         assert!(page.content_security_policy().contains("form-action 'self' https://xn--cloude-9ra.example;"));
         assert!(!page.html().contains("<img") && !page.html().contains("<select"));

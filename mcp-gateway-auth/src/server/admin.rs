@@ -65,6 +65,9 @@ pub enum AdminError {
     /// There is no such client or grant.
     #[error("there is none of this id")]
     Missing,
+    /// The client is blocked: without its record it could come again. Unblock it first.
+    #[error("the client is blocked; unblock it before it is deleted")]
+    Blocked,
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -117,6 +120,7 @@ impl NewClient {
             return wrong("secret", "must be true, or jwks given, for a client that calls for itself or introspects");
         }
         let client = OAuthClient {
+            client_id: None,
             name: Some(self.name),
             known_by: KnownBy::Operator,
             redirect_uris: self.redirect_uris,
@@ -177,17 +181,29 @@ impl AuthorizationServer {
         self.0.state.clients.list(None, after, limit).await
     }
 
-    /// Deletes a client, and ends what it has at every replica.
+    /// Deletes a client, and ends what it has at every replica. One that is known by its document may come again, and
+    /// people are asked again; one that is to stay away is blocked.
     ///
     /// # Errors
     /// [`AdminError`].
     pub async fn delete_client(&self, id: &str) -> Result<(), AdminError> {
         let inner = &self.0;
-        self.client(id).await?.ok_or(AdminError::Missing)?;
-        let delete = Write::Delete { key: inner.state.clients.key(&client_key(id)), when: When::Any };
-        let revoke = inner.state.revoke(Revoked::Client(id), "the client was deleted", &*inner.clock)?;
-        inner.state.commit(vec![delete, revoke]).await?;
-        self.forget(Revoked::Client(id)).await?;
+        for attempt in 1.. {
+            let kept = self.client(id).await?.ok_or(AdminError::Missing)?;
+            if kept.value.blocked {
+                return Err(AdminError::Blocked);
+            }
+            let client = Revoked::Client(OAuthClient::id_of(&kept));
+            let delete = Write::Delete { key: inner.state.clients.key(&kept.id), when: When::At(kept.revision) };
+            // A client that is known by its document can come again.
+            let revoke = inner.state.revoke_past(client, "the client was deleted", &*inner.clock)?;
+            match inner.state.commit(vec![delete, revoke]).await {
+                Err(error) if error.kind() == StoreErrorKind::Conflict && attempt < ATTEMPTS => continue,
+                done => done?,
+            }
+            self.forget(client).await?;
+            break;
+        }
         Ok(())
     }
 
@@ -320,15 +336,18 @@ impl AuthorizationServer {
         for attempt in 1.. {
             let kept = inner.state.clients.get(&key).await?;
             let when = kept.as_ref().map_or(When::Absent, |kept| When::At(kept.revision));
-            let client = kept.map_or_else(|| self.unknown(), |kept| kept.value);
-            let client = OAuthClient { blocked, ..client };
+            let (id, client) = match kept {
+                Some(kept) => (OAuthClient::id_of(&kept).to_owned(), kept.value),
+                None => (id.to_owned(), self.unknown()),
+            };
+            let client = OAuthClient { blocked, ..client }.named(&id);
             // A block does not expire.
             let life = client.life().filter(|_| !blocked);
             let put = inner.state.clients.put(&key, &client, life, when)?;
             let end = if blocked {
-                inner.state.revoke(Revoked::Client(id), "the client is blocked", &*inner.clock)?
+                inner.state.revoke(Revoked::Client(&id), "the client is blocked", &*inner.clock)?
             } else {
-                Write::Delete { key: inner.state.revocation_key(Revoked::Client(id)), when: When::Any }
+                Write::Delete { key: inner.state.revocation_key(Revoked::Client(&id)), when: When::Any }
             };
             let committed = inner.state.commit(vec![put, end]).await;
             if attempt == ATTEMPTS {
@@ -344,6 +363,7 @@ impl AuthorizationServer {
     /// A client of which nothing is kept: it stands for a document.
     fn unknown(&self) -> OAuthClient {
         OAuthClient {
+            client_id: None,
             name: None,
             known_by: KnownBy::Document,
             redirect_uris: Vec::new(),

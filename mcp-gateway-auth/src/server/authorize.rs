@@ -71,6 +71,10 @@ impl Inner {
         let state = form.find("state");
         // A client that has a document is looked at after login: strangers make us fetch nothing.
         let checked = if DocumentClients::is_url(client_id) {
+            // Anybody can make one up of which nothing is kept, and have the request for it kept.
+            if matches!(self.find_client(client_id, issuer).await.map_err(unavailable)?, ClientLookup::Unknown) {
+                self.limit_unknown("oauth-documents-all").await.map_err(|_| Problem::TooMany)?;
+            }
             None
         } else {
             let client = known(self.find_client(client_id, issuer).await.map_err(unavailable)?)?.0;
@@ -79,17 +83,17 @@ impl Inner {
             if !self.approves(&client, &kind) {
                 return Err(Problem::ClientNotApproved.into());
             }
-            Some(uri)
+            Some((uri, self.speaks_for(&client, &kind)))
         };
         let refuse = |error, why| match &checked {
-            Some(uri) => End::Client {
+            Some((uri, true)) => End::Client {
                 issuer: issuer.clone(),
                 redirect_uri: uri.clone(),
                 state: state.map(str::to_owned),
                 error,
                 why,
             },
-            None => End::Page(Problem::Malformed),
+            Some((_, false)) | None => End::Page(Problem::Malformed),
         };
         if state.is_some_and(|state| state.len() > ServerLimits::STATE) {
             return Err(Problem::Malformed.into());
@@ -173,7 +177,10 @@ impl Inner {
             None => None,
             Some(id) => {
                 let route = self.visible(id, &who).await?;
-                let route = route.ok_or_else(|| self.denied(&held.value, &judged.redirect_uri))?;
+                let route = route.ok_or_else(|| match self.speaks_for(&judged.client, &judged.kind) {
+                    true => self.denied(&held.value, &judged.redirect_uri),
+                    false => Problem::NoAccess.into(),
+                })?;
                 Some((id.clone(), route.name.to_string()))
             }
         };
@@ -366,7 +373,7 @@ impl Inner {
         if client.known_by == KnownBy::Operator || (fresh && client.known_by == KnownBy::Registration) {
             return Ok(None);
         }
-        let used = OAuthClient { used_at: Some(now), ..client };
+        let used = OAuthClient { used_at: Some(now), ..client }.named(id);
         let when = kept.map_or(When::Absent, When::At);
         self.state.clients.put(&client_key(id), &used, used.life(), when).map(Some)
     }
@@ -395,6 +402,7 @@ impl Inner {
         if kept.is_none() {
             // So that an administrator sees it, and can approve it.
             let key = client_key(&pending.client_id);
+            let client = client.named(&pending.client_id);
             let put = self.state.clients.put(&key, &client, client.life(), When::Absent).map_err(unavailable)?;
             won(self.state.commit(vec![put]).await).map_err(unavailable)?;
         }
@@ -403,6 +411,13 @@ impl Inner {
 
     pub(crate) fn approves(&self, client: &OAuthClient, kind: &RedirectKind) -> bool {
         client.known_by == KnownBy::Operator || client.approved || self.policy.allows(kind)
+    }
+
+    /// Whether somebody here speaks for this place: an operator, or a person who has agreed to the client before. To any
+    /// other place a browser goes only after consent, or anybody could register one to have it sent there.
+    fn speaks_for(&self, client: &OAuthClient, kind: &RedirectKind) -> bool {
+        let known = client.known_by == KnownBy::Operator || client.approved || client.used_at.is_some();
+        known || self.policy.lists(kind)
     }
 
     async fn visible(&self, id: &str, who: &LoggedIn) -> Result<Option<std::sync::Arc<Route>>, Problem> {

@@ -28,6 +28,11 @@ impl Inner {
         self.take(&[(scope, id, limit)]).await
     }
 
+    /// Takes from the budget of all strangers together, for what anybody can have kept here.
+    pub(crate) async fn limit_unknown(&self, scope: &'static str) -> Result<(), Limited> {
+        self.take(&[(scope, String::new(), self.options.registrations_total_per_minute)]).await
+    }
+
     /// Takes from the budget of whoever's rights are given.
     pub(crate) async fn limit_subject(&self, subject: &Subject) -> Result<(), Limited> {
         self.take(&[("oauth-account", hex_hash(&of_subject(subject)), self.options.requests_per_minute)]).await

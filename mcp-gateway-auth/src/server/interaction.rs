@@ -96,6 +96,10 @@ pub enum Problem {
     RequestGone,
     /// The request is not well formed.
     Malformed,
+    /// The person may not use what the client asks for.
+    NoAccess,
+    /// The form of the page came too slowly.
+    TooSlow,
     /// Too much came from this address or person.
     TooMany,
     /// Something of ours does not answer.
@@ -108,7 +112,8 @@ impl Problem {
     pub fn status(self) -> http::StatusCode {
         match self {
             Self::Unavailable => http::StatusCode::SERVICE_UNAVAILABLE,
-            Self::ClientNotApproved => http::StatusCode::FORBIDDEN,
+            Self::ClientNotApproved | Self::NoAccess => http::StatusCode::FORBIDDEN,
+            Self::TooSlow => http::StatusCode::REQUEST_TIMEOUT,
             Self::TooMany => http::StatusCode::TOO_MANY_REQUESTS,
             _ => http::StatusCode::BAD_REQUEST,
         }
@@ -127,6 +132,8 @@ impl Problem {
             Self::Redirect => "The program that sent you here wants you to go on to a place that it did not register.",
             Self::RequestGone => "This request has ended. Go back to the program and connect again.",
             Self::Malformed => "The program that sent you here made a mistake. Its makers should look at it.",
+            Self::NoAccess => "You may not use what the program that sent you here asks for.",
+            Self::TooSlow => "Your answer came too slowly. Go back to the program and connect again.",
             Self::TooMany => "That was too often. Wait a minute, then connect again.",
             Self::Unavailable => "Something does not answer. Try again in a minute.",
         }

@@ -7,8 +7,14 @@ use std::time::Duration;
 pub struct ServerLimits;
 
 impl ServerLimits {
-    /// Bytes of a form or registration.
+    /// Bytes of a form.
     pub const BODY: usize = 64 * 1024;
+    /// Bytes of a registration.
+    pub const REGISTRATION: usize = 8 * 1024;
+    /// How long the first byte of a body is waited for.
+    pub const FIRST_BYTE: Duration = Duration::from_secs(10);
+    /// How long a whole body is waited for.
+    pub const WHOLE_BODY: Duration = Duration::from_secs(30);
     /// Bytes of a query.
     pub const QUERY: usize = 16 * 1024;
     /// Parameters of a form or query.

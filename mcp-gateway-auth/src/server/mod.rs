@@ -197,6 +197,9 @@ pub struct ServerOptions {
     pub requests_per_minute: u32,
     /// `oauth.registrations_per_minute`: registrations from one address; 10.
     pub registrations_per_minute: u32,
+    /// `oauth.registrations_total_per_minute`: registrations from all addresses together, and likewise requests of
+    /// clients by document of which nothing is kept; 100.
+    pub registrations_total_per_minute: u32,
     /// `oauth.documents_per_minute`: clients' documents that are fetched for one person, and from one host; 20.
     pub documents_per_minute: u32,
 }
@@ -212,6 +215,7 @@ impl Default for ServerOptions {
             grant_life: days(180),
             requests_per_minute: 300,
             registrations_per_minute: 10,
+            registrations_total_per_minute: 100,
             documents_per_minute: 20,
         }
     }
@@ -389,7 +393,10 @@ impl Inner {
     /// The form of the consent page.
     async fn decision(&self, head: &Parts, body: Body) -> Result<Form, Problem> {
         self.limit_address(head, false).await.map_err(|_| Problem::TooMany)?;
-        self.form(head, body).await.map_err(|_| Problem::RequestGone)
+        self.form(head, body).await.map_err(|error| match error.status {
+            StatusCode::REQUEST_TIMEOUT => Problem::TooSlow,
+            _ => Problem::RequestGone,
+        })
     }
 
     /// The endpoints that programs call, from pages of any origin too.
@@ -412,9 +419,14 @@ impl Inner {
                 (&Method::POST, paths::INTROSPECT, _) => {
                     self.introspect(head, issuer, &self.form(head, body).await?).await
                 }
-                (&Method::POST, paths::REGISTER, _) => self.register(head, issuer, &read(body).await?).await,
+                (&Method::POST, paths::REGISTER, _) => {
+                    self.limit_unknown("oauth-register-all").await.map_err(OAuthError::too_many)?;
+                    self.register(head, issuer, &read(body, ServerLimits::REGISTRATION).await?).await
+                }
                 (&Method::GET, _, Some(id)) => self.registration(head, issuer, id).await,
-                (&Method::PUT, _, Some(id)) => self.reregister(head, issuer, id, &read(body).await?).await,
+                (&Method::PUT, _, Some(id)) => {
+                    self.reregister(head, issuer, id, &read(body, ServerLimits::REGISTRATION).await?).await
+                }
                 (&Method::DELETE, _, Some(id)) => self.deregister(head, issuer, id).await,
                 (_, _, Some(_)) => Ok(method_not_allowed("GET, PUT, DELETE")),
                 _ => Ok(method_not_allowed("POST")),
@@ -429,7 +441,7 @@ impl Inner {
         if !kind.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
             return Err(OAuthError::bad("invalid_request", "Send application/x-www-form-urlencoded."));
         }
-        let body = read(body).await?;
+        let body = read(body, ServerLimits::BODY).await?;
         Form::parse(&body).map_err(|why| OAuthError::bad("invalid_request", why))
     }
 
@@ -527,14 +539,23 @@ fn random() -> String {
     URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>())
 }
 
-async fn read(body: Body) -> Result<Bytes, OAuthError> {
-    let too_large = |_| OAuthError {
-        status: StatusCode::PAYLOAD_TOO_LARGE,
-        code: "invalid_request",
-        why: "The body could not be read, or is larger than 64 KiB.".to_owned(),
-        retry_after: None,
+/// A body of at most so many bytes, which does not come a byte at a time for ever.
+async fn read(body: Body, longest: usize) -> Result<Bytes, OAuthError> {
+    let error = |status, why: String| OAuthError { status, code: "invalid_request", why, retry_after: None };
+    let unreadable = |_| {
+        let why = format!("The body could not be read, or is larger than {} KiB.", longest / 1_024);
+        error(StatusCode::PAYLOAD_TOO_LARGE, why)
     };
-    Ok(Limited::new(body, ServerLimits::BODY).collect().await.map_err(too_large)?.to_bytes())
+    let slow = |_| error(StatusCode::REQUEST_TIMEOUT, "The body came too slowly.".to_owned());
+    let mut body = std::pin::pin!(Limited::new(body, longest));
+    let whole = async {
+        let first = tokio::time::timeout(ServerLimits::FIRST_BYTE, body.frame()).await.map_err(slow)?;
+        let Some(first) = first else { return Ok(Bytes::new()) };
+        let first = first.map_err(unreadable)?.into_data().unwrap_or_default();
+        let rest = body.collect().await.map_err(unreadable)?.to_bytes();
+        Ok(if rest.is_empty() { first } else { [first, rest].concat().into() })
+    };
+    tokio::time::timeout(ServerLimits::WHOLE_BODY, whole).await.map_err(slow)?
 }
 
 #[cfg(test)]

@@ -36,8 +36,10 @@ impl Inner {
         let (id, management) = (random(), random());
         registered.client.management_sha256 = Some(hex_hash(&management));
         let client = &registered.client;
-        let act = registration("oauth.register", &id);
-        self.record(head, act).await.map_err(OAuthError::unavailable)?;
+        // Whoever has no token is a stranger, of whom no trail is kept: a flood would fill it.
+        if self.policy.mode == RegistrationMode::Token {
+            self.record(head, registration("oauth.register", &id)).await.map_err(OAuthError::unavailable)?;
+        }
         let put = self.state.clients.put(&id, client, client.life(), When::Absent).map_err(OAuthError::unavailable)?;
         self.state.commit(vec![put]).await.map_err(OAuthError::unavailable)?;
         tracing::info!(client = id, "a client has registered");
@@ -98,7 +100,9 @@ impl Inner {
             issuer: old.issuer,
             ..registered.client
         };
-        self.record(head, registration("oauth.reregister", id)).await.map_err(OAuthError::unavailable)?;
+        if client.used_at.is_some() {
+            self.record(head, registration("oauth.reregister", id)).await.map_err(OAuthError::unavailable)?;
+        }
         let put = self.state.clients.put(&stored.id, &client, client.life(), When::At(stored.revision));
         self.state.commit(vec![put.map_err(OAuthError::unavailable)?]).await.map_err(OAuthError::unavailable)?;
         let mut body = self.describe_client(issuer, id, &client);
@@ -117,12 +121,20 @@ impl Inner {
         id: &str,
     ) -> Result<Response<Body>, OAuthError> {
         let stored = self.managed(head, issuer, id).await?;
-        let delete = Write::Delete { key: self.state.clients.key(&stored.id), when: When::Any };
-        let revoke = self.state.revoke(Revoked::Client(id), "the client has deregistered", &*self.clock);
-        let writes = vec![delete, revoke.map_err(OAuthError::unavailable)?];
+        let used = stored.value.used_at.is_some();
+        // As it was read: nobody has agreed to it or blocked it meanwhile.
+        let delete = Write::Delete { key: self.state.clients.key(&stored.id), when: When::At(stored.revision) };
+        let mut writes = vec![delete];
+        // To which nobody has agreed has nothing that could be ended.
+        if used {
+            let revoke = self.state.revoke(Revoked::Client(id), "the client has deregistered", &*self.clock);
+            writes.push(revoke.map_err(OAuthError::unavailable)?);
+        }
         self.state.commit(writes).await.map_err(OAuthError::unavailable)?;
-        // Ended whether it is recorded or not.
-        let _ = self.record(head, registration("oauth.deregister", id)).await;
+        if used {
+            // Ended whether it is recorded or not.
+            let _ = self.record(head, registration("oauth.deregister", id)).await;
+        }
         Ok(empty(StatusCode::NO_CONTENT))
     }
 

@@ -65,6 +65,28 @@ impl State {
         revocation(&self.revocations, what, reason, clock)
     }
 
+    /// Ends what depends on this until now; what is made later is good.
+    pub(crate) fn revoke_past(&self, what: Revoked<'_>, reason: &str, clock: &dyn Clock) -> Result<Write, StoreError> {
+        write(&self.revocations, what, Some(clock.now()), reason, clock)
+    }
+
+    /// What must still hold when a grant is written, so that it cannot outlive what is ended at the same time; `None`
+    /// when something it depends on has ended.
+    pub(crate) async fn standing(&self, id: &str, grant: &Grant) -> Result<Option<Vec<Write>>, StoreError> {
+        let mut on = grant.dependence().on.to_vec();
+        on.push(Revoked::Grant(id).id());
+        let mut checks = Vec::with_capacity(on.len());
+        for id in on {
+            let when = match self.revocations.get(&id).await? {
+                Some(kept) if grant.created_at <= kept.value.before.unwrap_or(kept.value.until) => return Ok(None),
+                Some(kept) => When::At(kept.revision),
+                None => When::Absent,
+            };
+            checks.push(Write::Check { key: self.revocations.key(&id), when });
+        }
+        Ok(Some(checks))
+    }
+
     /// Uses up the id of a client's assertion; `false` when it was used before.
     pub(crate) async fn use_assertion(&self, client: &str, id: &str, life: Duration) -> Result<bool, StoreError> {
         let key = hex_hash(&format!("{} {client} {id}", client.len()));
@@ -84,9 +106,19 @@ pub(crate) fn revocation(
     reason: &str,
     clock: &dyn Clock,
 ) -> Result<Write, StoreError> {
-    let until = clock.now().saturating_add(ENDED).unwrap_or(Timestamp::MAX);
     // A person comes back by a new login.
     let before = matches!(what, Revoked::Subject(_)).then(|| clock.now());
+    write(kept, what, before, reason, clock)
+}
+
+fn write(
+    kept: &Resources<Revocation>,
+    what: Revoked<'_>,
+    before: Option<Timestamp>,
+    reason: &str,
+    clock: &dyn Clock,
+) -> Result<Write, StoreError> {
+    let until = clock.now().saturating_add(ENDED).unwrap_or(Timestamp::MAX);
     let revocation = Revocation { reason: reason.to_owned(), before, until };
     kept.put(&what.id(), &revocation, Some(ENDED), When::Any)
 }

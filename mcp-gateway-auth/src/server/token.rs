@@ -6,7 +6,7 @@ use http::request::Parts;
 use http::{Response, StatusCode};
 use jiff::{SignedDuration, Timestamp};
 use mcp_gateway_core::Body;
-use mcp_gateway_core::contract::When;
+use mcp_gateway_core::contract::{When, Write};
 use mcp_gateway_core::record::{Outcome, Principal, Scope, Secret, Stored, Subject};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
@@ -89,10 +89,16 @@ impl Inner {
         if good {
             let put = self.state.grants.put(id, grant, Some(self.options.refresh_idle), When::Absent);
             writes.push(put.map_err(OAuthError::unavailable)?);
+            let stands = self.state.standing(id, grant).await.map_err(OAuthError::unavailable)?;
+            writes.extend(stands.ok_or_else(wrong)?);
             answer = Ok(self.respond(head, issuer, Some(id), grant, RefreshToken::make(id, grant, 0), epoch).await?);
         }
         // A code that somebody tried with the wrong verifier is in wrong hands: it is used up as well.
         if !won(self.state.commit(writes).await).map_err(OAuthError::unavailable)? {
+            let now = self.state.codes.get(&key).await.map_err(OAuthError::unavailable)?;
+            if now.is_some_and(|now| !now.value.used) {
+                return Err(OAuthError::unavailable("what a code depends on changed while it was redeemed"));
+            }
             self.reused(head, id, grant, "a code was used twice at the same time").await?;
             return Err(wrong());
         }
@@ -143,11 +149,13 @@ impl Inner {
             if token.generation == grant.generation {
                 let rotated = Grant { generation: grant.generation + 1, rotated_at: epoch, ..grant.clone() };
                 let refresh = RefreshToken::make(&stored.id, &rotated, rotated.generation);
+                let stands = self.state.standing(&stored.id, grant).await.map_err(OAuthError::unavailable)?;
+                let stands = stands.ok_or_else(wrong)?;
                 let answer = self.respond(head, issuer, Some(&stored.id), &rotated, refresh, epoch).await?;
-                if self.replace(&stored, &rotated, epoch).await? {
+                if self.replace(&stored, &rotated, stands, epoch).await? {
                     return Ok(answer);
                 }
-                // Somebody else was faster with the same token: it is now the one before.
+                // Somebody else was faster with the same token, which is now the one before, or something has ended.
                 continue;
             }
             if token.generation.checked_add(1) == Some(grant.generation) && since < grace {
@@ -162,13 +170,19 @@ impl Inner {
         Err(OAuthError::unavailable("a grant is refreshed in too many places at once"))
     }
 
-    /// `false`: somebody else changed the grant meanwhile.
-    async fn replace(&self, stored: &Stored<Grant>, by: &Grant, now: Timestamp) -> Result<bool, OAuthError> {
+    /// `false`: somebody else changed the grant meanwhile, or what it depends on.
+    async fn replace(
+        &self,
+        stored: &Stored<Grant>,
+        by: &Grant,
+        mut writes: Vec<Write>,
+        now: Timestamp,
+    ) -> Result<bool, OAuthError> {
         let left = Duration::try_from(by.ends_at.duration_since(now)).unwrap_or_default();
         let life = Some(left.min(self.options.refresh_idle));
         let put = self.state.grants.put(&stored.id, by, life, When::At(stored.revision));
-        let committed = self.state.commit(vec![put.map_err(OAuthError::unavailable)?]).await;
-        won(committed).map_err(OAuthError::unavailable)
+        writes.push(put.map_err(OAuthError::unavailable)?);
+        won(self.state.commit(writes).await).map_err(OAuthError::unavailable)
     }
 
     async fn client_credentials(

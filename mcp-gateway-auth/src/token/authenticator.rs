@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 
 use super::foreign::{ForeignClaims, Introspection, TrustedIssuer};
 use super::jws::{self, Jws};
-use super::verified::{Remembered, TokenHash, Verified, hash};
+use super::verified::{Remembered, SignedBy, TokenHash, Verified, hash};
 use super::{ACCESS_TOKEN, AccessClaims, Standing, TokenLimits};
 use crate::api_key::KeyText;
 use crate::bearer::{authorization, bearer};
@@ -23,7 +23,7 @@ use crate::bearer::{authorization, bearer};
 /// opaque ones that their issuer is asked about.
 ///
 /// A good token is remembered by its hash. What is remembered are its claims: each call checks the end of the token, its
-/// audience and server, and everything that may have been revoked. A bad token is never remembered, so it pushes out
+/// audience and server, that its key is still in the ring, and everything that may have been revoked. A bad token is never remembered, so it pushes out
 /// no good one. Tokens of issuers that are not named here are somebody else's: the next in the chain is asked.
 ///
 /// Before a signature is checked, everything else is: form, type, issuer, audience, server, times, the key's id and
@@ -56,7 +56,7 @@ struct Inner {
     introspection: Option<Introspection>,
     standing: Arc<dyn Standing>,
     clock: Arc<dyn Clock>,
-    remembered: Remembered<Verified>,
+    remembered: Remembered<Arc<Verified>>,
     turns: Semaphore,
     options: TokenOptions,
 }
@@ -168,10 +168,17 @@ impl Authenticator for TokenAuthenticator {
         let Some(token) = token else { return Ok(None).into() };
         let inner = &self.0;
         let hash = hash(token, resource);
-        if let Some(verified) = inner.remembered.find(&hash)
-            && let Some(verdict) = inner.judge_remembered(&hash, &verified, resource)
-        {
-            return verdict.map(Some).into();
+        if let Some(verified) = inner.remembered.find(&hash) {
+            match verified.has_key() {
+                MaybeReady::Ready(Ok(true)) => {
+                    if let Some(verdict) = inner.judge_remembered(&hash, &verified, resource) {
+                        return verdict.map(Some).into();
+                    }
+                }
+                MaybeReady::Ready(Ok(false)) => inner.remembered.remove(&hash),
+                // Below its key is asked for again, and waited for.
+                MaybeReady::Ready(Err(_)) | MaybeReady::Wait(_) => {}
+            }
         }
         let issuer = match inner.cheap_checks(token, resource) {
             Ok(Some(issuer)) => issuer,
@@ -190,18 +197,26 @@ enum Judge {
 }
 
 impl Inner {
-    /// `None`: it has to be checked anew.
+    /// `None`: it has to be checked anew. That its key is still there was looked at before.
     fn judge_remembered(
         &self,
         hash: &TokenHash,
-        verified: &Verified,
+        verified: &Arc<Verified>,
         resource: &Resource,
     ) -> Option<Result<Arc<Principal>, AuthError>> {
         if verified.good_until <= self.clock.now() {
             self.remembered.remove(hash);
             return None;
         }
-        Some(verified.judge(resource, &*self.standing))
+        let verdict = verified.judge(resource, &*self.standing);
+        if let Ok(principal) = &verdict
+            && !Arc::ptr_eq(principal, &verified.principal)
+        {
+            // With the roles of now, so that the next call finds them.
+            let principal = Arc::clone(principal);
+            self.remembered.insert(*hash, Arc::new(Verified { principal, ..Verified::clone(verified) }));
+        }
+        Some(verdict)
     }
 
     /// Everything that can be said without a signature. `Ok(None)`: the token is somebody else's.
@@ -249,29 +264,37 @@ impl Inner {
             Judge::Asking => None,
             Judge::Keys(keys, id) => {
                 let key = keys.key(&id).await.map_err(|error| AuthError::Unavailable(error.into()))?;
-                Some(key.ok_or(AuthError::Invalid("no key of the issuer has this id"))?)
+                let key = key.ok_or(AuthError::Invalid("no key of the issuer has this id"))?;
+                Some((key, SignedBy { keys, id }))
             }
         };
+        // It was remembered, and only its key had to be waited for.
+        if let Some(verdict) = self.recall(&hash, resource) {
+            return verdict;
+        }
         let turn = tokio::time::timeout(self.options.patience, self.turns.acquire()).await;
         let _turn = turn.map_err(|_| AuthError::Unavailable("too many new tokens at the same time".into()))?;
         // Somebody else may have brought the same token meanwhile.
-        if let Some(verified) = self.remembered.find(&hash)
-            && let Some(verdict) = self.judge_remembered(&hash, &verified, resource)
-        {
+        if let Some(verdict) = self.recall(&hash, resource) {
             return verdict;
         }
         let verified = match (key, &self.introspection) {
-            (Some(key), _) => {
+            (Some((key, signed_by)), _) => {
                 let jws = Jws::parse(token).map_err(AuthError::Invalid)?;
                 jws.verify(&*key).map_err(AuthError::Invalid)?;
-                self.believe(&jws, resource).await?
+                Verified { signed_by: Some(signed_by), ..self.believe(&jws, resource).await? }
             }
             (None, Some(introspection)) => introspection.ask(token, resource, self.clock.now()).await?,
             (None, None) => return Err(AuthError::Invalid("nobody can read opaque tokens")),
         };
-        let verdict = verified.judge(resource, &*self.standing)?;
-        self.remembered.insert(hash, verified);
-        Ok(verdict)
+        let principal = verified.judge(resource, &*self.standing)?;
+        self.remembered.insert(hash, Arc::new(Verified { principal: Arc::clone(&principal), ..verified }));
+        Ok(principal)
+    }
+
+    /// The verdict on a remembered token whose key is known to be there.
+    fn recall(&self, hash: &TokenHash, resource: &Resource) -> Option<Result<Arc<Principal>, AuthError>> {
+        self.judge_remembered(hash, &self.remembered.find(hash)?, resource)
     }
 
     /// Reads what is now known to be signed.

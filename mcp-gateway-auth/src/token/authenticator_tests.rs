@@ -566,3 +566,42 @@ impl Fetch for Gate {
         self.0.fetch(request).await
     }
 }
+
+/// What an emergency is for: a token that a stolen key signed may have been used before.
+#[tokio::test]
+async fn a_remembered_token_ends_with_the_key_that_signed_it() {
+    let world = World::new().await;
+    let token = world.token("github").await;
+    call(&world.authenticator, &token, "github").await.unwrap().unwrap();
+    world.keys.rotate().await.unwrap();
+    call(&world.authenticator, &token, "github").await.unwrap().unwrap();
+    assert_eq!(world.checked(), 1, "a usual rotation is noticed by nobody");
+    world.keys.rotate_now().await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(why(call(&world.authenticator, &token, "github").await), "no key of the issuer has this id");
+    }
+    let token = world.token("github").await;
+    assert!(call(&world.authenticator, &token, "github").await.is_ok());
+}
+
+#[tokio::test]
+async fn a_remembered_token_ends_when_its_issuer_withdraws_the_key() {
+    let (world, idp) = (World::new().await, World::new().await);
+    let (authenticator, elsewhere) = with_foreign(&world, &idp);
+    let mut claims = foreign_claims(&world, "api://tools");
+    claims["exp"] = (world.clock.now().as_second() + 3 * 3_600).into();
+    let token = idp.signed(ACCESS_TOKEN, &claims).await;
+    for (hour, asked) in [(0, 1), (1, 2)] {
+        world.clock.advance(3_600 * SECOND * hour);
+        for _ in 0..2 {
+            assert!(call(&authenticator, &token, "github").await.is_ok());
+        }
+        assert_eq!(elsewhere.asked(), asked, "the keys are as old as they may be");
+    }
+    idp.keys.rotate_now().await.unwrap();
+    elsewhere.says(200, &idp.keys.document());
+    world.clock.advance(3_600 * SECOND);
+    for _ in 0..2 {
+        assert_eq!(why(call(&authenticator, &token, "github").await), "no key of the issuer has this id");
+    }
+}

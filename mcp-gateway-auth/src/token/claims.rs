@@ -106,6 +106,7 @@ impl AccessClaims {
             audience: self.aud.into(),
             person_epoch: Some(self.person_epoch),
             good_until: expires_at,
+            signed_by: None,
         })
     }
 }

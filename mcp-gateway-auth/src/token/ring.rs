@@ -125,7 +125,6 @@ struct Held {
 
 struct SigningKey {
     id: Arc<str>,
-    created_at: Timestamp,
     not_before: Timestamp,
     pair: EcdsaKeyPair,
     public: Arc<PublicKey>,
@@ -168,16 +167,7 @@ impl SigningKeys {
     /// [`SigningKeyError::TooSoon`] when the ring is full of keys that are still needed.
     pub async fn rotate(&self) -> Result<(), SigningKeyError> {
         let shared = &self.shared;
-        shared
-            .turn(|old| {
-                let mut keys = shared.still_needed(old);
-                if keys.len() >= Self::KEYS {
-                    return Err(SigningKeyError::TooSoon { until: shared.needed_until(&keys[1]) });
-                }
-                keys.push(shared.new_key(shared.options.publish_ahead)?);
-                Ok(keys)
-            })
-            .await
+        shared.turn(|old| shared.with_next(old).map(Some)).await.map(drop)
     }
 
     /// [`rotate`](Self::rotate), if the newest key is old enough; says whether it turned. Call it now and then: of
@@ -186,13 +176,15 @@ impl SigningKeys {
     /// # Errors
     /// [`SigningKeyError`].
     pub async fn rotate_if_due(&self) -> Result<bool, SigningKeyError> {
-        let now = self.shared.clock.now();
-        let age = SignedDuration::try_from(self.shared.options.rotate_after).unwrap_or(SignedDuration::MAX);
-        let due = self.shared.held.load().keys.last().is_none_or(|newest| now.duration_since(newest.created_at) >= age);
-        if due {
-            self.rotate().await?;
-        }
-        Ok(due)
+        let shared = &self.shared;
+        let age = SignedDuration::try_from(shared.options.rotate_after).unwrap_or(SignedDuration::MAX);
+        let turned = shared.turn(|old| {
+            // Of the ring as it is kept: another replica may have turned it a moment ago.
+            let now = shared.clock.now();
+            let due = old.last().is_none_or(|newest| now.duration_since(newest.created_at) >= age);
+            if due { shared.with_next(old).map(Some) } else { Ok(None) }
+        });
+        turned.await
     }
 
     /// Replaces every key at once, after one may have leaked: every token that was signed until now is worthless.
@@ -201,7 +193,7 @@ impl SigningKeys {
     /// [`SigningKeyError`].
     pub async fn rotate_now(&self) -> Result<(), SigningKeyError> {
         let shared = &self.shared;
-        shared.turn(|_| Ok(vec![shared.new_key(Duration::ZERO)?])).await
+        shared.turn(|_| Ok(Some(vec![shared.new_key(Duration::ZERO)?]))).await.map(drop)
     }
 
     /// Reads the ring now, not only when the feed names it.
@@ -283,15 +275,30 @@ impl Shared {
         })
     }
 
-    /// Writes what `change` makes of the ring, again if another replica was faster.
+    /// The ring with its next key, and without those whose last token has ended.
+    fn with_next(&self, old: Vec<SigningKeyRecord>) -> Result<Vec<SigningKeyRecord>, SigningKeyError> {
+        let mut keys = self.still_needed(old);
+        if keys.len() >= SigningKeys::KEYS {
+            return Err(SigningKeyError::TooSoon { until: self.needed_until(&keys[1]) });
+        }
+        keys.push(self.new_key(self.options.publish_ahead)?);
+        Ok(keys)
+    }
+
+    /// Writes what `change` makes of the ring, again if another replica was faster; says whether it made anything.
     async fn turn(
         &self,
-        change: impl Fn(Vec<SigningKeyRecord>) -> Result<Vec<SigningKeyRecord>, SigningKeyError>,
-    ) -> Result<(), SigningKeyError> {
+        change: impl Fn(Vec<SigningKeyRecord>) -> Result<Option<Vec<SigningKeyRecord>>, SigningKeyError>,
+    ) -> Result<bool, SigningKeyError> {
+        let mut turned = true;
         for attempt in 1.. {
             let stored = self.ring.get(&self.options.name).await?;
             let when = stored.as_ref().map_or(When::Absent, |stored| When::At(stored.revision));
             let keys = change(stored.map(|stored| stored.value.keys).unwrap_or_default())?;
+            let Some(keys) = keys else {
+                turned = false;
+                break;
+            };
             match self.ring.save(&self.options.name, &SigningKeyRing { keys }, when).await {
                 Err(error) if error.kind() == StoreErrorKind::Conflict && attempt < ATTEMPTS => {}
                 other => {
@@ -300,7 +307,8 @@ impl Shared {
                 }
             }
         }
-        self.load().await.map(drop)
+        self.load().await?;
+        Ok(turned)
     }
 
     /// Without those whose successor has signed everything for as long as a token lives.
@@ -327,8 +335,8 @@ impl SigningKey {
         let jwk = jwk_of(&pair);
         let public = PublicKey::new(&jwk).filter(|key| key.id() == Some(&*record.id));
         let public = public.ok_or_else(|| corrupt().because("a key is not the one its id names"))?;
-        let (created_at, not_before) = (record.created_at, record.not_before);
-        Ok(Self { id: record.id.as_str().into(), created_at, not_before, pair, public: Arc::new(public), jwk })
+        let not_before = record.not_before;
+        Ok(Self { id: record.id.as_str().into(), not_before, pair, public: Arc::new(public), jwk })
     }
 }
 

@@ -61,6 +61,17 @@ async fn turns_on_its_own_after_its_time_and_not_earlier() {
 }
 
 #[tokio::test]
+async fn of_several_replicas_one_turns_a_ring_that_is_due() {
+    let world = World::new().await;
+    let second = SigningKeys::open(world.ring(), world.clock.clone(), SigningKeyOptions::default()).await.unwrap();
+    world.clock.advance(SigningKeyOptions::default().rotate_after);
+    assert!(world.keys.rotate_if_due().await.unwrap());
+    // The test's one thread has not let the second hear of it.
+    assert!(!second.rotate_if_due().await.unwrap());
+    assert_eq!(published(&second).len(), 2);
+}
+
+#[tokio::test]
 async fn every_replica_has_one_ring_and_follows_it() {
     let world = World::new().await;
     let open = || SigningKeys::open(world.ring(), world.clock.clone(), SigningKeyOptions::default());

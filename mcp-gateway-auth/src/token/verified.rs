@@ -1,12 +1,13 @@
 //! Tokens that were found good, remembered.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
-use mcp_gateway_core::BoxError;
-use mcp_gateway_core::contract::{AuthError, Resource};
+use mcp_gateway_core::contract::{AuthError, KeyRing, KeyRingError, Resource};
 use mcp_gateway_core::record::{Dependence, Principal, Revoked};
+use mcp_gateway_core::{BoxError, MaybeReady};
 use sha2::{Digest as _, Sha256};
 
 use super::{Standing, SubjectMap, TrustedIssuer};
@@ -21,9 +22,33 @@ pub(crate) struct Verified {
     pub(crate) person_epoch: Option<u64>,
     /// When it is to be forgotten: its end, or earlier for what cannot be watched.
     pub(crate) good_until: Timestamp,
+    /// What signed it; opaque tokens are not signed.
+    pub(crate) signed_by: Option<SignedBy>,
+}
+
+/// A key of a ring: a token is good no longer than its key is there.
+#[derive(Clone)]
+pub(crate) struct SignedBy {
+    pub(crate) keys: Arc<dyn KeyRing>,
+    pub(crate) id: Box<str>,
+}
+
+impl fmt::Debug for SignedBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SignedBy").field("id", &self.id).finish_non_exhaustive()
+    }
 }
 
 impl Verified {
+    /// Whether the key that signed it is still one of its issuer's. Waits where the keys have to be fetched.
+    pub(crate) fn has_key(&self) -> MaybeReady<Result<bool, KeyRingError>> {
+        let Some(SignedBy { keys, id }) = &self.signed_by else { return Ok(true).into() };
+        match keys.key(id) {
+            MaybeReady::Ready(key) => key.map(|key| key.is_some()).into(),
+            MaybeReady::Wait(key) => MaybeReady::wait(async move { Ok(key.await?.is_some()) }),
+        }
+    }
+
     /// The same as said by somebody whose people are others here; `None`: the subject is nobody here.
     pub(crate) async fn of_people(mut self, people: &dyn SubjectMap, now: Timestamp) -> Result<Option<Self>, BoxError> {
         let Some(here) = people.subject(&self.principal.subject).await? else { return Ok(None) };

@@ -16,7 +16,8 @@ pub trait Signer: Send + Sync + 'static {
 
 /// The public keys of one issuer.
 ///
-/// Asked once per token that is not remembered. Clones of the keys may be kept for the length of a check, not longer.
+/// Asked on every call, also for a token that is remembered: whoever withdraws a key ends what it signed. Answers from
+/// memory where it can. Clones of the keys may be kept for the length of a check, not longer.
 pub trait KeyRing: Send + Sync + 'static {
     /// The key of this id. `Ok(None)` costs no signature: nobody ever signed with it, or it is retired.
     fn key(&self, id: &str) -> MaybeReady<Result<Option<Arc<dyn VerifyingKey>>, KeyRingError>>;

@@ -153,7 +153,12 @@ pub(super) struct GrantView {
 }
 
 impl ClientView {
-    fn of(oauth: &OAuth, id: &str, client: OAuthClient) -> Self {
+    fn of(oauth: &OAuth, kept: Stored<OAuthClient>) -> Self {
+        let id = OAuthClient::id_of(&kept).to_owned();
+        Self::named(oauth, id, kept.value)
+    }
+
+    fn named(oauth: &OAuth, id: String, client: OAuthClient) -> Self {
         let state = match () {
             () if client.blocked => "blocked",
             () if oauth.server.may_be_used(&client) => "usable",
@@ -170,7 +175,7 @@ impl ClientView {
             _ => "private_key_jwt",
         };
         Self {
-            id: id.to_owned(),
+            id,
             name: client.name,
             known_by: known_by.to_owned(),
             redirect_uris: client.redirect_uris,
@@ -210,7 +215,7 @@ pub(super) async fn clients(
 ) -> Result<Response, Problem> {
     let oauth = oauth(&app)?;
     let (found, next) = oauth.server.clients(page.after()?.as_deref(), page.limit()?).await?;
-    let items = found.into_iter().map(|Stored { id, value, .. }| ClientView::of(oauth, &id, value)).collect();
+    let items = found.into_iter().map(|kept| ClientView::of(oauth, kept)).collect();
     tagged(&headers, None, &Page::<ClientView> { items, next_cursor: next.as_deref().map(cursor_of) })
 }
 
@@ -231,7 +236,7 @@ pub(super) async fn create_client(
     let created = oauth.server.create_client(client).await?;
     applied(&app, created.revision).await;
     let location = HeaderValue::from_str(&format!("/api/v1/oauth/clients/{}", created.id));
-    let about = ClientView::of(oauth, &created.id, created.client);
+    let about = ClientView::named(oauth, created.id.clone(), created.client);
     let client_secret = created.secret.map(|secret| secret.expose().to_owned());
     let mut response = plain(StatusCode::CREATED, &CreatedClientView { client_secret, about })?;
     response.headers_mut().insert(LOCATION, location.unwrap_or(HeaderValue::from_static("/")));
@@ -249,7 +254,8 @@ pub(super) async fn client(
 ) -> Result<Response, Problem> {
     let oauth = oauth(&app)?;
     let stored = oauth.server.client(&id).await?.ok_or_else(absent)?;
-    tagged(&headers, Some(stored.revision), &ClientView::of(oauth, &stored.id, stored.value))
+    let revision = Some(stored.revision);
+    tagged(&headers, revision, &ClientView::of(oauth, stored))
 }
 
 /// Approves a client that waits: it may be used, wherever it sends browsers.
@@ -263,7 +269,7 @@ pub(super) async fn approve(
     let oauth = oauth(&app)?;
     oauth.server.approve_client(&id).await?;
     let client = oauth.server.client(&id).await?.ok_or_else(absent)?;
-    plain(StatusCode::OK, &ClientView::of(oauth, &client.id, client.value))
+    plain(StatusCode::OK, &ClientView::of(oauth, client))
 }
 
 /// Lets a blocked client in again.
@@ -278,7 +284,7 @@ pub(super) async fn unblock(
     oauth.server.client(&id).await?.ok_or_else(absent)?;
     oauth.server.unblock_client(&id).await?;
     let client = oauth.server.client(&id).await?.ok_or_else(absent)?;
-    plain(StatusCode::OK, &ClientView::of(oauth, &client.id, client.value))
+    plain(StatusCode::OK, &ClientView::of(oauth, client))
 }
 
 /// Blocks a client, one that has never been used too: what it has ends at every replica within a second.
@@ -292,12 +298,13 @@ pub(super) async fn block(
     let oauth = oauth(&app)?;
     oauth.server.block_client(&id).await?;
     let client = oauth.server.client(&id).await?.ok_or_else(absent)?;
-    plain(StatusCode::OK, &ClientView::of(oauth, &client.id, client.value))
+    plain(StatusCode::OK, &ClientView::of(oauth, client))
 }
 
-/// Deletes a client, and ends what it has at every replica.
+/// Deletes a client, and ends what it has at every replica. One that is known by its document can come again: block a
+/// client that is to stay away. A blocked one is unblocked before it is deleted.
 #[utoipa::path(delete, path = "/api/v1/oauth/clients/{id}", tag = "oauth", params(("id" = String, Path, description = "The client's id; a URL percent-encoded.")),
-    responses((status = 204, description = "The client is gone."), (status = 404, description = "There is none.", body = ProblemDetails, content_type = "application/problem+json")))]
+    responses((status = 204, description = "The client is gone."), (status = 404, description = "There is none.", body = ProblemDetails, content_type = "application/problem+json"), (status = 409, description = "The client is blocked.", body = ProblemDetails, content_type = "application/problem+json")))]
 pub(super) async fn delete_client(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
@@ -381,6 +388,9 @@ impl From<AdminError> for Problem {
         match error {
             AdminError::Store(error) => error.into(),
             AdminError::Invalid { field, problem } => invalid(field, format!("`{field}` {problem}.")).into(),
+            AdminError::Blocked => {
+                Refusal::new(StatusCode::CONFLICT, "The client is blocked. Unblock it before it is deleted.").into()
+            }
             _ => absent().into(),
         }
     }

@@ -117,6 +117,7 @@ impl Config {
             ("oauth.grant_seconds", self.oauth.grant_seconds),
             ("oauth.requests_per_minute", self.oauth.requests_per_minute.into()),
             ("oauth.registrations_per_minute", self.oauth.registrations_per_minute.into()),
+            ("oauth.registrations_total_per_minute", self.oauth.registrations_total_per_minute.into()),
             ("oauth.documents_per_minute", self.oauth.documents_per_minute.into()),
             ("audit.stall_timeout_ms", self.audit.stall_timeout_ms),
         ] {

@@ -422,6 +422,8 @@ section! {
         requests_per_minute: u32 = 300,
         /// Registrations from one address in a minute.
         registrations_per_minute: u32 = 10,
+        /// Registrations from all addresses in a minute, and as many requests of clients by document that are new here.
+        registrations_total_per_minute: u32 = 100,
         /// Clients' documents that are fetched in a minute for one person, and from one host.
         documents_per_minute: u32 = 20,
     }

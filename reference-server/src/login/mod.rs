@@ -158,16 +158,21 @@ async fn sign_out(State(app): State<Arc<App>>, cx: Cx, headers: HeaderMap, Form(
     if !is_csrf_token(token, sent.text("csrf")) {
         return *forged();
     }
-    let session = app.logins.sessions.find(token).await;
+    let session = match app.logins.sessions.find(token).await {
+        Ok(session) => session,
+        Err(error) => return *unavailable(&cx.0, &error),
+    };
+    // What was agreed to in this login ends with it, and first: when that fails, the person can sign out again.
+    if let Some(session) = &session
+        && let Err(error) = app.end_grants(Revoked::Session(&session.id)).await
+    {
+        return *unavailable(&cx.0, &error);
+    }
     if let Err(error) = app.logins.sessions.end(token).await {
         return *unavailable(&cx.0, &error);
     }
     let mut response = see(HERE);
-    if let Ok(Some(session)) = session {
-        // What was agreed to in this login ends with it.
-        if let Err(error) = app.end_grants(Revoked::Session(&session.id)).await {
-            return *unavailable(&cx.0, &error);
-        }
+    if let Some(session) = session {
         trail::done(&app, &cx.0, "login.sign-out", &session.value.user).await;
         let elsewhere = app.logins.providers.sign_out(&session.id).await.unwrap_or_else(|error| {
             tracing::warn!(%error, "whether a provider is to be told of a logout cannot be read");

@@ -248,3 +248,22 @@ fn after_a_login_it_goes_on_at_this_gateway_alone() {
     }
     assert_eq!(local(&long[..NEXT]), &long[..NEXT]);
 }
+
+/// A logout that stops half-way can be done again: what was agreed to in the login must not outlive it unseen.
+#[tokio::test]
+async fn a_logout_that_fails_leaves_the_session() {
+    let mut browser = Browser::new().await;
+    browser.settle().await;
+    let csrf = browser.get("/login").await.field("csrf").to_owned();
+    let session = browser.cookies["__Host-mcpgw_session"].clone();
+    // The grants of the session cannot be listed.
+    browser.world.store.fail_lists(1);
+    let out = browser.post("/logout", &[("csrf", &csrf)]).await;
+    assert_eq!(out.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(browser.world.app.logins.sessions.find(&session).await.unwrap().is_some());
+    browser.world.store.cut();
+    assert_eq!(browser.post("/logout", &[("csrf", &csrf)]).await.status, StatusCode::SERVICE_UNAVAILABLE);
+    browser.world.store.restore();
+    assert_eq!(browser.post("/logout", &[("csrf", &csrf)]).await.status, StatusCode::SEE_OTHER);
+    assert!(browser.world.app.logins.sessions.find(&session).await.unwrap().is_none());
+}

@@ -6,6 +6,7 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
+use http::Method;
 use mcp_gateway_core::context::McpContext;
 use mcp_gateway_core::layer::context::ContextLayer;
 use mcp_gateway_core::record::Category;
@@ -40,12 +41,15 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
     routes.layer(from_fn_with_state(Arc::clone(app), count)).layer(context)
 }
 
-/// Counts refusals for the trail: of whom nobody knows, there is one row for each address and minute.
+/// Counts refusals for the trail, and what clients do with their own registrations: of whom nobody knows, there is one
+/// row for each address, status and minute.
 async fn count(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let cx = McpContext::of(request.extensions()).cloned();
+    let acts = matches!(*request.method(), Method::POST | Method::PUT | Method::DELETE);
+    let registers = acts && request.uri().path().split('/').any(|part| part == "register");
     let response = next.run(request).await;
     let status = response.status().as_u16();
-    if let Some(cx) = cx.filter(|_| status >= 400) {
+    if let Some(cx) = cx.filter(|_| status >= 400 || registers) {
         app.strangers.count(&cx, Category::Auth, status);
     }
     response

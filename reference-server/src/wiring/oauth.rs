@@ -58,6 +58,7 @@ pub(super) async fn build(config: &Config, with: Ingredients<'_>) -> Result<Opti
     options.grant_life = Duration::from_secs(settings.grant_seconds);
     options.requests_per_minute = settings.requests_per_minute;
     options.registrations_per_minute = settings.registrations_per_minute;
+    options.registrations_total_per_minute = settings.registrations_total_per_minute;
     options.documents_per_minute = settings.documents_per_minute;
     let set = |names: &[String]| names.iter().map(|name| name.to_ascii_lowercase()).collect::<BTreeSet<_>>();
     let mut policy = RegistrationPolicy::default().with_mode(settings.registration);

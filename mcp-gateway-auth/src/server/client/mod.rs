@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use mcp_gateway_core::contract::Kind;
-use mcp_gateway_core::record::Resource;
+use mcp_gateway_core::record::{Resource, Stored};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::authenticate::{ClientProof, hex_hash, same_hash};
@@ -20,10 +20,13 @@ pub(crate) use self::registration::ClientMetadata;
 pub use self::registration::{RegistrationMode, RegistrationPolicy};
 use super::Issuer;
 
-/// A client as it is kept. Its id is the record's id.
+/// A client as it is kept; see [`id_of`](Self::id_of) for its id.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct OAuthClient {
+    /// Its id, where that is a URL too long for the id of a record.
+    #[serde(default)]
+    pub client_id: Option<String>,
     /// What it says its name is.
     #[serde(default)]
     pub name: Option<String>,
@@ -62,6 +65,17 @@ impl OAuthClient {
     pub const UNUSED: Duration = Duration::from_secs(24 * 3_600);
     /// How long one lives after it was used last.
     pub const USED: Duration = Duration::from_secs(400 * 24 * 3_600);
+
+    /// The id of a client as it names itself and tokens name it: the record's, unless that could not hold it.
+    #[must_use]
+    pub fn id_of(stored: &Stored<Self>) -> &str {
+        stored.value.client_id.as_deref().unwrap_or(&stored.id)
+    }
+
+    /// The same, kept under the key of this id.
+    pub(crate) fn named(self, id: &str) -> Self {
+        Self { client_id: Some(id).filter(|id| super::client_key(id) != **id).map(str::to_owned), ..self }
+    }
 
     /// How long it is kept from now on; those that an operator made stay.
     pub(crate) fn life(&self) -> Option<Duration> {

@@ -69,6 +69,14 @@ impl RegistrationPolicy {
         }
     }
 
+    /// Whether an operator's list, or the machine that the browser runs on, speaks for this place: not open registration.
+    pub(crate) fn lists(&self, kind: &RedirectKind) -> bool {
+        match kind {
+            RedirectKind::Https(host) => self.hosts.contains(host),
+            RedirectKind::Loopback | RedirectKind::Scheme(_) => self.allows(kind),
+        }
+    }
+
     /// Whether this initial access token is one of ours.
     pub(crate) fn knows_token(&self, token: &str) -> bool {
         // All are compared: how long it takes does not say which one.
@@ -112,6 +120,16 @@ impl RegistrationError {
     }
 }
 
+/// Whether a character lets a name, which a page shows in quotation marks, look like something else: it ends the
+/// quotation, turns the direction of what follows (UAX #9), or is not seen at all.
+fn misleads(char: char) -> bool {
+    char.is_control()
+        || matches!(char, '"' | '\u{ab}' | '\u{bb}' | '\u{201c}'..='\u{201f}' | '\u{2033}' | '\u{ff02}')
+        || matches!(char, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        || matches!(char, '\u{ad}' | '\u{180e}' | '\u{200b}'..='\u{200d}' | '\u{2060}'..='\u{2065}' | '\u{feff}')
+        || matches!(char, '\u{115f}' | '\u{1160}' | '\u{3164}' | '\u{ffa0}' | '\u{e0000}'..='\u{e007f}')
+}
+
 /// A client that was just registered.
 #[derive(Debug)]
 pub(crate) struct Registered {
@@ -132,6 +150,10 @@ impl ClientMetadata {
     ) -> Result<Registered, RegistrationError> {
         if self.client_name.as_deref().is_some_and(|name| name.len() > ServerLimits::CLIENT_NAME) {
             return Err(RegistrationError::metadata("client_name is longer than 128 bytes"));
+        }
+        if self.client_name.as_deref().is_some_and(|name| name.contains(misleads)) {
+            let why = "client_name has quotation marks or characters that cannot be seen";
+            return Err(RegistrationError::metadata(why));
         }
         if self.redirect_uris.is_empty() || self.redirect_uris.len() > ServerLimits::REDIRECT_URIS {
             return Err(RegistrationError::redirect("redirect_uris must have 1 to 20 entries"));
@@ -181,6 +203,7 @@ impl ClientMetadata {
             Some(_) => return Err(RegistrationError::metadata("this token_endpoint_auth_method is not supported")),
         };
         let client = OAuthClient {
+            client_id: None,
             name: self.client_name,
             known_by,
             redirect_uris: self.redirect_uris,

@@ -324,6 +324,59 @@ async fn addresses_have_budgets() {
     assert_eq!(from("/token", "198.51.100.1").await, 429);
 }
 
+/// Strangers with many addresses share one budget for what they can have kept.
+#[tokio::test]
+async fn strangers_together_have_a_budget() {
+    use mcp_gateway_core::memory::MemoryRateLimiter;
+    let mut options = ServerOptions::default();
+    options.registrations_total_per_minute = 2;
+    let world = World::with(|server| {
+        let limiter = MemoryRateLimiter::new(mcp_gateway_core::contract::SystemClock, 100);
+        server.documents(None).options(options).limit_addresses(limiter)
+    });
+    let world = world.await;
+    let client = world.laptop().await;
+    world.laptop().await;
+    assert_eq!(world.register(json!({ "redirect_uris": [REDIRECT] })).await.status, 429);
+    for status in [303, 303, 429] {
+        assert_eq!(world.authorize("https://made.up.example/client.json", &[]).await.status, status);
+    }
+    assert_eq!(world.authorize(&client, &[]).await.status, 303, "who is known goes on");
+}
+
+/// A body that comes as slowly as its sender likes.
+struct Slow(bool);
+
+impl http_body::Body for Slow {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
+        if std::mem::take(&mut self.0) {
+            return Poll::Ready(Some(Ok(http_body::Frame::data(Bytes::from_static(b"g")))));
+        }
+        Poll::Pending
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_does_not_come_is_not_waited_for() {
+    let world = World::new().await;
+    for path in ["/token", "/revoke", "/introspect", "/register", "/authorize/decide"] {
+        for (begins, limit) in [(false, ServerLimits::FIRST_BYTE), (true, ServerLimits::WHOLE_BODY)] {
+            let request = Request::post(path).header(CONTENT_TYPE, "application/x-www-form-urlencoded");
+            let before = tokio::time::Instant::now();
+            let answer = world.server.clone().call(request.body(Slow(begins)).unwrap()).await.unwrap();
+            assert_eq!(answer.status(), 408, "{path}");
+            let waited = before.elapsed();
+            assert!(waited >= limit && waited < limit + Duration::from_secs(1), "{path} {waited:?}");
+        }
+    }
+}
+
 /// What is kept cannot be used by whoever reads the store.
 #[tokio::test]
 async fn the_store_holds_no_token_code_or_secret() {

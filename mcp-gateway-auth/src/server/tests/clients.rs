@@ -38,6 +38,13 @@ async fn registrations_that_cannot_be_good_are_refused() {
         (json!({ "redirect_uris": ["http://evil.example/cb"] }), "invalid_redirect_uri"),
         (json!({ "redirect_uris": ["unlisted://cb"] }), "invalid_redirect_uri"),
         (json!({ "redirect_uris": [REDIRECT], "client_name": long }), "invalid_client_metadata"),
+        (json!({ "redirect_uris": [REDIRECT], "client_name": "Tools\u{202e}evil" }), "invalid_client_metadata"),
+        (json!({ "redirect_uris": [REDIRECT], "client_name": "Cla\u{200b}ude" }), "invalid_client_metadata"),
+        (
+            json!({ "redirect_uris": [REDIRECT], "client_name": "Claude\u{201d} of Anthropic" }),
+            "invalid_client_metadata",
+        ),
+        (json!({ "redirect_uris": [REDIRECT], "client_name": "a\nb" }), "invalid_client_metadata"),
         (json!({ "redirect_uris": [REDIRECT], "response_types": ["token"] }), "invalid_client_metadata"),
         (json!({ "redirect_uris": [REDIRECT], "grant_types": ["implicit"] }), "invalid_client_metadata"),
         (
@@ -53,7 +60,7 @@ async fn registrations_that_cannot_be_good_are_refused() {
         let answer = world.register(metadata.clone()).await;
         assert_eq!((answer.status, &*answer.error()), (400, error), "{metadata}");
     }
-    let exactly = "n".repeat(ServerLimits::CLIENT_NAME);
+    let exactly = format!("Ada\u{2019}s {}", "n".repeat(ServerLimits::CLIENT_NAME - 8));
     let metadata = json!({ "redirect_uris": &many[..20], "client_name": exactly });
     assert_eq!(world.register(metadata).await.status, 201, "the limits themselves are allowed");
 }
@@ -160,4 +167,62 @@ async fn a_blocked_client_is_good_for_nothing_until_it_is_unblocked() {
     world.settle().await;
     let tokens = world.tokens(&client).await;
     assert!(world.call(text(&tokens, "access_token"), "github").await.is_ok());
+}
+
+#[tokio::test]
+async fn a_registration_is_small() {
+    let world = World::new().await;
+    for (bytes, status) in [(ServerLimits::REGISTRATION, 201), (ServerLimits::REGISTRATION + 1, 413)] {
+        let mut body = json!({ "redirect_uris": [REDIRECT] }).to_string();
+        body.push_str(&" ".repeat(bytes - body.len()));
+        assert_eq!(world.send(Request::post("/register"), body).await.status, status, "{bytes}");
+    }
+}
+
+/// Revocations are in everybody's memory: whoever registers and leaves must not fill it.
+#[tokio::test]
+async fn a_client_that_nobody_agreed_to_leaves_without_a_trace() {
+    use mcp_gateway_core::record::Revocation;
+    let world = World::new().await;
+    for used in [false, true] {
+        let registered = world.register(json!({ "redirect_uris": [REDIRECT] })).await.json();
+        let id = text(&registered, "client_id");
+        if used {
+            world.tokens(id).await;
+        }
+        let bearer = format!("Bearer {}", text(&registered, "registration_access_token"));
+        let request = Request::delete(format!("/register/{id}")).header(AUTHORIZATION, bearer);
+        assert_eq!(world.send(request, "").await.status, 204);
+        let (revocations, _) = world.kept::<Revocation>().list(None, None, 10).await.unwrap();
+        assert_eq!(revocations.len(), usize::from(used));
+    }
+}
+
+/// RFC 9700 §4.11.2: whoever can register a place must not have browsers sent there by us.
+#[tokio::test]
+async fn open_registration_sends_nobody_away_before_consent() {
+    let uri = "https://phish.example/cb";
+    let policy = RegistrationPolicy::default().with_mode(RegistrationMode::Open);
+    let world = World::with(|server| server.documents(None).policy(policy)).await;
+    let client = world.register(json!({ "redirect_uris": [uri] })).await.json();
+    let id = text(&client, "client_id");
+    let bad = [("redirect_uri", uri), ("response_type", "token")];
+    let refused = world.authorize(id, &bad).await;
+    assert_eq!((refused.status, refused.headers.get("location")), (400, None));
+    world.servers.hidden.lock().unwrap().insert(("github".to_owned(), "ada".to_owned()));
+    let held = world.authorize(id, &[("redirect_uri", uri)]).await;
+    let request = Request::get(held.location()).header(COOKIE, cookie(&held)).header("x-user", "ada");
+    let refused = world.send(request, "").await;
+    assert_eq!((refused.status, refused.headers.get("location")), (403, None));
+    assert_eq!(*world.people.problem.lock().unwrap(), Some(Problem::NoAccess));
+
+    // A listed host is told, and one that somebody has agreed to.
+    let listed = json!({ "redirect_uris": ["https://claude.ai/cb"] });
+    let listed = world.register(listed).await.json();
+    let changes = [("redirect_uri", "https://claude.ai/cb"), ("response_type", "token")];
+    assert_eq!(world.authorize(text(&listed, "client_id"), &changes).await.status, 303);
+    world.servers.hidden.lock().unwrap().clear();
+    let (page, cookie) = world.ask(id, "ada", &[("redirect_uri", uri)]).await;
+    world.decide(&page, &cookie, "ada", "allow").await;
+    assert_eq!(world.authorize(id, &bad).await.parameters()["error"], "unsupported_response_type");
 }

@@ -180,6 +180,9 @@ async fn administrators_make_clients_that_can_be() {
     }
     let made = world.server.create_client(with(|new| new.secret = true)).await.unwrap();
     assert_eq!(made.client.grants, [GrantType::ClientCredentials]);
+    world.server.block_client(&made.id).await.unwrap();
+    assert!(matches!(world.server.delete_client(&made.id).await, Err(AdminError::Blocked)), "it could come again");
+    world.server.unblock_client(&made.id).await.unwrap();
     world.server.delete_client(&made.id).await.unwrap();
     assert!(world.server.client(&made.id).await.unwrap().is_none());
     assert!(matches!(world.server.delete_client(&made.id).await, Err(AdminError::Missing)));

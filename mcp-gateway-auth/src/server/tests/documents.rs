@@ -248,3 +248,46 @@ async fn documents_are_fetched_within_budgets_of_person_and_host() {
     }
     assert_eq!(web.fetched(), 4);
 }
+
+/// The id of a record is shorter than a URL may be.
+#[tokio::test]
+async fn a_client_of_a_long_url_is_ended_by_its_own_id() {
+    let (world, web) = world().await;
+    let id = format!("https://client.example/{}/client.json", "long".repeat(60));
+    let mut document = document();
+    document["client_id"] = id.as_str().into();
+    web.says(200, &[], &document);
+    for delete in [true, false] {
+        let tokens = world.tokens(&id).await;
+        let (clients, _) = world.server.clients(None, 10).await.unwrap();
+        assert!(clients[0].id.starts_with("sha256-"));
+        assert_eq!(OAuthClient::id_of(&clients[0]), id);
+        // By either id: a list shows one, and a program may have kept the other.
+        match delete {
+            true => world.server.delete_client(&clients[0].id).await.unwrap(),
+            false => world.server.block_client(&clients[0].id).await.unwrap(),
+        }
+        world.settle().await;
+        assert!(world.call(text(&tokens, "access_token"), "github").await.is_err());
+        world.clock.advance(Duration::from_secs(1));
+        if delete {
+            assert!(world.server.grants(None, None, 10).await.unwrap().0.is_empty());
+        }
+    }
+    world.server.unblock_client(&id).await.unwrap();
+    assert_eq!(world.authorize(&id, &[]).await.status, 303);
+}
+
+#[tokio::test]
+async fn a_deleted_document_comes_again_with_a_new_consent_at_once() {
+    let (world, _) = world().await;
+    let before = world.tokens(ID).await;
+    world.server.delete_client(ID).await.unwrap();
+    world.settle().await;
+    world.clock.advance(Duration::from_secs(1));
+    assert!(world.call(text(&before, "access_token"), "github").await.is_err());
+    let after = world.tokens(ID).await;
+    assert!(world.call(text(&after, "access_token"), "github").await.is_ok());
+    assert_eq!(world.refresh(ID, text(&after, "refresh_token")).await.status, 200);
+    assert_eq!(world.refresh(ID, text(&before, "refresh_token")).await.error(), "invalid_grant");
+}

@@ -112,6 +112,7 @@ async fn a_client_calls_for_itself_with_a_secret_or_a_signature() {
     use mcp_gateway_core::contract::Signer as _;
     let world = World::new().await;
     let client = |authentication| OAuthClient {
+        client_id: None,
         name: None,
         known_by: KnownBy::Operator,
         redirect_uris: Vec::new(),
@@ -228,7 +229,6 @@ async fn the_trail_says_who_agreed_to_what_and_a_full_one_stops_giving() {
     assert_eq!(
         names,
         [
-            ("oauth.register", Outcome::Ok),
             ("oauth.consent", Outcome::Ok),
             ("oauth.token", Outcome::Ok),
             ("oauth.reuse", Outcome::Denied),
@@ -238,7 +238,7 @@ async fn the_trail_says_who_agreed_to_what_and_a_full_one_stops_giving() {
             ("oauth.revoke", Outcome::Ok),
         ]
     );
-    let consent = &events[1];
+    let consent = &events[0];
     let actor = consent.actor.as_ref().unwrap();
     assert_eq!((&*actor.subject.id, &*actor.id, consent.server.as_deref()), ("ada", &*client, Some("github")));
     let printed = format!("{events:?}");
@@ -251,11 +251,34 @@ async fn the_trail_says_who_agreed_to_what_and_a_full_one_stops_giving() {
     trail.0.lock().unwrap().1 = true;
     assert_eq!(world.decide(&page, &cookie, "ada", "allow").await.status, 503);
     assert_eq!(world.redeem(&client, &code, &[]).await.status, 503);
-    assert_eq!(world.register(json!({ "redirect_uris": [REDIRECT] })).await.status, 503);
+    let registered = world.register(json!({ "redirect_uris": [REDIRECT] })).await;
+    assert_eq!(registered.status, 201, "strangers have no rows in the trail, and gain no access by this");
     let form = [("client_id", &*client), ("token", text(&tokens, "refresh_token"))];
     assert_eq!(world.post("/revoke", &form).await.status, 200, "what ends access goes on");
     trail.0.lock().unwrap().1 = false;
     assert_eq!(world.redeem(&client, &code, &[]).await.status, 200, "the code was not used up meanwhile");
+
+    // A client changes itself: of interest as soon as somebody has agreed to it.
+    let registered = registered.json();
+    let id = text(&registered, "client_id");
+    let change = async || {
+        let bearer = format!("Bearer {}", text(&registered, "registration_access_token"));
+        let request = Request::put(format!("/register/{id}")).header(AUTHORIZATION, bearer);
+        let body = json!({ "client_id": id, "redirect_uris": [REDIRECT] }).to_string();
+        trail.0.lock().unwrap().0.clear();
+        assert_eq!(world.send(request, body).await.status, 200);
+        trail
+            .0
+            .lock()
+            .unwrap()
+            .0
+            .iter()
+            .filter_map(|event| event.method.as_deref().map(str::to_owned))
+            .collect::<Vec<_>>()
+    };
+    assert!(change().await.is_empty());
+    world.tokens(id).await;
+    assert_eq!(change().await, ["oauth.reregister"]);
 }
 
 /// A company's identity provider decides (ID-JAG): each claim counts, and an assertion is used once.
@@ -273,6 +296,7 @@ async fn an_identity_provider_decides_for_its_people_once_and_for_what_it_names(
     let metadata = world.get("/.well-known/oauth-authorization-server").await.json();
     assert!(metadata["authorization_grant_profiles_supported"].is_array());
     let client = |authentication| OAuthClient {
+        client_id: None,
         name: None,
         known_by: KnownBy::Operator,
         redirect_uris: Vec::new(),

@@ -177,6 +177,7 @@ async fn a_server_introspects_the_tokens_that_are_for_it_alone() {
     let client = world.laptop().await;
     let access = text(&world.tokens(&client).await, "access_token").to_owned();
     let server = |id: &str| OAuthClient {
+        client_id: None,
         name: None,
         known_by: KnownBy::Operator,
         redirect_uris: Vec::new(),
@@ -209,4 +210,28 @@ async fn a_server_introspects_the_tokens_that_are_for_it_alone() {
     world.post("/revoke", &[("client_id", &client), ("token", &access)]).await;
     world.settle().await;
     assert_eq!(ask("rs-github", &access).await.json(), json!({ "active": false }));
+}
+
+/// This process has not heard of the logout when the code comes.
+#[tokio::test]
+async fn no_grant_outlives_a_logout_at_the_same_time() {
+    use mcp_gateway_core::record::Revoked;
+    let world = World::new().await;
+    let client = world.laptop().await;
+    let (code, _) = (world.code(&client).await, world.tokens(&client).await);
+    let (grants, _) = world.server.grants(None, None, 10).await.unwrap();
+    let inner = &world.server.0;
+    let stands = async |id: &str| inner.state.standing(id, &grants[0].value).await.unwrap();
+    let (login, grant, of_client) = (stands("a").await, stands("b").await, stands("c").await);
+    for (what, checks) in
+        [(Revoked::Session("login-of-ada"), login), (Revoked::Grant("b"), grant), (Revoked::Client(&client), of_client)]
+    {
+        let revoke = inner.state.revoke(what, "meanwhile", &*world.clock).unwrap();
+        inner.state.commit(vec![revoke]).await.unwrap();
+        let late = inner.state.commit(checks.unwrap()).await;
+        assert_eq!(late.unwrap_err().kind(), mcp_gateway_core::contract::StoreErrorKind::Conflict, "{what:?}");
+        assert!(stands("b").await.is_none(), "{what:?}");
+    }
+    assert_eq!(world.redeem(&client, &code, &[]).await.error(), "invalid_grant");
+    assert_eq!(world.server.grants(None, None, 10).await.unwrap().0.len(), 1, "none came of the code");
 }

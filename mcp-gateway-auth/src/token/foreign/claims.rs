@@ -93,6 +93,7 @@ impl ForeignClaims {
             audience: Arc::clone(&resource.url),
             person_epoch: None,
             good_until: expires_at,
+            signed_by: None,
         })
     }
 }

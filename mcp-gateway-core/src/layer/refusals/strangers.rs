@@ -12,7 +12,8 @@ use crate::context::McpContext;
 use crate::contract::AuditSink;
 use crate::record::{AuditEvent, Category, EventKind, Outcome};
 
-/// Refusals of strangers, per address and status, since they were last written to the trail.
+/// Refusals of strangers, per address and status, since they were last written to the trail; and what they were let do
+/// (a status below 400), where that leaves no rows of its own.
 #[derive(Debug)]
 pub struct Strangers {
     limit: usize,
@@ -40,7 +41,7 @@ impl Strangers {
         Self { limit, table: Mutex::default() }
     }
 
-    /// Counts a refusal with this status, by the data plane or whatever else the category says.
+    /// Counts a refusal or act with this status, by the data plane or whatever else the category says.
     pub fn count(&self, cx: &McpContext, category: Category, status: u16) {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (category, cx.address().copied(), status);
@@ -63,8 +64,12 @@ impl Strangers {
     pub async fn flush(&self, sink: &dyn AuditSink, now: Timestamp) {
         let Table { counts, others } = std::mem::take(&mut *self.table.lock().unwrap_or_else(PoisonError::into_inner));
         for ((category, address, status), count) in counts {
-            let mut event = AuditEvent::new(count.first, count.last_request, category, EventKind::RefusedMany);
-            event.outcome = Outcome::Denied;
+            let (kind, outcome) = match status {
+                400.. => (EventKind::RefusedMany, Outcome::Denied),
+                _ => (EventKind::Act, Outcome::Ok),
+            };
+            let mut event = AuditEvent::new(count.first, count.last_request, category, kind);
+            event.outcome = outcome;
             event.address = address;
             event.status = status;
             event.messages = count.refusals;

@@ -36,6 +36,13 @@ async fn clients_are_made_blocked_and_deleted() {
         (&answer.body["id"], &answer.body["state"]),
         (&json!("https://a.example/client.json"), &json!("blocked"))
     );
+    assert_eq!(delete(&world, document).await.status, StatusCode::CONFLICT, "it could come again");
+    // One whose URL is longer than the id of a record.
+    let long = format!("https://a.example/{}/client.json", "long".repeat(60));
+    let path = format!("/api/v1/oauth/clients/{}", long.replace(':', "%3A").replace('/', "%2F"));
+    let blocked = world.post(&format!("{path}/block"), &json!({})).await;
+    assert_eq!((&blocked.body["id"], &blocked.body["state"]), (&json!(long), &json!("blocked")));
+    assert_eq!(world.get(&path).await.body, blocked.body);
     for act in ["approve", "unblock"] {
         let answer = world.post(&format!("/api/v1/oauth/clients/nobody/{act}"), &json!({})).await;
         assert_eq!(answer.status, StatusCode::NOT_FOUND);
