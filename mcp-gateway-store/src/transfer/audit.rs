@@ -11,10 +11,10 @@ use super::{Moved, Tally, TransferError, compare};
 /// # Errors
 /// [`TransferError`]. What has arrived by then stays.
 pub async fn copy_events(from: &dyn AuditStore, to: &dyn AuditStore) -> Result<Moved, TransferError> {
-    let all = AuditFilter::default();
-    if !to.query(&all, None, 1).await?.rows.is_empty() {
+    if !is_empty(to).await? {
         return Err(TransferError::NotEmpty { what: "it has audit events" });
     }
+    let all = AuditFilter::default();
     let mut tally = Tally::new();
     let mut after = None;
     loop {
@@ -27,13 +27,32 @@ pub async fn copy_events(from: &dyn AuditStore, to: &dyn AuditStore) -> Result<M
         }
     }
     let sent = tally.done();
+    let arrived = compare("audit events", sent, tally_events(to).await?)?;
+    if tally_events(from).await? != sent {
+        return Err(TransferError::Changed { what: "audit events" });
+    }
+    Ok(arrived)
+}
+
+/// Whether a trail has no events.
+///
+/// # Errors
+/// The store's.
+pub async fn is_empty(trail: &dyn AuditStore) -> Result<bool, StoreError> {
+    Ok(trail.query(&AuditFilter::default(), None, 1).await?.rows.is_empty())
+}
+
+/// Counts and digests all events.
+async fn tally_events(trail: &dyn AuditStore) -> Result<Moved, TransferError> {
+    let all = AuditFilter::default();
     let mut tally = Tally::new();
+    let mut after = None;
     loop {
-        let AuditPage { rows, next } = to.query(&all, after, StoreLimits::PAGE).await?;
+        let AuditPage { rows, next } = trail.query(&all, after, StoreLimits::PAGE).await?;
         rows.iter().try_for_each(|row| add(&mut tally, row))?;
         after = next;
         if after.is_none() {
-            return compare("audit events", sent, tally.done());
+            return Ok(tally.done());
         }
     }
 }
