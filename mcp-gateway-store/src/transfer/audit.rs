@@ -63,3 +63,65 @@ fn add(tally: &mut Tally, row: &AuditRow) -> Result<(), StoreError> {
     tally.add(&[&row.stream.0.to_bytes(), &row.seq.to_be_bytes(), &event]);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use async_trait::async_trait;
+    use jiff::Timestamp;
+    use mcp_gateway_core::contract::{AuditCursor, StreamId, Usage, UsageWindow};
+    use mcp_gateway_core::memory::MemoryAuditStore;
+    use mcp_gateway_core::record::{AuditEvent, Category, EventKind};
+    use ulid::Ulid;
+
+    use super::*;
+
+    fn row(seq: u64) -> AuditRow {
+        let ts = Timestamp::from_second(1_700_000_000).unwrap();
+        let event = AuditEvent::new(ts, Ulid::from_parts(1, 1), Category::Mcp, EventKind::Exchange);
+        AuditRow { stream: StreamId(Ulid::from_parts(1, 1)), seq, event }
+    }
+
+    /// A target; whenever something arrives, somebody writes to the source.
+    struct Target {
+        rows: MemoryAuditStore,
+        source: Arc<MemoryAuditStore>,
+    }
+
+    #[async_trait]
+    impl AuditStore for Target {
+        async fn append(&self, batch: Vec<AuditRow>) -> Result<(), StoreError> {
+            self.source.append(vec![row(2)]).await?;
+            self.rows.append(batch).await
+        }
+
+        async fn query(
+            &self,
+            filter: &AuditFilter,
+            after: Option<AuditCursor>,
+            limit: usize,
+        ) -> Result<AuditPage, StoreError> {
+            self.rows.query(filter, after, limit).await
+        }
+
+        async fn usage(&self, window: &UsageWindow) -> Result<Usage, StoreError> {
+            self.rows.usage(window).await
+        }
+
+        async fn prune(&self, before: Timestamp) -> Result<u64, StoreError> {
+            self.rows.prune(before).await
+        }
+    }
+
+    #[tokio::test]
+    async fn a_source_that_changes_meanwhile_is_noticed() {
+        let source = Arc::new(MemoryAuditStore::new());
+        source.append(vec![row(1)]).await.unwrap();
+        let target = Target { rows: MemoryAuditStore::new(), source: Arc::clone(&source) };
+        let error = copy_events(&*source, &target).await.unwrap_err();
+        assert!(matches!(error, TransferError::Changed { .. }), "{error}");
+        let target = MemoryAuditStore::new();
+        assert_eq!(copy_events(&*source, &target).await.unwrap().count, 2);
+    }
+}
