@@ -316,11 +316,13 @@ async fn counts_usage(store: &dyn AuditStore) {
 }
 
 async fn prunes(store: &dyn AuditStore) {
-    let rows = (1..=10).map(|seq| row(1, seq, exchange(seq as i64))).collect();
+    // Three rows in the last microseconds of a day, UTC.
+    let midnight = 6_400_000_000;
+    let rows = (1..=10).map(|seq| row(1, seq, exchange(midnight + seq as i64 - 4))).collect();
     store.append(rows).await.expect("append");
-    assert_eq!(store.prune(at(0)).await.expect("prune"), 0, "nothing is that old");
-    assert_eq!(store.prune(at(4)).await.expect("prune"), 3, "what is before the time goes");
-    assert_eq!(store.prune(at(4)).await.expect("prune"), 0, "once");
+    assert_eq!(store.prune(at(midnight - 4)).await.expect("prune"), 0, "nothing is that old");
+    assert_eq!(store.prune(at(midnight)).await.expect("prune"), 3, "what is before the time goes");
+    assert_eq!(store.prune(at(midnight)).await.expect("prune"), 0, "once");
     let found = all(store, &AuditFilter::default(), 100).await;
     assert_eq!(found.last().map(|row| row.seq), Some(4), "a row of the time itself stays");
     assert_eq!(found.len(), 7, "the others stay");

@@ -28,7 +28,7 @@ pub trait AuditStore: Send + Sync + 'static {
     /// Counts calls in a window.
     async fn usage(&self, window: &UsageWindow) -> Result<Usage, StoreError>;
 
-    /// Deletes rows before a time and says how many.
+    /// Deletes rows before a time and says how many. A store that deletes whole days (UTC) keeps the one that the time is in.
     async fn prune(&self, before: Timestamp) -> Result<u64, StoreError>;
 }
 

@@ -15,6 +15,7 @@ use mcp_gateway_core::contract::{
 use mcp_gateway_core::record::{AuditBodies, FieldSealer, TenantId};
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Row as _};
+use tokio::time::Instant;
 use ulid::Ulid;
 
 use super::audit_row::{self, COLUMNS, Columns};
@@ -27,7 +28,12 @@ use super::{PostgresError, PostgresOptions};
 /// Plans of lists depend on the filter, so they are made for each.
 const SETTINGS: &str = "SET plan_cache_mode = force_custom_plan; SET jit = off; SET lock_timeout = '10s'";
 /// Housekeeping may take long, but must not make others wait long for a lock.
-const HOUSEKEEPING: &str = "SET statement_timeout = 0; SET jit = off; SET lock_timeout = '2s'";
+const HOUSEKEEPING: &str = "SET statement_timeout = '10min'; SET jit = off; SET lock_timeout = '500ms'";
+/// Attempts at removing a day while somebody reads it, and the pause between them.
+const DROP_ATTEMPTS: u32 = 3;
+const DROP_PAUSE: Duration = Duration::from_millis(500);
+/// How long a copy that failed is not asked again.
+const COPY_PAUSE: Duration = Duration::from_secs(30);
 /// Rows in one statement.
 const STATEMENT_ROWS: usize = 2_000;
 /// Days whose partitions are known to be there; a trail that is imported may bring many.
@@ -47,11 +53,15 @@ pub struct PostgresAuditStore {
 pub struct PostgresAuditOptions {
     /// Where it is, and how it is talked to.
     pub primary: PostgresOptions,
-    /// A copy that follows the primary: queries go there, and see what it has by then.
+    /// A copy that follows the primary: queries go there, and see what it has by then. While it fails, they go to the
+    /// primary.
     pub replica: Option<PostgresOptions>,
     /// Whether events come with captured bodies. They are stored only sealed: with this on, opening without a sealer
     /// is an error. Off, bodies that come all the same are dropped.
     pub bodies: bool,
+    /// Days that are not over for so long, on the server's clock, are kept whatever [`AuditStore::prune`] is asked for: a
+    /// process whose clock is wrong removes nothing too early. None by default.
+    pub retention: Duration,
     /// Seals captured bodies.
     sealer: Sealer,
 }
@@ -69,13 +79,20 @@ impl PostgresAuditOptions {
     /// A trail in this database.
     #[must_use]
     pub fn new(primary: PostgresOptions) -> Self {
-        Self { primary, replica: None, bodies: false, sealer: Sealer::default() }
+        Self { primary, replica: None, bodies: false, retention: Duration::ZERO, sealer: Sealer::default() }
     }
 
     /// The same with queries on a copy.
     #[must_use]
     pub fn reading_from(mut self, replica: PostgresOptions) -> Self {
         self.replica = Some(replica);
+        self
+    }
+
+    /// The same, keeping every day for at least so long on the server's clock.
+    #[must_use]
+    pub fn with_retention(mut self, retention: Duration) -> Self {
+        self.retention = retention;
         self
     }
 
@@ -96,10 +113,34 @@ impl PostgresAuditOptions {
 
 struct Inner {
     primary: Database,
-    reading: Database,
+    copy: Option<ReadCopy>,
     housekeeping: Database,
     options: PostgresAuditOptions,
     days: Mutex<BTreeSet<Date>>,
+}
+
+/// A copy to read from, and when it may be asked again after it failed.
+struct ReadCopy {
+    database: Database,
+    place: String,
+    rest: Mutex<Option<Instant>>,
+}
+
+impl ReadCopy {
+    fn new(options: &PostgresOptions) -> Self {
+        let database = Database::new(options, options.connections, SETTINGS);
+        Self { database, place: options.place(), rest: Mutex::default() }
+    }
+
+    fn failed(&self, error: &dyn std::fmt::Display) {
+        tracing::warn!(database = self.place, %error, "the copy cannot be read from; the primary is asked meanwhile");
+        *self.rest.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + COPY_PAUSE);
+    }
+
+    fn is_ready(&self) -> bool {
+        let until = *self.rest.lock().unwrap_or_else(PoisonError::into_inner);
+        until.is_none_or(|until| Instant::now() >= until)
+    }
 }
 
 impl PostgresAuditStore {
@@ -112,16 +153,32 @@ impl PostgresAuditStore {
         if options.bodies && options.sealer.0.is_none() {
             return Err(PostgresError::Unsealed { place: options.primary.place() });
         }
-        for options in std::iter::once(&options.primary).chain(&options.replica) {
-            let mut connection = greet(options).await?;
-            SCHEMA.check(&mut connection, options).await?;
+        let check = async |options: &PostgresOptions| SCHEMA.check(&mut greet(options).await?, options).await;
+        check(&options.primary).await?;
+        let copy = options.replica.as_ref().map(ReadCopy::new);
+        if let (Some(copy), Some(replica)) = (&copy, &options.replica)
+            && let Err(error) = check(replica).await
+        {
+            copy.failed(&error);
         }
         let primary = Database::new(&options.primary, options.primary.connections, SETTINGS);
-        let replica = options.replica.as_ref();
-        let reading =
-            replica.map_or_else(|| primary.clone(), |replica| Database::new(replica, replica.connections, SETTINGS));
         let housekeeping = Database::new(&options.primary, 1, HOUSEKEEPING);
-        Ok(Self { inner: Arc::new(Inner { primary, reading, housekeeping, options, days: Mutex::default() }) })
+        Ok(Self { inner: Arc::new(Inner { primary, copy, housekeeping, options, days: Mutex::default() }) })
+    }
+
+    /// Reads from the copy, or where there is none that answers, from the primary.
+    async fn read<'q>(
+        &self,
+        op: &'static str,
+        statement: impl Fn() -> Statement<'q>,
+    ) -> Result<Vec<PgRow>, StoreError> {
+        if let Some(copy) = self.inner.copy.as_ref().filter(|copy| copy.is_ready()) {
+            match copy.database.read(op, statement()).await {
+                Ok(rows) => return Ok(rows),
+                Err(error) => copy.failed(&error),
+            }
+        }
+        self.inner.primary.read(op, statement()).await
     }
 
     /// Makes the partitions of the days that these rows are of.
@@ -214,7 +271,7 @@ impl AuditStore for PostgresAuditStore {
             "SELECT {COLUMNS} FROM mcp_gateway.event WHERE {} ORDER BY ts DESC, stream DESC, seq DESC LIMIT {more}",
             conditions.text
         );
-        let rows = self.inner.reading.read("query", conditions.statement(sql)).await?;
+        let rows = self.read("query", || conditions.statement(&sql)).await?;
         let mut page = AuditPage { rows: Vec::with_capacity(rows.len().min(limit)), next: None };
         for row in rows.iter().take(limit) {
             page.rows.push(audit_row::read(row).map_err(|error| corrupt("query", error))?);
@@ -245,20 +302,44 @@ impl AuditStore for PostgresAuditStore {
              GROUP BY server, method, target ORDER BY server, method, target NULLS FIRST",
             conditions.text
         );
-        let rows = self.inner.reading.read("usage", conditions.statement(sql)).await?;
+        let rows = self.read("usage", || conditions.statement(&sql)).await?;
         let rows = rows.iter().map(usage_row).collect::<Result<_, _>>().map_err(|error| corrupt("usage", error))?;
         Ok(Usage { rows })
     }
 
     async fn prune(&self, before: Timestamp) -> Result<u64, StoreError> {
-        let statement = sqlx::query("SELECT mcp_gateway.prune_events($1)").bind(Time(before));
-        let rows = self.inner.housekeeping.work("prune", statement).await?;
-        let pruned = rows.first().ok_or(sqlx::Error::RowNotFound).and_then(|row| row.try_get::<i64, _>(0));
-        pruned.map(i64::cast_unsigned).map_err(|error| corrupt("prune", error))
+        let keep = i64::try_from(self.inner.options.retention.as_micros()).unwrap_or(i64::MAX / 2).min(i64::MAX / 2);
+        let old = sqlx::query("SELECT day::text FROM mcp_gateway.old_days($1, $2) day").bind(Time(before)).bind(keep);
+        let mut pruned = 0;
+        // A transaction each: nobody who appends waits for more than one.
+        for row in self.inner.housekeeping.work("prune", old).await? {
+            let day = row.try_get(0).map_err(|error| corrupt("prune", error))?;
+            let Some(events) = self.drop_day(day).await? else { break };
+            pruned += events;
+        }
+        Ok(pruned)
     }
 }
 
 impl PostgresAuditStore {
+    /// Removes a day and says how many events it had; `None` when another process is at it.
+    async fn drop_day(&self, day: &str) -> Result<Option<u64>, StoreError> {
+        let mut attempt = 1;
+        let rows = loop {
+            let statement = sqlx::query("SELECT mcp_gateway.drop_day($1::text::date)").bind(day);
+            match self.inner.housekeeping.work("prune", statement).await {
+                // Somebody reads it; whoever appends goes first.
+                Err(_) if attempt < DROP_ATTEMPTS => {
+                    attempt += 1;
+                    tokio::time::sleep(DROP_PAUSE).await;
+                }
+                done => break done?,
+            }
+        };
+        let events = rows.first().ok_or(sqlx::Error::RowNotFound).and_then(|row| row.try_get::<Option<i64>, _>(0));
+        events.map(|events| events.map(i64::cast_unsigned)).map_err(|error| corrupt("prune", error))
+    }
+
     /// Adds the bodies that were captured with these rows.
     async fn open_bodies(&self, rows: &mut [AuditRow]) -> Result<(), StoreError> {
         let Some(sealer) = self.inner.options.sealer.0.as_deref().filter(|_| !rows.is_empty()) else { return Ok(()) };
@@ -267,9 +348,11 @@ impl PostgresAuditStore {
         let numbers: Vec<_> = rows.iter().map(|row| row.seq.cast_signed()).collect();
         let newest = rows.iter().map(|row| row.event.ts).max().unwrap_or_default();
         let oldest = rows.iter().map(|row| row.event.ts).min().unwrap_or_default();
-        let statement = sqlx::query(BODIES).bind(times).bind(streams).bind(numbers);
-        let statement = statement.bind(Time(oldest)).bind(Time(newest));
-        for found in self.inner.reading.read("query", statement).await? {
+        let statement = || {
+            let statement = sqlx::query(BODIES).bind(&times).bind(&streams).bind(&numbers);
+            statement.bind(Time(oldest)).bind(Time(newest))
+        };
+        for found in self.read("query", statement).await? {
             let get = || -> Result<(i64, String), sqlx::Error> { Ok((found.try_get(0)?, found.try_get(1)?)) };
             let (number, sealed) = get().map_err(|error| corrupt("query", error))?;
             let row = usize::try_from(number - 1).ok().and_then(|number| rows.get_mut(number));
@@ -344,15 +427,15 @@ impl Conditions {
         self.values.push(value);
     }
 
-    fn statement(self, sql: String) -> Statement<'static> {
+    fn statement(&self, sql: &str) -> Statement<'_> {
         // Only fixed text and placeholders are in it.
-        let mut statement = sqlx::query(AssertSqlSafe(sql));
-        for value in self.values {
+        let mut statement = sqlx::query(AssertSqlSafe(sql.to_owned()));
+        for value in &self.values {
             statement = match value {
                 Value::Text(text) => statement.bind(text),
-                Value::Time(time) => statement.bind(time),
-                Value::Id(id) => statement.bind(id),
-                Value::Cursor(time, id, number) => statement.bind(time).bind(id).bind(number),
+                Value::Time(time) => statement.bind(*time),
+                Value::Id(id) => statement.bind(*id),
+                Value::Cursor(time, id, number) => statement.bind(*time).bind(*id).bind(*number),
             };
         }
         statement

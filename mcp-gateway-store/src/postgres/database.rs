@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mcp_gateway_core::contract::{StoreError, StoreErrorKind};
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgArguments, PgPool, PgRow};
 use sqlx::{PgConnection, Postgres, Row as _};
 
@@ -14,6 +15,11 @@ use super::{PostgresError, PostgresOptions};
 
 /// Attempts at an operation that the server ended in favour of another one.
 const ATTEMPTS: u32 = 8;
+
+/// How long an answer to a small question may take, before the connection counts as lost.
+pub(super) const ANSWER: Duration = Duration::from_secs(5);
+/// How long housekeeping may take for one statement; the same is in its connections' settings.
+const HOUSEKEEPING: Duration = Duration::from_secs(600);
 
 /// A statement with its values.
 pub(super) type Statement<'q> = sqlx::query::Query<'q, Postgres, PgArguments>;
@@ -44,9 +50,9 @@ impl Database {
         self.run(op, statement, StoreErrorKind::Unavailable, self.limit).await.map_err(|failed| failed.0)
     }
 
-    /// The same, for as long as it takes.
+    /// The same, for housekeeping.
     pub(super) async fn work(&self, op: &'static str, statement: Statement<'_>) -> Result<Vec<PgRow>, StoreError> {
-        self.run(op, statement, StoreErrorKind::Unavailable, Duration::MAX).await.map_err(|failed| failed.0)
+        self.run(op, statement, StoreErrorKind::Unavailable, HOUSEKEEPING + GRACE).await.map_err(|failed| failed.0)
     }
 
     /// Writes, in the one transaction that a statement is. A connection that is lost meanwhile means `lost`.
@@ -83,24 +89,56 @@ impl Database {
         }
         let acquired = self.pool.acquire().await;
         // Nothing was sent yet.
-        let mut connection =
+        let connection =
             acquired.map_err(|error| (StoreError::new(StoreErrorKind::Unavailable, op).because(error), false))?;
-        match tokio::time::timeout(limit, statement.fetch_all(&mut *connection)).await {
-            Ok(Ok(rows)) => Ok(rows),
+        let mut connection = Busy(Some(connection));
+        match tokio::time::timeout(limit, statement.fetch_all(connection.get())).await {
+            Ok(Ok(rows)) => {
+                connection.put_back();
+                Ok(rows)
+            }
             Ok(Err(error)) => {
                 let again = is_serialization(&error);
-                if !matches!(error, sqlx::Error::Database(_)) {
-                    connection.close_on_drop();
+                if matches!(error, sqlx::Error::Database(_)) {
+                    connection.put_back();
                 }
                 Err((store_error(op, error, lost), again))
             }
-            Err(_) => {
-                // Whatever it answers later is for nobody.
-                connection.close_on_drop();
-                Err((StoreError::new(lost, op).because("the database does not answer"), false))
-            }
+            // Whatever it answers later is for nobody.
+            Err(_) => Err((StoreError::new(lost, op).because("the database does not answer"), false)),
         }
     }
+}
+
+/// A connection that an answer is expected on. Dropped meanwhile, because its caller gave up or it failed, it is closed and
+/// its place in the pool is free at once: nobody waits for an answer that may never come.
+struct Busy(Option<PoolConnection<Postgres>>);
+
+impl Busy {
+    fn get(&mut self) -> &mut PgConnection {
+        self.0.as_mut().expect("it is there until it is put back")
+    }
+
+    fn put_back(mut self) {
+        if let Some(mut connection) = self.0.take() {
+            // The pool asks it for a sign of life.
+            tokio::spawn(tokio::time::timeout(ANSWER, connection.return_to_pool()));
+        }
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        if let Some(connection) = self.0.take() {
+            drop(connection.detach());
+        }
+    }
+}
+
+/// An answer that must come soon.
+pub(super) async fn in_time<T>(asked: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
+    let late = || sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer in time"));
+    tokio::time::timeout(ANSWER, asked).await.unwrap_or_else(|_| Err(late()))
 }
 
 /// Checks once, at the start, that the server answers and can hold every text.
@@ -108,8 +146,8 @@ pub(super) async fn greet(options: &PostgresOptions) -> Result<PgConnection, Pos
     let place = || options.place();
     let mut connection =
         options.connect().await.map_err(|error| PostgresError::Unreachable { place: place(), source: error.into() })?;
-    let found: String = sqlx::query("SHOW server_encoding")
-        .fetch_one(&mut connection)
+    let asked = sqlx::query("SHOW server_encoding").fetch_one(&mut connection);
+    let found: String = in_time(asked)
         .await
         .and_then(|row| row.try_get(0))
         .map_err(|error| PostgresError::Database { place: place(), source: error.into() })?;

@@ -62,6 +62,14 @@ pub enum PostgresError {
         /// Where it is.
         place: String,
     },
+    /// A copy into it has begun and not ended: not everything is there.
+    #[error(
+        "{place} holds a copy that was not completed: drop its schema mcp_gateway and run `mcp-gateway store copy` again"
+    )]
+    HalfFilled {
+        /// Where it is.
+        place: String,
+    },
     /// Bodies would be captured, and nothing seals them.
     #[error("{place} would hold captured bodies unsealed: configure a key for sealing, or set `audit.bodies` to `off`")]
     Unsealed {

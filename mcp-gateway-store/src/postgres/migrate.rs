@@ -8,7 +8,7 @@ use std::time::Duration;
 use sqlx::{Connection as _, PgConnection, Row as _};
 use tokio::time::Instant;
 
-use super::database::greet;
+use super::database::{greet, in_time};
 use super::{PostgresError, PostgresOptions};
 
 /// The versions of the tables. One that was released is never changed.
@@ -43,7 +43,8 @@ pub enum Contract {
     Now,
 }
 
-/// Makes the tables, or brings them to this program's version, and says which one that is.
+/// Makes the tables, or brings them to this program's version, and says which one they have. Tables of the next version,
+/// with which this program works until they are contracted, stay as they are.
 ///
 /// Waits for the server up to `wait`, and for another process that migrates for as long as that takes. Safe to run
 /// again, and by several processes at once.
@@ -71,7 +72,12 @@ impl Schema {
         sqlx::query("SELECT pg_advisory_lock(1835233383, -1)").execute(&mut connection).await.map_err(database)?;
         sqlx::raw_sql(
             "SET client_min_messages = warning;
-             CREATE SCHEMA IF NOT EXISTS mcp_gateway;
+             DO $$ BEGIN
+                 -- IF NOT EXISTS asks for the right to make one even if it is there.
+                 IF to_regnamespace('mcp_gateway') IS NULL THEN
+                     CREATE SCHEMA mcp_gateway;
+                 END IF;
+             END $$;
              CREATE TABLE IF NOT EXISTS mcp_gateway.schema_version (
                  version integer PRIMARY KEY,
                  applied_at timestamptz NOT NULL DEFAULT now(),
@@ -84,8 +90,11 @@ impl Schema {
         .map_err(database)?;
         let (found, mut contracted) = version(&mut connection).await.map_err(database)?;
         let known = self.known();
+        self.check_newer(found, contracted, options)?;
         if found > known {
-            return Err(PostgresError::NewerSchema { place: options.place(), found, known });
+            // A rolling upgrade is under way, and this is a program of the version before: what it needs is there.
+            connection.close().await.map_err(database)?;
+            return Ok(found);
         }
         for (number, migration) in (1..).zip(self.migrations) {
             if number > found {
@@ -114,17 +123,24 @@ impl Schema {
         options: &PostgresOptions,
     ) -> Result<(), PostgresError> {
         let database = |error: sqlx::Error| PostgresError::Database { place: options.place(), source: error.into() };
-        let made: bool = sqlx::query("SELECT to_regclass('mcp_gateway.schema_version') IS NOT NULL")
-            .fetch_one(&mut *connection)
-            .await
-            .and_then(|row| row.try_get(0))
-            .map_err(database)?;
-        let (found, contracted) = if made { version(connection).await.map_err(database)? } else { (0, false) };
+        let asked = async {
+            let made: bool = sqlx::query("SELECT to_regclass('mcp_gateway.schema_version') IS NOT NULL")
+                .fetch_one(&mut *connection)
+                .await?
+                .try_get(0)?;
+            if made { version(connection).await } else { Ok((0, false)) }
+        };
+        let (found, contracted) = in_time(asked).await.map_err(database)?;
         let known = self.known();
         if found < known {
             return Err(PostgresError::OlderSchema { place: options.place(), found, known });
         }
-        // One version on: a rolling upgrade is under way.
+        self.check_newer(found, contracted, options)
+    }
+
+    /// One version on is fine, until it is contracted: a rolling upgrade is under way.
+    fn check_newer(&self, found: u32, contracted: bool, options: &PostgresOptions) -> Result<(), PostgresError> {
+        let known = self.known();
         if found > known + 1 || (found > known && contracted) {
             return Err(PostgresError::NewerSchema { place: options.place(), found, known });
         }

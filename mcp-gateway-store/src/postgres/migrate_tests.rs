@@ -47,6 +47,11 @@ async fn old_and_new_work_side_by_side_until_the_contraction() {
     assert_eq!(columns(&options).await, ["a", "b"]);
     works(&FIRST, &options).await.unwrap();
     works(&SECOND, &options).await.unwrap();
+    // An old program that is restarted meanwhile changes nothing.
+    for contract in [Contract::Later, Contract::Now] {
+        assert_eq!(migrate(&FIRST, contract).await.unwrap(), 2);
+    }
+    assert_eq!(columns(&options).await, ["a", "b"]);
 
     migrate(&SECOND, Contract::Now).await.unwrap();
     migrate(&SECOND, Contract::Now).await.unwrap();

@@ -27,6 +27,12 @@ const PARAMETERS: [&str; 12] = [
 ];
 /// A connection that nobody used for so long is asked for a sign of life before it is used again.
 const DOUBTFUL: Duration = Duration::from_secs(1);
+/// How long that may take.
+const PING: Duration = Duration::from_millis(500);
+/// What every connection begins with. The server lets go of clients whose machine or network is gone, with their locks;
+/// and whatever the database's own default is, a statement sees what was committed before it.
+const SESSION: &str = "SET default_transaction_isolation = 'read committed'; SET tcp_keepalives_idle = 30; \
+                       SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3; SET tcp_user_timeout = 60000";
 /// How much longer than the server itself its clients wait for it to end a statement.
 pub(super) const GRACE: Duration = Duration::from_secs(5);
 
@@ -41,7 +47,7 @@ pub struct PostgresOptions {
     pub connections: u32,
     /// How long an operation may wait for a connection, connecting included; 5 s by default.
     pub acquire_timeout: Duration,
-    /// How long the server may work on a statement; 30 s by default. Housekeeping has no such limit.
+    /// How long the server may work on a statement; 30 s by default. Removing a day of the audit trail may take 10 min.
     pub statement_timeout: Duration,
     /// Commits that the change log remembers; 1,000,000 by default.
     pub log_commits: u64,
@@ -64,15 +70,36 @@ impl PostgresOptions {
         if !matches!(url.scheme(), "postgres" | "postgresql") {
             return Err(wrong("must begin with postgres://"));
         }
+        // A password with such a character would be taken for a host, a database or a parameter.
+        let rest = text.split_once("://").map_or("", |(_, rest)| rest);
+        let (authority, rest) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+        if !authority.contains('@') && rest.contains('@') {
+            return Err(wrong("has an @ behind the host; in user and password, write / ? # @ as %2F %3F %23 %40"));
+        }
         let known = |name: &str| PARAMETERS.contains(&name) || name.starts_with("options[");
-        if let Some((name, _)) = url.query_pairs().find(|(name, _)| !known(name)) {
-            let name = name.escape_debug().take(64).collect::<String>();
-            return Err(PostgresError::Url { problem: format!("has an unknown parameter, {name}") });
+        if url.query_pairs().any(|(name, _)| !known(&name)) {
+            // Its name may be the rest of a password with an & in it.
+            let problem = format!("has a parameter that is none of {} (in a value, & is %26)", PARAMETERS.join(", "));
+            return Err(PostgresError::Url { problem });
         }
         let mut connect = PgConnectOptions::from_str(text).map_err(|_| wrong("cannot be understood"))?;
-        let chosen = url.query_pairs().any(|(name, _)| name == "sslmode") || std::env::var_os("PGSSLMODE").is_some();
-        if !chosen && !is_local(&connect) {
+        let named = |parameter: &str| url.query_pairs().any(|(name, _)| name == parameter);
+        let chosen = named("sslmode") || std::env::var_os("PGSSLMODE").is_some();
+        let authority = named("sslrootcert") && !is_socket(&connect);
+        if !chosen && (authority || !is_local(&connect)) {
             connect = connect.ssl_mode(PgSslMode::VerifyFull);
+        }
+        match connect.get_ssl_mode() {
+            PgSslMode::VerifyFull => {}
+            PgSslMode::VerifyCa => {
+                return Err(wrong(
+                    "or PGSSLMODE has sslmode=verify-ca, which would accept any public certificate: use verify-full",
+                ));
+            }
+            _ if authority => {
+                return Err(wrong("has sslrootcert, which only sslmode=verify-full checks: use that, or leave it out"));
+            }
+            _ => {}
         }
         if connect.get_application_name().is_none() {
             connect = connect.application_name("mcp-gateway");
@@ -129,19 +156,23 @@ impl PostgresOptions {
     /// Whether nobody between here and there could read along, or pretend to be the server.
     #[must_use]
     pub fn is_private(&self) -> bool {
-        is_local(&self.connect) || matches!(self.connect.get_ssl_mode(), PgSslMode::VerifyFull | PgSslMode::VerifyCa)
+        is_local(&self.connect) || matches!(self.connect.get_ssl_mode(), PgSslMode::VerifyFull)
     }
 
     /// One connection, for a command.
     pub(super) async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
-        let connected = tokio::time::timeout(self.acquire_timeout, self.connect.connect()).await;
-        connected.unwrap_or(Err(sqlx::Error::PoolTimedOut))
+        let connected = async {
+            let mut connection = self.connect.connect().await?;
+            connection.execute(sqlx::raw_sql(SESSION)).await?;
+            Ok(connection)
+        };
+        tokio::time::timeout(self.acquire_timeout, connected).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
     }
 
     /// A pool, not connected yet, whose connections begin with these settings.
     pub(super) fn pool(&self, connections: u32, settings: &'static str) -> PgPool {
         let limits = format!(
-            "SET statement_timeout = {}; SET idle_in_transaction_session_timeout = '60s'; {settings}",
+            "{SESSION}; SET statement_timeout = {}; SET idle_in_transaction_session_timeout = '60s'; {settings}",
             self.statement_timeout.as_millis().min(i32::MAX as u128)
         );
         PgPoolOptions::new()
@@ -151,7 +182,8 @@ impl PostgresOptions {
             .before_acquire(|connection, about| {
                 Box::pin(async move {
                     if about.idle_for > DOUBTFUL {
-                        connection.ping().await?;
+                        let alive = tokio::time::timeout(PING, connection.ping()).await;
+                        alive.unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
                     }
                     Ok(true)
                 })
@@ -181,9 +213,14 @@ impl std::fmt::Debug for PostgresOptions {
 
 fn is_local(connect: &PgConnectOptions) -> bool {
     let host = connect.get_host();
-    connect.get_socket().is_some()
+    is_socket(connect)
         || host == "localhost"
         || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
+}
+
+/// A host that begins with `/`, as `PGHOST` may, is the folder of a socket.
+fn is_socket(connect: &PgConnectOptions) -> bool {
+    connect.get_socket().is_some() || connect.get_host().starts_with('/')
 }
 
 #[cfg(test)]
@@ -201,6 +238,12 @@ mod tests {
             "postgres://ada@db/gateway?pasword=hunter2",
             "postgres://ada:hunter2@db/gateway?sslmode=hunter2",
             "mysql://ada:hunter2@db/gateway",
+            // Characters that should have been encoded.
+            "postgres://db/gateway?user=ada&password=x&hunter2",
+            "postgres://ada:5432/hunter2@db/gateway",
+            "postgres://ada:5432?hunter2@db/gateway",
+            "postgres://ada:5432#hunter2@db/gateway",
+            "postgres:///gateway?password=1@hunter2",
         ] {
             let error = PostgresOptions::parse(wrong).unwrap_err().to_string();
             assert!(!error.contains("hunter2"), "{error}");
@@ -218,5 +261,21 @@ mod tests {
             assert!(PostgresOptions::parse(local).unwrap().is_private());
         }
         assert!(!PostgresOptions::parse("postgres://db.example.com/gateway?sslmode=require").unwrap().is_private());
+        // As from PGHOST.
+        assert!(is_local(&PgConnectOptions::new_without_pgpass().host("/run/postgresql")));
+    }
+
+    #[test]
+    fn a_mode_that_checks_less_than_it_seems_is_refused() {
+        for (parameters, hint) in [
+            ("sslmode=verify-ca&sslrootcert=/a.pem", "verify-full"),
+            ("sslmode=require&sslrootcert=/a.pem", "sslrootcert"),
+            ("sslmode=prefer&sslrootcert=/a.pem", "sslrootcert"),
+        ] {
+            let error = PostgresOptions::parse(&format!("postgres://localhost/gateway?{parameters}")).unwrap_err();
+            assert!(error.to_string().contains(hint), "{error}");
+        }
+        let local = PostgresOptions::parse("postgres://localhost/gateway?sslrootcert=/a.pem").unwrap();
+        assert!(matches!(local.connect.get_ssl_mode(), PgSslMode::VerifyFull), "an authority is there to be asked");
     }
 }

@@ -117,6 +117,11 @@ impl ResourceStore for PostgresStore {
             statement = statement.bind(term.name).bind(escape(&term.value));
         }
         let rows = self.inner.database.read("list", statement).await?;
+        if let Some(row) = rows.first() {
+            // What was committed meanwhile is in the same snapshot as this.
+            let logged = row.try_get(4).map(revision).map_err(|error| corrupt("list", error))?;
+            page.as_of = page.as_of.max(logged);
+        }
         for row in rows.iter().take(query.limit) {
             let last = page.records.last().map(|last: &Record| &last.key.tenant);
             let record = record(row, query.kind, last).map_err(|error| corrupt("list", error))?;
@@ -150,19 +155,21 @@ const GET: &str = "SELECT w.n, r.revision, r.value
     FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY w(kind, tenant, id, n)
     JOIN mcp_gateway.record r ON r.kind = w.kind AND r.tenant = w.tenant AND r.id = w.id
     WHERE r.expires_at IS NULL OR r.expires_at > (SELECT mcp_gateway.now_us())";
-const BY_TENANT: &str = "SELECT tenant, id, revision, value FROM mcp_gateway.record
+const BY_TENANT: &str =
+    "SELECT tenant, id, revision, value, (SELECT logged FROM mcp_gateway.state) FROM mcp_gateway.record
     WHERE kind = $1 AND tenant = $2 AND id > $3 AND (expires_at IS NULL OR expires_at > (SELECT mcp_gateway.now_us()))
     ORDER BY tenant, id LIMIT $4";
-const BY_KIND: &str = "SELECT tenant, id, revision, value FROM mcp_gateway.record
+const BY_KIND: &str =
+    "SELECT tenant, id, revision, value, (SELECT logged FROM mcp_gateway.state) FROM mcp_gateway.record
     WHERE kind = $1 AND (tenant, id) > ($2, $3)
         AND (expires_at IS NULL OR expires_at > (SELECT mcp_gateway.now_us()))
     ORDER BY tenant, id LIMIT $4";
-const BY_TENANT_AND_TERM: &str = "SELECT r.tenant, r.id, r.revision, r.value
+const BY_TENANT_AND_TERM: &str = "SELECT r.tenant, r.id, r.revision, r.value, (SELECT logged FROM mcp_gateway.state)
     FROM mcp_gateway.term t JOIN mcp_gateway.record r USING (kind, tenant, id)
     WHERE t.kind = $1 AND t.name = $5 AND t.value = $6 AND t.tenant = $2 AND t.id > $3
         AND (r.expires_at IS NULL OR r.expires_at > (SELECT mcp_gateway.now_us()))
     ORDER BY t.tenant, t.id LIMIT $4";
-const BY_TERM: &str = "SELECT r.tenant, r.id, r.revision, r.value
+const BY_TERM: &str = "SELECT r.tenant, r.id, r.revision, r.value, (SELECT logged FROM mcp_gateway.state)
     FROM mcp_gateway.term t JOIN mcp_gateway.record r USING (kind, tenant, id)
     WHERE t.kind = $1 AND t.name = $5 AND t.value = $6 AND (t.tenant, t.id) > ($2, $3)
         AND (r.expires_at IS NULL OR r.expires_at > (SELECT mcp_gateway.now_us()))

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::database::Database;
+use super::database::{ANSWER, Database};
 use super::resource::{bytes, corrupt};
 use super::resource_batch::revision;
 use super::types::unescape;
@@ -25,8 +25,6 @@ use super::{PostgresError, PostgresOptions};
 
 /// How often the store is asked how far it has come: bookmarks come at least every 250 ms.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
-/// How long an answer to that may take, before the connection counts as lost.
-const ANSWER: Duration = Duration::from_secs(5);
 /// Between attempts to connect again.
 const RETRY: Duration = Duration::from_millis(250);
 /// How often expired records and old changes are removed. Of all processes on a database one does it at a time.
@@ -44,6 +42,8 @@ struct Seen {
     revision: Revision,
     /// How often the store was asked.
     looks: u64,
+    /// How often revisions were found to have gone back: the database was replaced by an older one.
+    resets: u64,
     /// Why it cannot be asked now.
     failed: Option<Arc<str>>,
 }
@@ -59,6 +59,7 @@ impl Hub {
         let (sender, seen) = watch::channel(Seen::default());
         let listener = listen(options, &sender).await.map_err(|error| match error {
             Lost::Filling => PostgresError::InUse { place: options.place() },
+            Lost::HalfFilled => PostgresError::HalfFilled { place: options.place() },
             Lost::Failed(source) => PostgresError::Unreachable { place: options.place(), source },
         })?;
         let listening = tokio::spawn(follow(options.clone(), sender, database.away(), listener));
@@ -85,6 +86,8 @@ impl Drop for Hub {
 enum Lost {
     /// The database is being filled by `store copy`.
     Filling,
+    /// That has ended before everything was there.
+    HalfFilled,
     Failed(mcp_gateway_core::BoxError),
 }
 
@@ -98,6 +101,7 @@ impl std::fmt::Display for Lost {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Filling => f.write_str("the database is being filled"),
+            Self::HalfFilled => f.write_str("a copy into the database was not completed"),
             Self::Failed(error) => error.fmt(f),
         }
     }
@@ -105,6 +109,12 @@ impl std::fmt::Display for Lost {
 
 /// Connects, says that a server is here, listens, and looks for the first time.
 async fn listen(options: &PostgresOptions, sender: &watch::Sender<Seen>) -> Result<PgListener, Lost> {
+    // Connecting has a limit of its own.
+    let all = timeout(options.acquire_timeout + ANSWER, listen_at_last(options, sender)).await;
+    all.unwrap_or_else(|_| Err(Lost::Failed("no answer in time".into())))
+}
+
+async fn listen_at_last(options: &PostgresOptions, sender: &watch::Sender<Seen>) -> Result<PgListener, Lost> {
     let pool = options.pool(1, "");
     let mut listener = PgListener::connect_with(&pool).await?;
     listener.eager_reconnect(false);
@@ -116,16 +126,29 @@ async fn listen(options: &PostgresOptions, sender: &watch::Sender<Seen>) -> Resu
     if !free {
         return Err(Lost::Filling);
     }
+    let filling: bool = sqlx::query("SELECT filling FROM mcp_gateway.state")
+        .fetch_one(&mut listener)
+        .await
+        .and_then(|row| row.try_get(0))?;
+    if filling {
+        return Err(Lost::HalfFilled);
+    }
     look(&mut listener, sender).await?;
     Ok(listener)
 }
 
 async fn look(listener: &mut PgListener, sender: &watch::Sender<Seen>) -> Result<(), Lost> {
-    let asked = sqlx::query("SELECT mcp_gateway.revision_now()").fetch_one(listener);
-    let row = timeout(ANSWER, asked).await.map_err(|_| Lost::Failed("no answer in time".into()))??;
-    let number = row.try_get(0)?;
+    let asked = sqlx::query("SELECT mcp_gateway.revision_now(), last_value FROM mcp_gateway.revision");
+    let asked = timeout(ANSWER, asked.fetch_one(listener)).await;
+    let row = asked.map_err(|_| Lost::Failed("no answer in time".into()))??;
+    let (now, newest) = (revision(row.try_get(0)?), revision(row.try_get(1)?));
     sender.send_modify(|seen| {
-        seen.revision = seen.revision.max(revision(number));
+        if newest < seen.revision {
+            tracing::warn!(%newest, seen = %seen.revision, "the database's revisions have gone back; feeds begin anew");
+            seen.revision = now;
+            seen.resets += 1;
+        }
+        seen.revision = seen.revision.max(now);
         seen.looks += 1;
         seen.failed = None;
     });
@@ -169,16 +192,8 @@ async fn hear(mut listener: PgListener, sender: &watch::Sender<Seen>) -> Lost {
     loop {
         tokio::select! {
             heard = listener.try_recv() => match heard {
-                Ok(Some(notification)) => {
-                    // Notifications come after the commit that they are about.
-                    if let Ok(number) = notification.payload().parse() {
-                        sender.send_if_modified(|seen| {
-                            let newer = revision(number) > seen.revision;
-                            seen.revision = seen.revision.max(revision(number));
-                            newer
-                        });
-                    }
-                }
+                // Anybody may notify: what it says is not relied on. Several that come together are one reason to look.
+                Ok(Some(_)) => next_look = Instant::now(),
                 Ok(None) => return Lost::Failed("the connection was closed".into()),
                 Err(error) => return error.into(),
             },
@@ -219,6 +234,8 @@ pub(super) struct Watcher {
     ready: VecDeque<Feed>,
     /// The look that the last bookmark is of.
     looks: u64,
+    /// Those that were before it began.
+    resets: u64,
 }
 
 impl Watcher {
@@ -229,10 +246,11 @@ impl Watcher {
         kinds: &[Kind],
         after: Revision,
     ) -> Result<FeedStream, StoreError> {
-        let now = hub.now(&database, "watch").await?;
         let seen = hub.seen.clone();
+        let resets = seen.borrow().resets;
+        let now = hub.now(&database, "watch").await?;
         let mut watcher =
-            Self { database, seen, kinds: kinds.into(), position: after, ready: VecDeque::new(), looks: 0 };
+            Self { database, seen, kinds: kinds.into(), position: after, ready: VecDeque::new(), looks: 0, resets };
         if watcher.fill(now).await? {
             watcher.ready.push_back(Feed::Bookmark(watcher.position));
         }
@@ -255,6 +273,9 @@ impl Watcher {
             let seen = self.seen.borrow_and_update().clone();
             if let Some(why) = &seen.failed {
                 return Err(gone(why));
+            }
+            if seen.resets > self.resets {
+                return Err(StoreError::new(StoreErrorKind::Compacted, "watch"));
             }
             if seen.revision > self.position && !self.fill(seen.revision).await? {
                 continue;

@@ -23,7 +23,8 @@ impl PostgresRecords {
     /// Connects, and shuts servers out.
     ///
     /// # Errors
-    /// [`PostgresError::InUse`] while a server runs on it, [`PostgresError::OlderSchema`] before it is migrated.
+    /// [`PostgresError::InUse`] while a server runs on it, [`PostgresError::OlderSchema`] before it is migrated,
+    /// [`PostgresError::HalfFilled`] when a copy into it was not completed.
     pub async fn open(options: &PostgresOptions) -> Result<Self, PostgresError> {
         let mut connection = greet(options).await?;
         SCHEMA.check(&mut connection, options).await?;
@@ -35,6 +36,14 @@ impl PostgresRecords {
             .map_err(|error| PostgresError::Database { place: options.place(), source: error.into() })?;
         if !free {
             return Err(PostgresError::InUse { place: options.place() });
+        }
+        let filling: bool = sqlx::query("SELECT filling FROM mcp_gateway.state")
+            .fetch_one(&mut connection)
+            .await
+            .and_then(|row| row.try_get(0))
+            .map_err(|error| PostgresError::Database { place: options.place(), source: error.into() })?;
+        if filling {
+            return Err(PostgresError::HalfFilled { place: options.place() });
         }
         Ok(Self { connection })
     }
@@ -91,12 +100,17 @@ impl RawRecords for PostgresRecords {
         written.map(|_| ()).map_err(|error| failed("write", error))
     }
 
-    async fn finish(&mut self, revision: u64) -> Result<(), StoreError> {
-        let done = sqlx::query(
-            "WITH moved AS (UPDATE mcp_gateway.state SET logged = $1, compacted = $1)
+    async fn begin(&mut self, revision: u64) -> Result<(), StoreError> {
+        let begun = sqlx::query(
+            "WITH moved AS (UPDATE mcp_gateway.state SET logged = $1, compacted = $1, filling = true)
              SELECT setval('mcp_gateway.revision', $1)",
         );
-        let done = done.bind(revision.cast_signed()).execute(&mut self.connection).await;
+        let begun = begun.bind(revision.cast_signed()).execute(&mut self.connection).await;
+        begun.map(|_| ()).map_err(|error| failed("write", error))
+    }
+
+    async fn finish(&mut self) -> Result<(), StoreError> {
+        let done = sqlx::query("UPDATE mcp_gateway.state SET filling = false").execute(&mut self.connection).await;
         done.map(|_| ()).map_err(|error| failed("write", error))
     }
 

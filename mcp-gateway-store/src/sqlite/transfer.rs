@@ -50,9 +50,13 @@ impl RawRecords for SqliteRecords {
         write(&mut self.connection, &records).map_err(|error| store_error("write", error))
     }
 
-    async fn finish(&mut self, revision: u64) -> Result<(), StoreError> {
+    async fn begin(&mut self, revision: u64) -> Result<(), StoreError> {
         let done = self.connection.execute("UPDATE state SET revision = ?1, compacted = ?1", [revision]);
         done.map(|_| ()).map_err(|error| store_error("write", error))
+    }
+
+    async fn finish(&mut self) -> Result<(), StoreError> {
+        Ok(())
     }
 
     async fn close(self: Box<Self>) {}

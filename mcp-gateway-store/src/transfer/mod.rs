@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use mcp_gateway_core::contract::StoreError;
 
-pub use audit::copy_events;
+pub use audit::{copy_events, is_empty};
 pub use records::copy_records;
 
 /// A record with all that a store knows of it.
@@ -48,11 +48,15 @@ pub trait RawRecords: Send {
     /// Reads records in the order of their places, at most `limit`.
     async fn read(&mut self, after: Option<&Place>, limit: usize) -> Result<Vec<StoredRecord>, StoreError>;
 
+    /// Says that records will come, up to this revision, after which the store will continue: until
+    /// [`finish`](Self::finish) it is not complete.
+    async fn begin(&mut self, revision: u64) -> Result<(), StoreError>;
+
     /// Writes records that are not there.
     async fn write(&mut self, records: Vec<StoredRecord>) -> Result<(), StoreError>;
 
-    /// Continues with the revisions after this one; nobody can watch from before.
-    async fn finish(&mut self, revision: u64) -> Result<(), StoreError>;
+    /// Says that everything is there, the audit trail as well.
+    async fn finish(&mut self) -> Result<(), StoreError>;
 
     /// Lets others in again.
     async fn close(self: Box<Self>);
@@ -75,6 +79,12 @@ pub enum TransferError {
     #[error("the target is not empty ({what}): name a new one")]
     NotEmpty {
         /// What is there.
+        what: &'static str,
+    },
+    /// Somebody wrote to the source.
+    #[error("{what} of the source changed meanwhile: stop every server on it, remove the target and begin again")]
+    Changed {
+        /// Records or events.
         what: &'static str,
     },
     /// What has arrived is not what was sent.

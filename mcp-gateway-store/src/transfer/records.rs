@@ -5,7 +5,8 @@ use super::{Moved, RawRecords, StoredRecord, Tally, TransferError, compare};
 /// Records that are moved at a time: at most 32 MiB of them.
 const PAGE: usize = 128;
 
-/// Moves all records to a store that has none, and compares.
+/// Moves all records to a store that has none, and compares. The store stays incomplete until it is told to
+/// [`finish`](RawRecords::finish).
 ///
 /// # Errors
 /// [`TransferError`]. What has arrived by then stays.
@@ -14,6 +15,7 @@ pub async fn copy_records(from: &mut dyn RawRecords, to: &mut dyn RawRecords) ->
         return Err(TransferError::NotEmpty { what: "it has had records" });
     }
     let revision = from.revision().await?;
+    to.begin(revision).await?;
     let mut tally = Tally::new();
     let mut after = None;
     loop {
@@ -23,7 +25,9 @@ pub async fn copy_records(from: &mut dyn RawRecords, to: &mut dyn RawRecords) ->
         page.iter().for_each(|record| add(&mut tally, record));
         to.write(page).await?;
     }
-    to.finish(revision).await?;
+    if from.revision().await? != revision {
+        return Err(TransferError::Changed { what: "records" });
+    }
     compare("records", tally.done(), read_all(to).await?)
 }
 

@@ -160,6 +160,80 @@ async fn nobody_waits_for_ever() {
     assert_eq!(found, [None, None], "what failed was not written");
 }
 
+/// Stops the processes of connections, which then are as silent as those whose network is gone; they go on when dropped.
+struct Silent(Vec<String>);
+
+impl Silent {
+    fn all_of(cluster: &Cluster, database: &str) -> Self {
+        let all = "SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = current_database()";
+        let pids = cluster.sql(database, all).lines().map(str::to_owned).collect();
+        let silent = Self(pids);
+        silent.signal("-STOP");
+        silent
+    }
+
+    fn signal(&self, signal: &str) {
+        assert!(std::process::Command::new("kill").arg(signal).args(&self.0).status().unwrap().success());
+    }
+}
+
+impl Drop for Silent {
+    fn drop(&mut self) {
+        self.signal("-CONT");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_fall_silent_are_replaced() {
+    let cluster = Cluster::start(&[]);
+    let (options, database) = fresh(&cluster).await;
+    let store = open(&options.with_connections(1)).await;
+    let first = insist(&store, &put(THING, "first")).await;
+    let mut feed = store.watch(&[THING], first).await.unwrap();
+    // Longer than a connection is trusted without a sign of life.
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    let silent = Silent::all_of(&cluster, &database);
+    let begun = std::time::Instant::now();
+    assert!(store.get(&[key(THING, "first")]).await.unwrap()[0].is_some(), "over a new connection");
+    let second = insist(&store, &put(THING, "second")).await;
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    // The feed finds out by looking.
+    loop {
+        match next(&mut feed).await {
+            Ok(Feed::Bookmark(_)) => {}
+            Ok(Feed::Commit { revision, .. }) => break assert_eq!(revision, second),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    drop(silent);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_gives_up_keeps_nobody_waiting() {
+    let cluster = Cluster::shared();
+    let (options, database) = fresh(cluster).await;
+    let store = open(&options.with_connections(1)).await;
+    let holder = std::thread::spawn({
+        let database = database.clone();
+        move || cluster.psql(&database, "SELECT pg_advisory_lock(1835233383, 0), pg_sleep(30)")
+    });
+    let begun = std::time::Instant::now();
+    while cluster.sql(
+        &database,
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()",
+    ) == "0"
+    {
+        assert!(begun.elapsed() < PATIENCE);
+    }
+    let commit = store.commit(vec![put(THING, "a")]);
+    assert!(tokio::time::timeout(Duration::from_millis(300), commit).await.is_err(), "it waits for the lock");
+    let begun = std::time::Instant::now();
+    store.get(&[key(THING, "a")]).await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    cut(cluster, &database);
+    holder.join().unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn batches_that_cross_neither_deadlock_nor_fail() {
     let (options, _) = fresh(Cluster::shared()).await;

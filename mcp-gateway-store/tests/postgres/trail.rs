@@ -34,26 +34,78 @@ async fn trail(options: &PostgresOptions) -> PostgresAuditStore {
     PostgresAuditStore::open(PostgresAuditOptions::new(options.clone())).await.unwrap()
 }
 
+fn partitions(cluster: &Cluster, database: &str) -> String {
+    cluster.sql(
+        database,
+        "SELECT string_agg(relname, ' ' ORDER BY relname) FROM pg_class WHERE relname ~ '^(event|body)_[0-9]*$' AND relkind = 'r'",
+    )
+}
+
 #[tokio::test]
 async fn old_days_go_as_a_whole() {
     let cluster = Cluster::shared();
     let (options, database) = fresh(cluster).await;
     let store = trail(&options).await;
-    let times = ["2026-11-18T23:59:59.999999Z", "2026-11-19T00:00:00Z", "2026-11-20T06:00:00Z", "2026-11-20T18:00:00Z"];
+    let times = ["2024-11-18T23:59:59.999999Z", "2024-11-19T00:00:00Z", "2024-11-20T06:00:00Z", "2024-11-20T18:00:00Z"];
     store.append((1..).zip(times).map(|(seq, time)| row(time, seq)).collect()).await.unwrap();
-    let partitions = || {
-        cluster.sql(
-            &database,
-            "SELECT string_agg(relname, ' ' ORDER BY relname) FROM pg_class WHERE relname ~ '^(event|body)_[0-9]*$' AND relkind = 'r'",
-        )
-    };
-    assert_eq!(partitions(), "body_20261118 body_20261119 body_20261120 event_20261118 event_20261119 event_20261120");
-    assert_eq!(store.prune("2026-11-20T12:00:00Z".parse().unwrap()).await.unwrap(), 3);
-    assert_eq!(partitions(), "body_20261120 event_20261120");
+    let before = partitions(cluster, &database);
+    assert_eq!(before, "body_20241118 body_20241119 body_20241120 event_20241118 event_20241119 event_20241120");
+    assert_eq!(store.prune("2024-11-20T12:00:00Z".parse().unwrap()).await.unwrap(), 2);
+    assert_eq!(partitions(cluster, &database), "body_20241120 event_20241120", "a day stays until it is over");
     // What comes late, from a spool that was saved, has a day again: even though this process thought it was there.
     store.append(vec![row(times[0], 1)]).await.unwrap();
     let rows = store.query(&AuditFilter::default(), None, 10).await.unwrap().rows;
-    assert_eq!(rows.iter().map(|row| row.seq).collect::<Vec<_>>(), [4, 1]);
+    assert_eq!(rows.iter().map(|row| row.seq).collect::<Vec<_>>(), [4, 3, 1]);
+}
+
+#[tokio::test]
+async fn a_clock_that_is_ahead_removes_nothing_too_early() {
+    let (options, _) = fresh(Cluster::shared()).await;
+    let day = Duration::from_secs(24 * 3_600);
+    let store = PostgresAuditStore::open(PostgresAuditOptions::new(options).with_retention(day * 30)).await.unwrap();
+    let now = Timestamp::now();
+    let times = [now - day * 40, now - day * 29, now];
+    store.append((1..).zip(times).map(|(seq, time)| row(&time.to_string(), seq)).collect()).await.unwrap();
+    assert_eq!(store.prune(now + day * 3_650).await.unwrap(), 1);
+}
+
+/// While somebody reads a day that is to be removed, the days before it are gone already and events are appended.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn removing_days_does_not_stop_those_who_append() {
+    let cluster = Cluster::shared();
+    let (options, database) = fresh(cluster).await;
+    let store = trail(&options).await;
+    let times = ["2024-11-18T12:00:00Z", "2024-11-19T12:00:00Z", "2024-11-20T12:00:00Z"];
+    store.append((1..).zip(times).map(|(seq, time)| row(time, seq)).collect()).await.unwrap();
+    let reader = std::thread::spawn({
+        let database = database.clone();
+        move || cluster.psql(&database, "SELECT pg_sleep(30) FROM mcp_gateway.event_20241119")
+    });
+    let count = |sql: &str| cluster.sql(&database, sql);
+    let begun = std::time::Instant::now();
+    while count("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()")
+        == "0"
+    {
+        assert!(begun.elapsed() < PATIENCE);
+    }
+    let before: Timestamp = times[2].parse().unwrap();
+    let pruning = tokio::spawn({
+        let store = store.clone();
+        async move { store.prune(before).await }
+    });
+    while partitions(cluster, &database).contains("event_20241118") {
+        assert!(begun.elapsed() < PATIENCE, "the first day waits for the second");
+    }
+    store.append(vec![row(times[2], 4)]).await.unwrap();
+    assert!(!pruning.is_finished(), "it waits for the reader");
+    let error = pruning.await.unwrap().unwrap_err();
+    assert!(error.to_string().contains("lock timeout"), "{error}");
+    count(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()",
+    );
+    reader.join().unwrap();
+    assert_eq!(store.prune(before).await.unwrap(), 1);
+    assert_eq!(partitions(cluster, &database), "body_20241120 event_20241120");
 }
 
 #[tokio::test]
@@ -120,4 +172,24 @@ async fn a_copy_is_read_from_while_the_database_is_written_to() {
     let seen = |rows: &[AuditRow]| rows.iter().map(|row| row.seq).collect::<Vec<_>>();
     assert_eq!(seen(&store.query(&AuditFilter::default(), None, 10).await.unwrap().rows), [7]);
     assert_eq!(seen(&trail(&options).await.query(&AuditFilter::default(), None, 10).await.unwrap().rows), [8]);
+}
+
+#[tokio::test]
+async fn without_the_copy_the_database_is_read_from() {
+    let cluster = Cluster::shared();
+    let (options, _) = fresh(cluster).await;
+    // A copy that is not there, and one that has none of the tables yet.
+    for copy in ["postgres://127.0.0.1:1/gateway", &cluster.database()] {
+        let copy = PostgresOptions::parse(copy).unwrap();
+        let split = PostgresAuditOptions::new(options.clone()).reading_from(copy);
+        let store = PostgresAuditStore::open(split).await.unwrap();
+        store.append(vec![row("2026-11-20T06:00:00Z", 8)]).await.unwrap();
+        assert_eq!(store.query(&AuditFilter::default(), None, 10).await.unwrap().rows.len(), 1);
+    }
+    // One that goes away later.
+    let (copy, database) = fresh(cluster).await;
+    let store = PostgresAuditStore::open(PostgresAuditOptions::new(options).reading_from(copy)).await.unwrap();
+    assert_eq!(store.query(&AuditFilter::default(), None, 10).await.unwrap().rows.len(), 0, "the copy's");
+    cluster.sql("postgres", &format!("DROP DATABASE {database} WITH (FORCE)"));
+    assert_eq!(store.query(&AuditFilter::default(), None, 10).await.unwrap().rows.len(), 1);
 }

@@ -171,6 +171,8 @@ pub(super) async fn open_audit(config: &Config, sealer: &Arc<dyn FieldSealer>) -
                 true => options.with_bodies(Arc::clone(sealer)),
                 false => options.with_sealer(Arc::clone(sealer)),
             };
+            let retention = config.audit.retention_days.saturating_mul(24 * 3_600);
+            options = options.with_retention(Duration::from_secs(retention));
             if let Some(url) = &config.postgres.audit_replica {
                 options = options.reading_from(config.postgres("postgres.audit_replica", url)?);
             }

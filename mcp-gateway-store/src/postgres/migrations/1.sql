@@ -16,7 +16,9 @@ CREATE TABLE mcp_gateway.state (
     -- The last commit in the change log.
     logged bigint NOT NULL,
     -- The change log holds everything after this revision.
-    compacted bigint NOT NULL
+    compacted bigint NOT NULL,
+    -- A copy from another store has begun and is not complete.
+    filling boolean NOT NULL DEFAULT false
 ) WITH (fillfactor = 20);
 INSERT INTO mcp_gateway.state (logged, compacted) VALUES (0, 0);
 
@@ -316,29 +318,35 @@ BEGIN
     END LOOP;
 END $$;
 
--- Removes what is before a time: whole days with their partitions, the rest of one row by row. Says how many events.
-CREATE FUNCTION mcp_gateway.prune_events(before timestamptz) RETURNS bigint LANGUAGE plpgsql AS $$
+-- The days that are over before a time, and for so many microseconds on this server's clock: a client whose clock is wrong
+-- removes nothing.
+CREATE FUNCTION mcp_gateway.old_days(before timestamptz, keep bigint) RETURNS SETOF date LANGUAGE sql VOLATILE
+BEGIN ATOMIC
+    SELECT d.day
+    FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid, LATERAL (SELECT to_date(substr(c.relname, 7), 'YYYYMMDD') AS day) d
+    WHERE i.inhparent = 'mcp_gateway.event'::regclass AND c.relname ~ '^event_[0-9]{8}$'
+        AND extract(epoch FROM (d.day + 1)::timestamp) * 1000000
+            <= least(extract(epoch FROM before) * 1000000, mcp_gateway.now_us() - keep)
+    ORDER BY 1;
+END;
+
+-- Removes a day with its partitions, in a transaction of its own: until its end nobody appends. Says how many events;
+-- NULL when somebody else makes or removes days.
+CREATE FUNCTION mcp_gateway.drop_day(day date) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
-    pruned bigint := 0;
+    events text := 'event_' || to_char(day, 'YYYYMMDD');
+    bodies text := 'body_' || to_char(day, 'YYYYMMDD');
     removed bigint;
-    day text;
 BEGIN
     IF NOT pg_try_advisory_xact_lock(1835233383, -3) THEN
+        RETURN NULL;
+    END IF;
+    IF to_regclass('mcp_gateway.' || events) IS NULL THEN
         RETURN 0;
     END IF;
-    FOR day IN
-        SELECT substr(c.relname, 7) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-        WHERE i.inhparent = 'mcp_gateway.event'::regclass AND c.relname ~ '^event_[0-9]{8}$' ORDER BY 1
-    LOOP
-        IF (to_date(day, 'YYYYMMDD') + 1)::timestamp AT TIME ZONE 'UTC' <= before THEN
-            EXECUTE format('SELECT count(*) FROM mcp_gateway.%I', 'event_' || day) INTO removed;
-            EXECUTE format('DROP TABLE mcp_gateway.%I', 'event_' || day);
-            EXECUTE format('DROP TABLE mcp_gateway.%I', 'body_' || day);
-            pruned := pruned + removed;
-        END IF;
-    END LOOP;
-    DELETE FROM mcp_gateway.body WHERE ts < before;
-    DELETE FROM mcp_gateway.event WHERE ts < before;
-    GET DIAGNOSTICS removed = ROW_COUNT;
-    RETURN pruned + removed;
+    EXECUTE format('SELECT count(*) FROM mcp_gateway.%I', events) INTO removed;
+    -- Readers of the day are waited for before the parents are locked.
+    EXECUTE format('LOCK TABLE mcp_gateway.%I, mcp_gateway.%I', events, bodies);
+    EXECUTE format('DROP TABLE mcp_gateway.%I, mcp_gateway.%I', events, bodies);
+    RETURN removed;
 END $$;
