@@ -251,7 +251,7 @@ def main():
                 **os.environ, "MCP_GATEWAY__LISTEN": f"127.0.0.1:{port}", "MCP_GATEWAY__PUBLIC_URL": base,
                 "MCP_GATEWAY__DATA_DIR": str(folder / "data"), "MCP_GATEWAY__CATALOG__PATHS": str(folder / "catalog"),
                 "MCP_GATEWAY__EGRESS__ALLOW": "127.0.0.0/8", "MCP_GATEWAY_BOOTSTRAP_TOKEN": token,
-                "MCP_GATEWAY__OAUTH__REGISTRATIONS_PER_MINUTE": "100",
+                "MCP_GATEWAY__OAUTH__REGISTRATIONS_PER_MINUTE": "100", "MCP_GATEWAY__RUNTIME__PROCESS__ENABLED": "false",
             }
             if by_document:
                 environment["MCP_GATEWAY__EGRESS__CA_BUNDLE"] = str(serve_documents(folder, documents))

@@ -76,20 +76,23 @@ fn a_wrong_value_names_its_path() {
         ("login: {providers: [{name: a, client_id: x}]}", "login.providers[0].issuer"),
         ("login: {providers: [{name: a}]}", "login.providers[0]"),
         (
-            "login: {providers: [{name: a, client_id: x, preset: google, issuer: 'https://a.example'}]}",
+            "login: {providers: [{name: a, client_id: x, preset: google, anybody: true, issuer: 'https://a.example'}]}",
             "login.providers[0].issuer",
         ),
         ("login: {providers: [{name: a, client_id: x, preset: entra, tenant: common}]}", "login.providers[0].tenant"),
-        ("login: {providers: [{name: a, client_id: x, preset: google, tenant: x}]}", "login.providers[0].tenant"),
         (
-            "login: {providers: [{name: a, client_id: x, preset: google, group_roles: {ops: [root]}}]}",
+            "login: {providers: [{name: a, client_id: x, preset: google, anybody: true, tenant: x}]}",
+            "login.providers[0].tenant",
+        ),
+        (
+            "login: {providers: [{name: a, client_id: x, preset: google, anybody: true, group_roles: {ops: [root]}}]}",
             "login.providers[0].group_roles.ops",
         ),
         (
-            "login: {providers: [{name: a, client_id: x, preset: google}, {name: b, client_id: x, preset: google}]}",
+            "login: {providers: [{name: a, client_id: x, preset: google, anybody: true}, {name: b, client_id: x, preset: google, anybody: true}]}",
             "login.providers[1]",
         ),
-        ("login: {providers: [{name: a, client_id: x, preset: google}]}", "login.providers"),
+        ("login: {providers: [{name: a, client_id: x, preset: google, anybody: true}]}", "login.providers"),
         ("login: {passwords: false}", "login.passwords"),
         ("egress: {identity: {allow: ['-']}}", "egress.identity.allow[0]"),
         ("login: {fresh_seconds: 0}", "login.fresh_seconds"),

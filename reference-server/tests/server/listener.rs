@@ -188,7 +188,7 @@ async fn the_metadata_of_a_resource_does_not_tell_whether_it_exists() {
     let document: serde_json::Value = serde_json::from_str(&known).unwrap();
     assert_eq!(document["resource"], format!("http://{}/mcp-connect/slow", server.address));
     assert_eq!(document["bearer_methods_supported"], serde_json::json!(["header"]));
-    assert!(document.get("authorization_servers").is_none());
+    assert_eq!(document["authorization_servers"], serde_json::json!([format!("http://{}", server.address)]));
     let (status, unknown) = get(url("none"), None).await;
     assert_eq!((status, unknown), (StatusCode::OK, known.replace("slow", "none")));
     assert_eq!(get(url("Not_An_Id"), None).await.0, StatusCode::NOT_FOUND);

@@ -8,6 +8,9 @@ use crate::support::gateway::remote;
 use crate::support::mcp;
 use crate::support::{Call, Fixture, Gateway, until};
 
+/// Child processes would be shared by whoever calls.
+const SEVERAL_PEOPLE: (&str, &str) = ("RUNTIME__PROCESS__ENABLED", "false");
+
 async fn call(gateway: &Gateway, server: &str, tokens: &Tokens) -> u16 {
     let call = mcp::modern_tool(server, &tokens.key(), 1, "test_simple_text", &json!({}));
     call.send(gateway.address).await.status.as_u16()
@@ -16,7 +19,7 @@ async fn call(gateway: &Gateway, server: &str, tokens: &Tokens) -> u16 {
 async fn two_servers() -> (Fixture, Gateway) {
     let fixture = Fixture::start();
     let other = remote("other", &format!("http://{}/mcp", fixture.address));
-    let gateway = Gateway::start(&[fixture.entry(), other]).await;
+    let gateway = Gateway::start_with(&[fixture.entry(), other], &[SEVERAL_PEOPLE]).await;
     (fixture, gateway)
 }
 
@@ -108,7 +111,7 @@ async fn refusals_have_the_form_that_clients_act_on() {
 #[tokio::test]
 async fn refresh_tokens_rotate_and_reuse_ends_what_came_of_them() {
     let fixture = Fixture::start();
-    let settings = [("OAUTH__REFRESH_GRACE_SECONDS", "0")];
+    let settings = [SEVERAL_PEOPLE, ("OAUTH__REFRESH_GRACE_SECONDS", "0")];
     let gateway = Gateway::start_with(&[fixture.entry()], &settings).await;
     let mut browser = Browser::of(&gateway, "ada").await;
     let client = Client::register(&gateway, "fixture").await;
@@ -203,7 +206,7 @@ async fn without_a_resource_a_person_chooses_and_saying_no_gives_nothing() {
 async fn a_server_may_be_its_own_issuer() {
     let fixture = Fixture::start();
     let other = remote("other", &format!("http://{}/mcp", fixture.address));
-    let settings = [("OAUTH__ISSUER", "per_server")];
+    let settings = [SEVERAL_PEOPLE, ("OAUTH__ISSUER", "per_server")];
     let gateway = Gateway::start_with(&[fixture.entry(), other], &settings).await;
     let mut browser = Browser::of(&gateway, "ada").await;
     let client = Client::register(&gateway, "fixture").await;

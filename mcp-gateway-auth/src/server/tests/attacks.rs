@@ -328,8 +328,7 @@ async fn addresses_have_budgets() {
 #[tokio::test]
 async fn strangers_together_have_a_budget() {
     use mcp_gateway_core::memory::MemoryRateLimiter;
-    let mut options = ServerOptions::default();
-    options.registrations_total_per_minute = 2;
+    let options = ServerOptions { registrations_total_per_minute: 2, ..ServerOptions::default() };
     let world = World::with(|server| {
         let limiter = MemoryRateLimiter::new(mcp_gateway_core::contract::SystemClock, 100);
         server.documents(None).options(options).limit_addresses(limiter)

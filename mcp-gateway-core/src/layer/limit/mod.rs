@@ -108,8 +108,7 @@ impl Gate for CallerLimitLayer {
         // Whoever makes a key gives it its rate; that of the operator holds beside it.
         let of_key = [("key", self.0.key), ("key-own", principal.rate)].into_iter().filter(|_| is_key);
         let of_key = of_key.filter_map(|(scope, rate)| {
-            let id = format!("{} {}", principal.subject.tenant, principal.actor.id);
-            Some(rate?.budget(scope, id))
+            Some(rate?.budget(scope, format!("{} {}", principal.subject.tenant, principal.actor.id)))
         });
         let of_caller = self.0.principal.map(|rate| rate.budget("principal", principal_key(principal)));
         let budgets: Vec<Budget<'_>> = of_caller.into_iter().chain(of_key).collect();

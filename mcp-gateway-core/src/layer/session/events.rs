@@ -74,7 +74,8 @@ impl Tagger {
         let mut pos = 0;
         while let Some(&byte) = chunk.get(pos) {
             match &mut self.at {
-                At::Mark(3) => self.at = At::Name(0),
+                // Each mark at the start is left out, as by whoever splits the stream.
+                At::Mark(3) => self.at = At::Mark(0),
                 At::Mark(known) if BOM[*known] == byte => {
                     *known += 1;
                     pos += 1;
