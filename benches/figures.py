@@ -203,17 +203,18 @@ def closed(folder, target, path="/mcp", connections=16, modern=False, seconds=SE
     command = ["taskset", "-c", "1", "wrk", "-t1", f"-c{connections}", f"-d{seconds}", "-s",
                str(script(folder, target, modern)), target.url(path)]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    cpu = (target.process.cpu() if target.process else 0) - before
-    ingest = (target.process.cpu_of(INGEST) if target.process else 0) - ingest
     result = next((line for line in output.splitlines() if line.startswith("RESULT ")), None)
     if result is None:
         raise SystemExit(f"wrk said nothing of its result:\n{output}")
     calls, microseconds, size, errors, p50, p99 = map(int, result.split()[1:])
-    note(f"wrk {target.name} {path} c={connections}{' modern' if modern else ''}: {result}; cpu {cpu:.2f} s, of it ingest {ingest:.2f} s")
     if errors or not calls:
         raise SystemExit(f"{errors} calls of {calls} to {target.name} failed:\n{output}")
     if check:
         target.check(calls)
+    # Once the trail has caught up: what brings it to the store gives way to calls, and does most of its work after them.
+    cpu = (target.process.cpu() if target.process else 0) - before
+    ingest = (target.process.cpu_of(INGEST) if target.process else 0) - ingest
+    note(f"wrk {target.name} {path} c={connections}{' modern' if modern else ''}: {result}; cpu {cpu:.2f} s, of it ingest {ingest:.2f} s")
     return {"calls": calls, "calls_s": calls * 1e6 / microseconds, "bytes_s": size * 1e6 / microseconds,
             "p50": p50, "p99": p99, "cpu": cpu * 1e6 / calls, "ingest": ingest * 1e6 / calls}
 

@@ -30,6 +30,11 @@ async function around(page) {
     return { x: box.x - margin, y: Math.max(0, box.y - margin), width: box.width + 2 * margin, height: box.height + 2 * margin };
 }
 
+// A page that does not close, once it has shown what it had to, keeps nobody.
+function leave(page) {
+    page.close().catch(() => {});
+}
+
 async function visit({ url, shots, expect, server, end }) {
     const page = await context.newPage();
     const blocked = [];
@@ -45,7 +50,7 @@ async function visit({ url, shots, expect, server, end }) {
     if (expect) {
         await page.getByRole('heading', { name: expect }).waitFor();
         await shoot(page, shots, expect.toLowerCase().replaceAll(' ', '-'));
-        await page.close();
+        leave(page);
         return expect;
     }
     await page.getByRole('heading', { name: 'Allow this application?' }).waitFor();
@@ -58,14 +63,14 @@ async function visit({ url, shots, expect, server, end }) {
         await page.getByRole('heading', { name: end }).waitFor();
         await shoot(page, shots, end.toLowerCase());
         const to = await page.getByRole('link').getAttribute('href');
-        await page.close();
+        leave(page);
         return to;
     }
     const answered = page.waitForResponse((response) => /[?&](code|error)=/.test(response.url()));
     await allow.click();
     const response = await answered;
     if (response.status() >= 400) throw new Error(`the client answered ${response.status()}; ${blocked}`);
-    await page.close();
+    leave(page);
     return asked.replaceAll('\n', ' | ');
 }
 
