@@ -6,8 +6,9 @@
 //! curl http://127.0.0.1:3000/.well-known/oauth-authorization-server
 //! ```
 //!
-//! Here whoever comes through the company's proxy is who the proxy says. A real service looks at its own session, and
-//! keeps everything in a store that lasts: see `own_resource_store`.
+//! Here whoever comes through the company's proxy is who the proxy says: **on a port that others reach too, anybody could
+//! say so**. A real service looks at its own session, shows on its page which client wants what on which server and where
+//! it is sent back to, limits addresses, and keeps everything in a store that lasts: see `own_resource_store`.
 
 use std::sync::Arc;
 
