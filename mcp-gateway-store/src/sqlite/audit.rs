@@ -60,8 +60,10 @@ pub struct SqliteAuditOptions {
     pub sealer: Option<Arc<dyn FieldSealer>>,
     /// Connections that read at the same time; 2 by default.
     pub readers: usize,
-    /// After so much work in a batch the writer lets other threads run; 1 ms by default.
-    pub yield_after: Duration,
+    /// After so much work in a batch the writer rests, so that calls never wait behind a whole batch; 200 us by default.
+    pub work: Duration,
+    /// How long it rests; 400 us by default, which leaves it a third of a core.
+    pub rest: Duration,
 }
 
 impl Default for SqliteAuditOptions {
@@ -71,7 +73,8 @@ impl Default for SqliteAuditOptions {
             bodies: false,
             sealer: None,
             readers: 2,
-            yield_after: Duration::from_millis(1),
+            work: Duration::from_micros(200),
+            rest: Duration::from_micros(400),
         }
     }
 }

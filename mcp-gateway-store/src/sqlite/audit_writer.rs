@@ -87,7 +87,7 @@ impl Writer {
     fn append(&mut self, batch: &[AuditRow]) -> Result<(), StoreError> {
         let failed = |error| store_error("append", error);
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
-        let mut last_yield = Instant::now();
+        let mut began = Instant::now();
         {
             // Once a batch: to get a statement out of the cache and back costs about as much as to bind a row. A row
             // each: a long `VALUES` list costs more CPU than a compiled statement a row.
@@ -95,9 +95,11 @@ impl Writer {
             for row in batch {
                 bind(&mut statement, row, &mut self.detail).map_err(failed)?;
                 statement.raw_execute().map_err(failed)?;
-                if last_yield.elapsed() >= self.options.yield_after {
-                    std::thread::yield_now();
-                    last_yield = Instant::now();
+                if began.elapsed() >= self.options.work {
+                    // Yielding is not enough: the scheduler may let this thread go on until its slice of milliseconds
+                    // ends, and what arrives meanwhile waits.
+                    std::thread::sleep(self.options.rest);
+                    began = Instant::now();
                 }
             }
         }
