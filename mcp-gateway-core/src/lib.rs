@@ -14,6 +14,7 @@ pub mod contract;
 pub mod egress;
 pub mod gateway;
 pub mod layer;
+pub mod lease;
 pub mod memory;
 pub mod policy;
 pub mod record;
