@@ -11,7 +11,7 @@ use http::request::Parts;
 use jiff::Timestamp;
 use mcp_gateway_core::MaybeReady;
 use mcp_gateway_core::contract::{
-    AuthError, Authenticator, Clock, Kind, Resource as Audience, StoreError, StoreErrorKind, When,
+    AuthError, Authenticator, Clock, Effort, Kind, Resource as Audience, StoreError, StoreErrorKind, When,
 };
 use mcp_gateway_core::record::{
     Actor, ActorKind, Principal, Resource, Resources, Roles, Scope, Secret, Subject, TenantId,
@@ -356,6 +356,13 @@ impl Authenticator for BootstrapAuthenticator {
         resource: &Audience,
     ) -> MaybeReady<Result<Option<Arc<Principal>>, AuthError>> {
         self.check(parts, resource).into()
+    }
+
+    fn effort(&self, parts: &Parts, resource: &Audience) -> Effort {
+        match self.check(parts, resource) {
+            Ok(None) => Effort::Nothing,
+            _ => Effort::Comparison,
+        }
     }
 }
 

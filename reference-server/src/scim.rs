@@ -11,10 +11,12 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::get;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, ETAG, IF_MATCH, LOCATION};
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use mcp_gateway_auth::scim::{ScimError, ScimLimits, ScimQuery, ScimResource, version};
+use mcp_gateway_core::MaybeReady;
 use mcp_gateway_core::context::McpContext;
-use mcp_gateway_core::contract::{AuthError, Resource, Revision};
+use mcp_gateway_core::contract::{AuthError, Authenticator, Effort, Resource, Revision};
 use mcp_gateway_core::layer::authenticate::{AuthenticateLayer, Caller, Rendering};
 use mcp_gateway_core::layer::context::ContextLayer;
 use mcp_gateway_core::record::{ActorFacts, AuditEvent, Category, EventKind, Outcome, Principal};
@@ -63,18 +65,9 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
         return Router::new();
     }
     let resource = Resource { url: format!("{}/scim/v2", app.mount.origin()).into(), metadata: None, server: None };
-    let authenticate = AuthenticateLayer::from_fn(resource, move |parts, _| {
-        let Some(sent) = parts.headers.get(AUTHORIZATION) else { return Ok(None) };
-        let sent = sent.as_bytes().split_at_checked(b"bearer ".len());
-        let sent =
-            sent.filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer ")).map(|(_, token)| token.trim_ascii());
-        let sent: [u8; 32] = Sha256::digest(sent.unwrap_or_default()).into();
-        let known = tokens.iter().find(|token| bool::from(token.sha256.ct_eq(&sent)));
-        let known = known.ok_or(AuthError::Invalid("it is no token of a SCIM client"))?;
-        Ok(Some(Arc::new(Principal::new(Arc::clone(&known.issuer), "scim").with_scopes([]))))
-    })
-    .render_as(Rendering::Problem)
-    .limit_failures(Arc::clone(&app.limiter), app.config.limits.auth_failures_per_minute);
+    let authenticate = AuthenticateLayer::new(resource, vec![Arc::new(Clients(tokens))])
+        .render_as(Rendering::Problem)
+        .limit_failures(Arc::clone(&app.limiter), app.config.limits.auth_failures_per_minute);
     let context = ContextLayer::with(Arc::clone(&app.clock), app.config.trusted_proxies.clone());
     Router::new()
         .route("/scim/v2/Users", get(list_users).post(create_user))
@@ -95,6 +88,26 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
         .layer(from_fn_with_state(Arc::clone(app), record))
         .layer(authenticate)
         .layer(context)
+}
+
+/// Who calls with a provider's token.
+struct Clients(Vec<ScimToken>);
+
+impl Authenticator for Clients {
+    fn authenticate(&self, parts: &Parts, _: &Resource) -> MaybeReady<Result<Option<Arc<Principal>>, AuthError>> {
+        let Some(sent) = parts.headers.get(AUTHORIZATION) else { return Ok(None).into() };
+        let sent = sent.as_bytes().split_at_checked(b"bearer ".len());
+        let sent =
+            sent.filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer ")).map(|(_, token)| token.trim_ascii());
+        let sent: [u8; 32] = Sha256::digest(sent.unwrap_or_default()).into();
+        let known = self.0.iter().find(|token| bool::from(token.sha256.ct_eq(&sent)));
+        let known = known.ok_or(AuthError::Invalid("it is no token of a SCIM client"));
+        known.map(|known| Some(Arc::new(Principal::new(Arc::clone(&known.issuer), "scim").with_scopes([])))).into()
+    }
+
+    fn effort(&self, _: &Parts, _: &Resource) -> Effort {
+        Effort::Comparison
+    }
 }
 
 #[allow(non_camel_case_types, reason = "it is what an extractor takes")]

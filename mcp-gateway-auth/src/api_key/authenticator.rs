@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::HeaderName;
 use http::request::Parts;
 use mcp_gateway_core::MaybeReady;
-use mcp_gateway_core::contract::{AuthError, Authenticator, Clock, Resource};
+use mcp_gateway_core::contract::{AuthError, Authenticator, Clock, Effort, Resource};
 use mcp_gateway_core::record::Principal;
 use mcp_gateway_core::snapshot::{KeyFacts, Snapshots};
 
@@ -88,6 +88,13 @@ impl ApiKeyAuthenticator {
 impl Authenticator for ApiKeyAuthenticator {
     fn authenticate(&self, parts: &Parts, _: &Resource) -> MaybeReady<Result<Option<Arc<Principal>>, AuthError>> {
         self.check(parts).into()
+    }
+
+    fn effort(&self, parts: &Parts, _: &Resource) -> Effort {
+        match presented(parts) {
+            Ok(None) => Effort::Nothing,
+            _ => Effort::Comparison,
+        }
     }
 }
 

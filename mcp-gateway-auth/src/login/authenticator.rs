@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::header::AUTHORIZATION;
 use http::request::Parts;
 use mcp_gateway_core::MaybeReady;
-use mcp_gateway_core::contract::{AuthError, Authenticator, Resource};
+use mcp_gateway_core::contract::{AuthError, Authenticator, Effort, Resource};
 use mcp_gateway_core::record::{Actor, ActorKind, Principal, Scope, TenantId, User};
 
 use super::cookie::{CookieNames, read_cookie};
@@ -86,6 +86,11 @@ impl Authenticator for SessionAuthenticator {
         }
         let shared = Arc::clone(&self.shared);
         MaybeReady::wait(async move { shared.principal(&token).await })
+    }
+
+    /// Whatever is in a header is somebody else's.
+    fn effort(&self, _: &Parts, _: &Resource) -> Effort {
+        Effort::Nothing
     }
 }
 

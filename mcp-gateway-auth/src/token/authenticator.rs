@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http::request::Parts;
 use mcp_gateway_core::MaybeReady;
-use mcp_gateway_core::contract::{AuthError, Authenticator, Clock, KeyRing, Resource};
+use mcp_gateway_core::contract::{AuthError, Authenticator, Clock, Effort, KeyRing, Resource};
 use mcp_gateway_core::record::Principal;
 use serde::Deserialize;
 use tokio::sync::Semaphore;
@@ -23,8 +23,8 @@ use crate::bearer::{authorization, bearer};
 /// opaque ones that their issuer is asked about.
 ///
 /// A good token is remembered by its hash. What is remembered are its claims: each call checks the end of the token, its
-/// audience and server, that its key is still in the ring, and everything that may have been revoked. A bad token is never remembered, so it pushes out
-/// no good one. Tokens of issuers that are not named here are somebody else's: the next in the chain is asked.
+/// audience and server, that its key is still in the ring, and everything that may have been revoked. One that is signed
+/// well and revoked is remembered apart, a forged one never: neither pushes out a good one. Tokens of issuers that are not named here are somebody else's: the next in the chain is asked.
 ///
 /// Before a signature is checked, everything else is: form, type, issuer, audience, server, times, the key's id and
 /// algorithm. At most [`TokenOptions::concurrency`] signatures are checked at the same time.
@@ -57,6 +57,8 @@ struct Inner {
     standing: Arc<dyn Standing>,
     clock: Arc<dyn Clock>,
     remembered: Remembered<Arc<Verified>>,
+    /// Tokens that were well signed and not good any more: apart from the good ones, so that they push out none.
+    ended: Remembered<Arc<Verified>>,
     turns: Semaphore,
     options: TokenOptions,
 }
@@ -139,6 +141,7 @@ impl TokenAuthenticatorBuilder {
             standing,
             clock,
             remembered: Remembered::new(options.remembered),
+            ended: Remembered::new(options.remembered / 16),
             turns: Semaphore::new(options.concurrency.max(1)),
             options,
         }))
@@ -168,14 +171,14 @@ impl Authenticator for TokenAuthenticator {
         let Some(token) = token else { return Ok(None).into() };
         let inner = &self.0;
         let hash = hash(token, resource);
-        if let Some(verified) = inner.remembered.find(&hash) {
+        if let Some(verified) = inner.known(&hash) {
             match verified.has_key() {
                 MaybeReady::Ready(Ok(true)) => {
                     if let Some(verdict) = inner.judge_remembered(&hash, &verified, resource) {
                         return verdict.map(Some).into();
                     }
                 }
-                MaybeReady::Ready(Ok(false)) => inner.remembered.remove(&hash),
+                MaybeReady::Ready(Ok(false)) => inner.forget(&hash),
                 // Below its key is asked for again, and waited for.
                 MaybeReady::Ready(Err(_)) | MaybeReady::Wait(_) => {}
             }
@@ -188,6 +191,21 @@ impl Authenticator for TokenAuthenticator {
         let (inner, token, resource) = (Arc::clone(inner), Box::<[u8]>::from(token), resource.clone());
         MaybeReady::wait(async move { inner.verify(&token, hash, &resource, issuer).await.map(Some) })
     }
+
+    fn effort(&self, parts: &Parts, resource: &Resource) -> Effort {
+        let token = authorization(parts).ok().flatten().and_then(bearer).filter(|token| !KeyText::is_meant(token));
+        let Some(token) = token else { return Effort::Nothing };
+        if self.0.known(&hash(token, resource)).is_some() {
+            return Effort::Recall;
+        }
+        match self.0.cheap_checks(token, resource) {
+            Ok(None) => Effort::Nothing,
+            // Over, for another resource, or made up: its claims say so.
+            Err(_) => Effort::Recall,
+            Ok(Some(Judge::Keys(keys, id))) if matches!(keys.key(&id), MaybeReady::Ready(Ok(None))) => Effort::Recall,
+            Ok(Some(_)) => Effort::Work,
+        }
+    }
 }
 
 /// Who can tell whether a token that has passed the cheap checks is good.
@@ -197,6 +215,16 @@ enum Judge {
 }
 
 impl Inner {
+    /// What a token said that has been verified, whether it was good then or not.
+    fn known(&self, hash: &TokenHash) -> Option<Arc<Verified>> {
+        self.remembered.find(hash).or_else(|| self.ended.find(hash))
+    }
+
+    fn forget(&self, hash: &TokenHash) {
+        self.remembered.remove(hash);
+        self.ended.remove(hash);
+    }
+
     /// `None`: it has to be checked anew. That its key is still there was looked at before.
     fn judge_remembered(
         &self,
@@ -205,7 +233,7 @@ impl Inner {
         resource: &Resource,
     ) -> Option<Result<Arc<Principal>, AuthError>> {
         if verified.good_until <= self.clock.now() {
-            self.remembered.remove(hash);
+            self.forget(hash);
             return None;
         }
         let verdict = verified.judge(resource, &*self.standing);
@@ -287,14 +315,22 @@ impl Inner {
             (None, Some(introspection)) => introspection.ask(token, resource, self.clock.now()).await?,
             (None, None) => return Err(AuthError::Invalid("nobody can read opaque tokens")),
         };
-        let principal = verified.judge(resource, &*self.standing)?;
-        self.remembered.insert(hash, Arc::new(Verified { principal: Arc::clone(&principal), ..verified }));
-        Ok(principal)
+        let judged = verified.judge(resource, &*self.standing);
+        match &judged {
+            Ok(principal) => {
+                let principal = Arc::clone(principal);
+                self.remembered.insert(hash, Arc::new(Verified { principal, ..verified }));
+            }
+            // Who goes on with what was ended must not cost a signature each time.
+            Err(AuthError::Invalid(_)) => self.ended.insert(hash, Arc::new(verified)),
+            Err(_) => {}
+        }
+        judged
     }
 
     /// The verdict on a remembered token whose key is known to be there.
     fn recall(&self, hash: &TokenHash, resource: &Resource) -> Option<Result<Arc<Principal>, AuthError>> {
-        self.judge_remembered(hash, &self.remembered.find(hash)?, resource)
+        self.judge_remembered(hash, &self.known(hash)?, resource)
     }
 
     /// Reads what is now known to be signed.

@@ -222,6 +222,41 @@ async fn a_remembered_token_is_judged_anew_by_each_call() {
     assert!(matches!(cut_off, Err(AuthError::Unavailable(_))), "503: nobody can say");
 }
 
+/// Who goes on with what was ended, a program that nobody looks after for instance, costs a signature once and is no
+/// attempt at anything.
+#[tokio::test]
+async fn a_token_that_was_ended_costs_one_signature_however_often_it_comes() {
+    let world = World::new().await;
+    let token = world.token("github").await;
+    let effort = |token: &str| {
+        let request = http::Request::post("/").header("authorization", format!("Bearer {token}"));
+        let (parts, ()) = request.body(()).unwrap().into_parts();
+        world.authenticator.effort(&parts, &resource("github"))
+    };
+    assert_eq!(effort(&token), Effort::Work, "not seen before");
+    world.standing.end(Revoked::Client("laptop"));
+    for _ in 0..5 {
+        why(call(&world.authenticator, &token, "github").await);
+    }
+    assert_eq!((world.checked(), effort(&token)), (1, Effort::Recall));
+    world.standing.ended.lock().unwrap().clear();
+    assert!(call(&world.authenticator, &token, "github").await.is_ok(), "what is remembered is no verdict");
+
+    let (signed, signature) = token.rsplit_once('.').unwrap();
+    let first = if signature.starts_with('A') { "B" } else { "A" };
+    let forged = format!("{signed}.{first}{}", &signature[1..]);
+    why(call(&world.authenticator, &forged, "github").await);
+    assert_eq!(effort(&forged), Effort::Work, "a forged one is not remembered");
+    assert_eq!(effort("mcpgw_x"), Effort::Nothing);
+    assert_eq!(effort("opaque"), Effort::Nothing);
+    world.clock.advance(TokenIssuer::LIFETIME + TokenLimits::CLOCK_SKEW);
+    assert_eq!(
+        (effort(&token), effort(&forged)),
+        (Effort::Recall, Effort::Recall),
+        "their claims say that they are over"
+    );
+}
+
 #[tokio::test]
 async fn a_remembered_token_ends_at_its_end() {
     let world = World::new().await;

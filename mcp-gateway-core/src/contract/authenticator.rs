@@ -37,6 +37,29 @@ pub trait Authenticator: Send + Sync + 'static {
     /// `resource` is what the credential must be good for; it comes from configuration and route, never from `Host`.
     fn authenticate(&self, parts: &Parts, resource: &Resource)
     -> MaybeReady<Result<Option<Arc<Principal>>, AuthError>>;
+
+    /// What it takes to say whether the credential is good: by that, failures are counted, and an address that has
+    /// failed too often is still let in with what is good.
+    ///
+    /// Asked only when an address fails or has failed. The usual answer, [`Effort::Work`], is right for whatever asks
+    /// somebody or checks a signature.
+    fn effort(&self, _parts: &Parts, _resource: &Resource) -> Effort {
+        Effort::Work
+    }
+}
+
+/// What it takes to say whether a credential is good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effort {
+    /// There is no credential of this kind.
+    Nothing,
+    /// A look: it was judged before, or shows that it is over. Repeating it is no attempt at anything, so it is neither
+    /// counted nor refused for what others do.
+    Recall,
+    /// A comparison with what is in memory. A wrong one is a guess, and counts; a good one is always let in.
+    Comparison,
+    /// A signature, or a question to somebody else. A wrong one counts apart; after too many of them, none is looked at.
+    Work,
 }
 
 impl<F> Authenticator for F

@@ -24,7 +24,7 @@ pub use audit_sink::{AuditFull, AuditSink, Seq};
 pub use audit_store::{
     AuditCursor, AuditFilter, AuditPage, AuditRow, AuditStore, StreamId, Usage, UsageRow, UsageWindow,
 };
-pub use authenticator::{AuthError, Authenticator, Resource};
+pub use authenticator::{AuthError, Authenticator, Effort, Resource};
 pub use authorizer::{Action, Ask, Authorizer, Decision, Target};
 pub use catalog_source::{CatalogError, CatalogSource, EntryError, Fetched};
 pub use clock::{Clock, SystemClock};

@@ -12,7 +12,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use super::gate::{Gate, gate_layer};
 use super::limit::{Rate, conclude as limited, network};
 use crate::context::McpContext;
-use crate::contract::{AuthError, Authenticator, Budget, LimitKey, RateLimiter, Resource, SystemClock};
+use crate::contract::{
+    AuthError, Authenticator, Budget, Effort, LimitKey, Limited, RateLimiter, Resource, SystemClock,
+};
 use crate::record::{Mount, Principal, Scope};
 use crate::refusal::Refusal;
 use crate::{BoxFuture, MaybeReady};
@@ -139,8 +141,10 @@ impl AuthenticateLayer {
         self.edit(|inner| inner.rendering = rendering)
     }
 
-    /// The same, with a budget of failures per address and minute. When it is used up, credentials from there are not
-    /// looked at any more (429): no signature is checked for a flood.
+    /// The same, with budgets of failures per address and minute, by the [effort](Authenticator::effort) that they took:
+    /// one of guesses, one of what takes work. When the one is used up, wrong guesses from there are 429 and good
+    /// credentials go on; when the other is, what takes work is not looked at (429): no signature is checked for a flood.
+    /// A credential that is known to be over uses up neither: a program that goes on with one shuts nobody else out.
     #[must_use]
     pub fn limit_failures(self, limiter: Arc<dyn RateLimiter>, per_minute: u32) -> Self {
         self.edit(|inner| inner.failures = Some(Failures { limiter, per_minute, seen: AtomicBool::new(false) }))
@@ -182,13 +186,11 @@ impl Gate for AuthenticateLayer {
         {
             return Err(refusal).into();
         }
-        let presented = has_credential(&parts.headers);
-        if presented && let Some(refusal) = self.0.exhausted(&cx) {
+        if let Some(refusal) = self.0.exhausted(&cx, parts, &resource) {
             return Err(refusal).into();
         }
         if parts.headers.get_all(AUTHORIZATION).iter().nth(1).is_some() {
-            return Err(self.0.refuse(&AuthError::Malformed("two Authorization fields"), presented, &resource, &cx))
-                .into();
+            return Err(self.0.refuse(&AuthError::Malformed("two Authorization fields"), None, &resource, &cx)).into();
         }
         let mut chain = self.0.chain.iter();
         let verdict = loop {
@@ -202,8 +204,9 @@ impl Gate for AuthenticateLayer {
                 }
             }
         };
+        let tried = self.0.tried(&verdict, parts, &resource);
         strip(&mut parts.headers);
-        self.0.conclude(verdict, presented, &resource, &cx).into()
+        self.0.conclude(verdict, tried, &resource, &cx).into()
     }
 
     fn render<R: From<Bytes>>(&self, refusal: Refusal, cx: Option<&McpContext>) -> Response<R> {
@@ -229,7 +232,6 @@ impl AuthenticateLayer {
         cx: McpContext,
     ) -> MaybeReady<Result<(), Refusal>> {
         let head = parts.clone();
-        let presented = has_credential(&parts.headers);
         strip(&mut parts.headers);
         let inner = Arc::clone(&self.0);
         MaybeReady::wait(async move {
@@ -240,7 +242,8 @@ impl AuthenticateLayer {
                 }
                 verdict = authenticator.authenticate(&head, &resource).await;
             }
-            inner.conclude(verdict, presented, &resource, &cx)
+            let tried = inner.tried(&verdict, &head, &resource);
+            inner.conclude(verdict, tried, &resource, &cx)
         })
     }
 }
@@ -261,34 +264,56 @@ impl Inner {
         }
     }
 
-    fn budget<'a>(&self, failures: &Failures, cx: &McpContext, cost: u32) -> Option<Budget<'a>> {
+    fn budget<'a>(&self, failures: &Failures, scope: &'static str, cx: &McpContext, cost: u32) -> Option<Budget<'a>> {
         let address = cx.address()?;
-        let key = LimitKey { scope: "auth-failure", id: network(*address).to_string().into() };
+        let key = LimitKey { scope, id: network(*address).to_string().into() };
         Some(Budget { key, cost, limit: failures.per_minute, period: Duration::from_secs(60) })
     }
 
-    fn exhausted(&self, cx: &McpContext) -> Option<Refusal> {
+    /// What would take work, from an address where too much of that was in vain.
+    fn exhausted(&self, cx: &McpContext, parts: &Parts, resource: &Resource) -> Option<Refusal> {
         let failures = self.failures.as_ref().filter(|failures| failures.seen.load(Ordering::Relaxed))?;
-        let budget = self.budget(failures, cx, 0)?;
+        if !has_credential(&parts.headers) {
+            return None;
+        }
+        let budget = self.budget(failures, WORK, cx, 0)?;
         match failures.limiter.check(&[budget]) {
-            MaybeReady::Ready(Err(limited)) => Some(
-                Refusal::new(StatusCode::TOO_MANY_REQUESTS, "Too many failed attempts from this address.")
-                    .retry_after(limited.retry_after.as_secs()),
-            ),
+            MaybeReady::Ready(Err(limited)) if self.effort(parts, resource) == Effort::Work => Some(too_many(&limited)),
             // A limiter that has to ask somebody is not waited for before a credential is read.
-            MaybeReady::Ready(Ok(_)) | MaybeReady::Wait(_) => None,
+            MaybeReady::Ready(_) | MaybeReady::Wait(_) => None,
         }
     }
 
-    fn conclude(&self, verdict: Verdict, presented: bool, resource: &Resource, cx: &McpContext) -> Result<(), Refusal> {
+    /// What a credential that is not good has taken; `None` when it is, or there is none.
+    fn tried(&self, verdict: &Verdict, parts: &Parts, resource: &Resource) -> Option<Effort> {
+        let failed = matches!(verdict, Ok(None) | Err(AuthError::Invalid(_)));
+        (failed && has_credential(&parts.headers)).then(|| match &self.failures {
+            Some(_) => self.effort(parts, resource),
+            None => Effort::Recall,
+        })
+    }
+
+    /// What the one that knows the credential says. What nobody knows is a guess.
+    fn effort(&self, parts: &Parts, resource: &Resource) -> Effort {
+        let mut efforts = self.chain.iter().map(|one| one.effort(parts, resource));
+        efforts.find(|effort| *effort != Effort::Nothing).unwrap_or(Effort::Comparison)
+    }
+
+    fn conclude(
+        &self,
+        verdict: Verdict,
+        tried: Option<Effort>,
+        resource: &Resource,
+        cx: &McpContext,
+    ) -> Result<(), Refusal> {
         let principal = match verdict {
             Ok(Some(principal)) => principal,
-            Ok(None) => return Err(self.unauthorized(presented, resource, cx)),
-            Err(error) => return Err(self.refuse(&error, presented, resource, cx)),
+            Ok(None) => return Err(self.unauthorized(tried, resource, cx)),
+            Err(error) => return Err(self.refuse(&error, tried, resource, cx)),
         };
         if !cx.is_for(&principal.subject.tenant) {
             tracing::debug!(request_id = %cx.request_id(), "a credential belongs to another tenant");
-            return Err(self.unauthorized(presented, resource, cx));
+            return Err(self.unauthorized(Some(Effort::Comparison), resource, cx));
         }
         let scope = self.scope.filter(|scope| !principal.has(*scope));
         cx.set_principal(principal).map_err(Refusal::fact_set)?;
@@ -302,11 +327,11 @@ impl Inner {
         }
     }
 
-    fn refuse(&self, error: &AuthError, presented: bool, resource: &Resource, cx: &McpContext) -> Refusal {
+    fn refuse(&self, error: &AuthError, tried: Option<Effort>, resource: &Resource, cx: &McpContext) -> Refusal {
         match error {
             AuthError::Invalid(reason) => {
                 tracing::debug!(reason, request_id = %cx.request_id(), "a credential is not valid");
-                self.unauthorized(presented, resource, cx)
+                self.unauthorized(tried, resource, cx)
             }
             AuthError::Malformed(reason) => {
                 tracing::debug!(reason, request_id = %cx.request_id(), "a credential is malformed");
@@ -325,21 +350,34 @@ impl Inner {
         }
     }
 
-    fn unauthorized(&self, presented: bool, resource: &Resource, cx: &McpContext) -> Refusal {
-        if let Some(failures) = self.failures.as_ref().filter(|_| presented) {
-            failures.seen.store(true, Ordering::Relaxed);
-        }
-        if presented
-            && let Some(failures) = &self.failures
-            && let Some(budget) = self.budget(failures, cx, 1)
-            && let MaybeReady::Wait(wait) = failures.limiter.check(&[budget])
-        {
-            // Counted in the background: the answer does not wait for it.
-            if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-                runtime.spawn(wait);
+    /// Counts a failure by what it has taken. A guess too many is told so instead.
+    fn count(&self, tried: Effort, cx: &McpContext) -> Result<(), Limited> {
+        let scope = match tried {
+            Effort::Work => WORK,
+            Effort::Comparison => GUESS,
+            Effort::Nothing | Effort::Recall => return Ok(()),
+        };
+        let Some(failures) = &self.failures else { return Ok(()) };
+        failures.seen.store(true, Ordering::Relaxed);
+        let Some(budget) = self.budget(failures, scope, cx, 1) else { return Ok(()) };
+        match failures.limiter.check(&[budget]) {
+            MaybeReady::Ready(counted) if scope == GUESS => counted.map(drop),
+            MaybeReady::Ready(_) => Ok(()),
+            MaybeReady::Wait(wait) => {
+                // Counted in the background: the answer does not wait for it.
+                if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+                    runtime.spawn(wait);
+                }
+                Ok(())
             }
         }
-        let (error, public) = if presented {
+    }
+
+    fn unauthorized(&self, tried: Option<Effort>, resource: &Resource, cx: &McpContext) -> Refusal {
+        if let Some(Err(limited)) = tried.map(|tried| self.count(tried, cx)) {
+            return too_many(&limited);
+        }
+        let (error, public) = if tried.is_some() {
             (Some("invalid_token"), "The credential is not valid.")
         } else {
             (None, "Authentication is required: send `Authorization: Bearer …`.")
@@ -359,6 +397,16 @@ impl Inner {
         let text = format!("Bearer {}", parameters.join(", "));
         HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static("Bearer"))
     }
+}
+
+/// The budget of credentials that were wrong and took no more than a look to tell so.
+const GUESS: &str = "auth-failure";
+/// The budget of those that took work.
+const WORK: &str = "auth-work";
+
+fn too_many(limited: &Limited) -> Refusal {
+    Refusal::new(StatusCode::TOO_MANY_REQUESTS, "Too many failed attempts from this address.")
+        .retry_after(limited.retry_after.as_secs())
 }
 
 fn has_credential(headers: &HeaderMap) -> bool {

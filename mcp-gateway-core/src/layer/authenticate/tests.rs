@@ -108,6 +108,56 @@ async fn an_address_that_fails_too_often_is_not_looked_at() {
     assert_eq!(call(&layer, &[("authorization", "Bearer good")]).await.0, 200);
 }
 
+/// Knows one credential of each effort.
+struct Mixed;
+
+impl Authenticator for Mixed {
+    fn authenticate(&self, parts: &Parts, _: &Resource) -> MaybeReady<Verdict> {
+        match parts.headers.get(AUTHORIZATION).map(HeaderValue::as_bytes) {
+            Some(b"Bearer known" | b"Bearer key" | b"Bearer signed") => {
+                Ok(Some(Arc::new(Principal::new("local", "ada"))))
+            }
+            Some(b"Basic of-somebody-else") => Ok(None),
+            _ => Err(AuthError::Invalid("not good")),
+        }
+        .into()
+    }
+
+    fn effort(&self, parts: &Parts, _: &Resource) -> Effort {
+        match parts.headers.get(AUTHORIZATION).map(HeaderValue::as_bytes) {
+            Some(b"Bearer known" | b"Bearer expired") => Effort::Recall,
+            Some(b"Bearer key" | b"Bearer guess") => Effort::Comparison,
+            Some(b"Basic of-somebody-else") | None => Effort::Nothing,
+            Some(_) => Effort::Work,
+        }
+    }
+}
+
+/// Behind one address there may be a broken program and many people.
+#[tokio::test]
+async fn whose_address_has_failed_too_often_is_let_in_with_what_is_good() {
+    let limiter = MemoryRateLimiter::new(SystemClock, 10);
+    let layer = AuthenticateLayer::new(resource(), vec![Arc::new(Mixed)]).limit_failures(limiter, 2);
+    let with = async |credential: &str| call(&layer, &[("authorization", credential)]).await.0;
+    for _ in 0..5 {
+        assert_eq!(with("Bearer expired").await, 401, "who goes on with it is told to get another one");
+    }
+    for status in [401, 401, 429] {
+        assert_eq!(with("Bearer guess").await, status);
+    }
+    assert_eq!(with("Basic of-somebody-else").await, 429, "what nobody knows is a guess");
+    for good in ["Bearer key", "Bearer known", "Bearer signed"] {
+        assert_eq!(with(good).await, 200, "{good}: guesses are no matter of theirs");
+    }
+    for status in [401, 401, 429] {
+        assert_eq!(with("Bearer forged").await, status);
+    }
+    assert_eq!(with("Bearer signed").await, 429, "what takes work is not looked at any more");
+    for (credential, status) in [("Bearer key", 200), ("Bearer known", 200), ("Bearer expired", 401)] {
+        assert_eq!(with(credential).await, status, "{credential}");
+    }
+}
+
 #[tokio::test]
 async fn an_ipv6_network_is_one_address() {
     let limiter = MemoryRateLimiter::new(SystemClock, 10);
