@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use http::Uri;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -29,6 +30,16 @@ pub fn connector(
     connect_timeout: Duration,
     connections: Arc<Connections>,
 ) -> EgressConnector {
+    connector_by(policy, connect_timeout, connections, Arc::new(System))
+}
+
+/// The same, with names looked up so.
+pub(super) fn connector_by(
+    policy: Option<EgressPolicy>,
+    connect_timeout: Duration,
+    connections: Arc<Connections>,
+    names: Arc<dyn Names>,
+) -> EgressConnector {
     let policy = policy.map(Arc::new);
     let http = plain(Resolver, connect_timeout);
     let to_proxy = plain(GaiResolver::new(), connect_timeout);
@@ -44,8 +55,31 @@ pub fn connector(
         .with_tls_config(tls)
         .https_or_http()
         .enable_all_versions()
-        .wrap_connector(Checked { http, to_proxy, connect_timeout, policy });
+        .wrap_connector(Checked { http, to_proxy, connect_timeout, policy, names });
     Counting { inner, connections }
+}
+
+/// Looks names up: asked once for each connection, whose address is one of the answers.
+///
+/// Another one than the [`System`]'s is for networks that have names of their own, and for tests.
+#[async_trait]
+pub trait Names: std::fmt::Debug + Send + Sync + 'static {
+    /// The addresses of a name, in the order in which they are tried.
+    ///
+    /// # Errors
+    /// It has none, or nobody can be asked.
+    async fn addresses(&self, name: &str, port: u16) -> std::io::Result<Vec<IpAddr>>;
+}
+
+/// Asks the operating system.
+#[derive(Debug, Clone, Copy)]
+pub struct System;
+
+#[async_trait]
+impl Names for System {
+    async fn addresses(&self, name: &str, port: u16) -> std::io::Result<Vec<IpAddr>> {
+        Ok(tokio::net::lookup_host((name, port)).await?.map(|address| address.ip()).collect())
+    }
 }
 
 fn plain<R>(resolver: R, connect_timeout: Duration) -> HttpConnector<R> {
@@ -64,6 +98,7 @@ pub struct Checked {
     to_proxy: HttpConnector<GaiResolver>,
     connect_timeout: Duration,
     policy: Option<Arc<EgressPolicy>>,
+    names: Arc<dyn Names>,
 }
 
 impl std::fmt::Debug for Checked {
@@ -88,6 +123,7 @@ impl Service<Uri> for Checked {
         let to_proxy = self.to_proxy.clone();
         let connect_timeout = self.connect_timeout;
         let policy = self.policy.clone();
+        let names = Arc::clone(&self.names);
         Box::pin(async move {
             let host = uri.host().ok_or("the URL has no host")?.to_owned();
             let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
@@ -99,7 +135,7 @@ impl Service<Uri> for Checked {
             }
             let addresses: Vec<IpAddr> = match plain.parse() {
                 Ok(address) => vec![address],
-                Err(_) => tokio::net::lookup_host((plain, port)).await?.map(|address| address.ip()).collect(),
+                Err(_) => names.addresses(plain, port).await?,
             };
             let mut refused: Option<BoxError> = None;
             for address in addresses {

@@ -12,7 +12,8 @@ use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
-use super::{EgressConnector, EgressPolicy, connector};
+use super::connector::connector_by;
+use super::{EgressConnector, EgressPolicy, Names, System};
 use crate::BoxError;
 
 /// Gets documents, and posts forms, within limits. Redirects are answers like any other: nobody follows them.
@@ -76,11 +77,19 @@ pub struct FetchOptions {
     pub timeout: Duration,
     /// Bytes of a body; 256 KiB.
     pub body: usize,
+    /// Who looks names up; the operating system.
+    pub names: Arc<dyn Names>,
 }
 
 impl Default for FetchOptions {
     fn default() -> Self {
-        Self { policy: EgressPolicy::default(), plain_http: false, timeout: Duration::from_secs(10), body: 256 * 1024 }
+        Self {
+            policy: EgressPolicy::default(),
+            plain_http: false,
+            timeout: Duration::from_secs(10),
+            body: 256 * 1024,
+            names: Arc::new(System),
+        }
     }
 }
 
@@ -103,6 +112,13 @@ impl FetchOptions {
     #[must_use]
     pub fn with_body(mut self, bytes: usize) -> Self {
         self.body = bytes;
+        self
+    }
+
+    /// The same, with names looked up so.
+    #[must_use]
+    pub fn with_names(mut self, names: Arc<dyn Names>) -> Self {
+        self.names = names;
         self
     }
 
@@ -129,7 +145,12 @@ impl Fetcher {
             .pool_idle_timeout(Duration::from_secs(30))
             .pool_max_idle_per_host(2)
             .pool_timer(TokioTimer::new())
-            .build(connector(Some(options.policy.clone()), options.timeout, Arc::default()));
+            .build(connector_by(
+                Some(options.policy.clone()),
+                options.timeout,
+                Arc::default(),
+                Arc::clone(&options.names),
+            ));
         Self { client, options: Arc::new(options) }
     }
 }
@@ -212,6 +233,36 @@ mod tests {
         let fetched = get(7).await.unwrap();
         assert_eq!((&*fetched.body, fetched.media_type().as_deref()), (&b"{\"a\":1}"[..], Some("application/json")));
         assert!(matches!(get(6).await, Err(FetchError::TooLarge(6))));
+    }
+
+    /// Gives the answers one after the other, the last one for ever.
+    #[derive(Debug)]
+    struct Scripted(std::sync::Mutex<std::collections::VecDeque<std::net::IpAddr>>);
+
+    #[async_trait]
+    impl Names for Scripted {
+        async fn addresses(&self, _: &str, _: u16) -> std::io::Result<Vec<std::net::IpAddr>> {
+            let mut answers = self.0.lock().unwrap();
+            let next = if answers.len() > 1 { answers.pop_front() } else { answers.front().copied() };
+            Ok(next.into_iter().collect())
+        }
+    }
+
+    /// A name that leads elsewhere as soon as it was checked (DNS rebinding): the connection goes to the address that was
+    /// checked, and the next one is checked anew.
+    #[tokio::test]
+    async fn a_name_is_looked_up_once_and_called_where_that_was() {
+        let url = server(ok("{}")).await;
+        let port = url.trim_end_matches('/').rsplit(':').next().unwrap();
+        let url = format!("http://rebinding.example:{port}/");
+        let names =
+            Scripted(std::sync::Mutex::new(["127.0.0.1", "169.254.169.254"].map(|ip| ip.parse().unwrap()).into()));
+        let names = Arc::new(names);
+        let fetcher = Fetcher::new(local().with_names(names.clone()));
+        assert_eq!(fetcher.fetch(get_json(&url).unwrap()).await.unwrap().status, StatusCode::OK);
+        assert_eq!(names.0.lock().unwrap().len(), 1, "it was asked once");
+        let again = Fetcher::new(local().with_names(names)).fetch(get_json(&url).unwrap()).await;
+        assert!(matches!(again, Err(FetchError::Failed(_))), "{again:?}");
     }
 
     #[tokio::test]

@@ -12,7 +12,7 @@ mod proxy;
 
 pub(crate) use self::connections::Exchange;
 pub use self::connections::{Connections, Counted, Counting};
-pub use self::connector::{EgressConnector, connector};
+pub use self::connector::{EgressConnector, Names, System, connector};
 pub use self::fetch::{Fetch, FetchError, FetchOptions, Fetched, Fetcher, get_json};
 pub(crate) use self::plain::{PlainBody, PlainClient, PlainError};
 pub use self::policy::{AllowRule, AllowRuleError, Blocked, EgressPolicy, NameBlocked};
