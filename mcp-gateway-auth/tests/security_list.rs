@@ -29,7 +29,9 @@ fn tests(folder: &Path, names: &mut HashSet<String>) {
 fn every_named_test_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut known = HashSet::new();
-    tests(&root.join("src"), &mut known);
+    for folder in ["src", "../mcp-gateway-core/src", "../reference-server/tests"] {
+        tests(&root.join(folder), &mut known);
+    }
     let page = fs::read_to_string(root.join("../docs/src/reference/oauth-security.md")).unwrap();
     // Names of tests are sentences: what is quoted and has several underscores.
     let named: Vec<&str> = page.split('`').skip(1).step_by(2).filter(|text| text.matches('_').count() >= 3).collect();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use jiff::Timestamp;
 use mcp_gateway_core::contract::{Revision, StoreError, StoreErrorKind, When, Write};
 use mcp_gateway_core::record::{Revoked, Secret, Stored, Subject};
 
@@ -79,7 +80,7 @@ impl NewClient {
         Self { name: name.into(), ..Self::default() }
     }
 
-    fn accept(self, now: jiff::Timestamp) -> Result<(OAuthClient, Option<Secret>), AdminError> {
+    fn accept(self, now: Timestamp) -> Result<(OAuthClient, Option<Secret>), AdminError> {
         let wrong = |field, problem: &str| Err(AdminError::Invalid { field, problem: problem.to_owned() });
         if self.name.is_empty() || self.name.len() > ServerLimits::CLIENT_NAME || self.name.contains(char::is_control) {
             return wrong("name", "must be 1 to 128 bytes of text without control characters");
@@ -207,17 +208,19 @@ impl AuthorizationServer {
         Ok(())
     }
 
-    /// Approves a client that the policy lets wait: it may be used, wherever it sends browsers.
+    /// Approves a client that the policy lets wait: it may be used, wherever it sends browsers, as long as it says the
+    /// same of itself. With `shown`, only if it is still what was shown then.
     ///
     /// # Errors
-    /// [`AdminError`].
-    pub async fn approve_client(&self, id: &str) -> Result<(), AdminError> {
+    /// [`AdminError`]; a `shown` that does not hold is a conflict.
+    pub async fn approve_client(&self, id: &str, shown: Option<Revision>) -> Result<(), AdminError> {
         let inner = &self.0;
         for attempt in 1.. {
             let kept = self.client(id).await?.ok_or(AdminError::Missing)?;
             let approved = OAuthClient { approved: true, ..kept.value };
-            match inner.state.clients.save(&kept.id, &approved, When::At(kept.revision)).await {
-                Err(error) if error.kind() == StoreErrorKind::Conflict && attempt < ATTEMPTS => {}
+            let when = When::At(shown.unwrap_or(kept.revision));
+            match inner.state.clients.save(&kept.id, &approved, when).await {
+                Err(error) if error.kind() == StoreErrorKind::Conflict && shown.is_none() && attempt < ATTEMPTS => {}
                 done => return Ok(done.map(drop)?),
             }
         }
@@ -263,6 +266,47 @@ impl AuthorizationServer {
             inner.state.revoke(Revoked::Grant(id), "ended by a person", &*inner.clock)?,
         ];
         Ok(inner.state.clients.store().commit(writes).await?)
+    }
+
+    /// Reads a page of remembered consents, of everybody or of one person, and where the next begins.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn consents(
+        &self,
+        of: Option<&Subject>,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<(Vec<Stored<Consent>>, Option<Box<str>>), StoreError> {
+        self.0.state.consents.list(of.map(Consent::of), after, limit).await
+    }
+
+    /// Reads a remembered consent.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn consent(&self, id: &str) -> Result<Option<Stored<Consent>>, StoreError> {
+        if id.is_empty() || id.len() > 64 {
+            return Ok(None);
+        }
+        self.0.state.consents.get(id).await
+    }
+
+    /// When a remembered consent ends.
+    #[must_use]
+    pub fn consent_ends_at(&self, consent: &Consent) -> Timestamp {
+        consent.ends_at(self.0.options.consent_life)
+    }
+
+    /// Forgets a consent: the person is asked again. What the client has by it goes on, see
+    /// [`end_grant`](Self::end_grant).
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn forget_consent(&self, id: &str) -> Result<(), AdminError> {
+        self.consent(id).await?.ok_or(AdminError::Missing)?;
+        self.0.state.consents.delete(id, When::Any).await?;
+        Ok(())
     }
 
     /// Blocks a client: it gets nothing any more, and what it has ends at every replica as soon as that has applied the

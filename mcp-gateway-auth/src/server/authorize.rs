@@ -171,7 +171,7 @@ impl Inner {
             let return_to = format!("{}?request={}", paths::CONTINUE, held.id);
             return Ok(self.interaction.login(head, &return_to).await);
         };
-        self.limit_subject(&who.subject).await.map_err(|_| Problem::TooMany)?;
+        self.limit_subject(&who.subject, &held.value.client_id).await.map_err(|_| Problem::TooMany)?;
         let judged = self.judge(&held.value, &who).await?;
         let server = match &held.value.server {
             None => None,
@@ -278,8 +278,11 @@ impl Inner {
         let id = consent::id(&who.subject, &pending.client_id, server, &pending.scope);
         let epoch = self.standing.person(&who.subject).map(|person| person.epoch);
         let kept = self.state.consents.get(&id).await.map_err(unavailable)?.map(|kept| kept.value);
+        let now = self.clock.now();
         Ok(kept.is_some_and(|kept| {
-            kept.shown == consent::digest(client, redirect_uri) && epoch == Some(kept.person_epoch)
+            kept.shown == consent::digest(client, redirect_uri)
+                && epoch == Some(kept.person_epoch)
+                && now < kept.ends_at(self.options.consent_life)
         }))
     }
 
@@ -301,18 +304,22 @@ impl Inner {
         let (code, record) = self.new_code(&client, pending, server, &redirect_uri, who);
         let put = self.state.codes.put(&hex_hash(&code), &record, Some(ServerLimits::CODE), When::Absent);
         let mut writes = vec![gone, put.map_err(unavailable)?];
-        let remembered = consent::may_be_remembered(&pending.client_id, &client, &kind);
-        if remembered {
+        // Counted from when the person was asked: going by it makes it no younger.
+        let remembered = act == "oauth.consent" && consent::may_be_remembered(&pending.client_id, &client, &kind);
+        if remembered && !self.options.consent_life.is_zero() {
             let Grant { subject, server, person_epoch, created_at, .. } = &record.grant;
             let id = consent::id(subject, &pending.client_id, server, &pending.scope);
             let agreed = Consent {
                 subject: subject.clone(),
                 client_id: pending.client_id.clone(),
+                server: server.clone(),
+                scope: pending.scope.clone(),
+                redirect_uri: redirect_uri.clone(),
                 shown: consent::digest(&client, &redirect_uri),
                 person_epoch: *person_epoch,
                 agreed_at: *created_at,
             };
-            let put = self.state.consents.put(&id, &agreed, Some(self.options.grant_life), When::Any);
+            let put = self.state.consents.put(&id, &agreed, Some(self.options.consent_life), When::Any);
             writes.push(put.map_err(unavailable)?);
         }
         writes.extend(self.touch(&pending.client_id, client, kept).map_err(unavailable)?);

@@ -11,7 +11,7 @@ use url::Url;
 
 use super::client::hex_hash;
 use super::grant::of_subject;
-use super::{Inner, LoggedIn};
+use super::{Inner, LoggedIn, ServerLimits};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -33,17 +33,21 @@ impl Inner {
         self.take(&[(scope, String::new(), self.options.registrations_total_per_minute)]).await
     }
 
-    /// Takes from the budget of whoever's rights are given.
-    pub(crate) async fn limit_subject(&self, subject: &Subject) -> Result<(), Limited> {
-        self.take(&[("oauth-account", hex_hash(&of_subject(subject)), self.options.requests_per_minute)]).await
+    /// Takes from the budget of a client with whoever's rights are given: one that asks without end leaves the person's
+    /// others theirs.
+    pub(crate) async fn limit_subject(&self, subject: &Subject, client_id: &str) -> Result<(), Limited> {
+        let id = hex_hash(&format!("{} {client_id}", hex_hash(&of_subject(subject))));
+        self.take(&[("oauth-account", id, self.options.requests_per_minute)]).await
     }
 
-    /// Takes from the budgets of a person and of a host for one document.
+    /// Takes from the budgets of a person and of a host for one document. That of a host is wider: no one person uses it
+    /// up for everybody.
     pub(crate) async fn limit_document(&self, url: &str, who: &LoggedIn) -> Result<(), Limited> {
         let host = Url::parse(url).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default();
         let limit = self.options.documents_per_minute;
         let person = hex_hash(&of_subject(&who.subject));
-        self.take(&[("oauth-document-person", person, limit), ("oauth-document-host", hex_hash(&host), limit)]).await
+        let of_host = limit.saturating_mul(ServerLimits::PEOPLE_AT_A_HOST);
+        self.take(&[("oauth-document-person", person, limit), ("oauth-document-host", hex_hash(&host), of_host)]).await
     }
 
     /// These budgets are small, and nothing here is on the way of a call: a limiter that has to ask is waited for.

@@ -1,5 +1,7 @@
 //! What somebody has agreed to before, where asking again adds nothing.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use mcp_gateway_core::contract::{IndexTerm, Kind};
 use mcp_gateway_core::record::{Resource, Subject};
@@ -20,6 +22,15 @@ pub struct Consent {
     pub subject: Subject,
     /// To which client.
     pub client_id: String,
+    /// At which server.
+    #[serde(default)]
+    pub server: String,
+    /// For what; scopes with blanks between.
+    #[serde(default)]
+    pub scope: String,
+    /// Where the browser was sent back to.
+    #[serde(default)]
+    pub redirect_uri: String,
     /// [`digest`] of the client as it was shown.
     pub shown: String,
     /// The person's epoch then: with another one it is forgotten.
@@ -36,6 +47,19 @@ impl Resource for Consent {
     fn terms(&self) -> Vec<IndexTerm> {
         let term = |name, value: &str| IndexTerm { name, value: super::client_key(value).into() };
         vec![term("subject", &of_subject(&self.subject)), term("client", &self.client_id)]
+    }
+}
+
+impl Consent {
+    /// When the person is asked again, where consents last so long.
+    #[must_use]
+    pub fn ends_at(&self, life: Duration) -> Timestamp {
+        self.agreed_at.saturating_add(life).unwrap_or(Timestamp::MAX)
+    }
+
+    /// The term under which a person's consents are listed.
+    pub(crate) fn of(subject: &Subject) -> IndexTerm {
+        IndexTerm { name: "subject", value: super::client_key(&of_subject(subject)).into() }
     }
 }
 

@@ -7,6 +7,8 @@ use std::time::Duration;
 pub struct ServerLimits;
 
 impl ServerLimits {
+    /// People who may have documents of one host fetched at the same time, each as many as one person may.
+    pub const PEOPLE_AT_A_HOST: u32 = 10;
     /// Bytes of a form.
     pub const BODY: usize = 64 * 1024;
     /// Bytes of a registration.

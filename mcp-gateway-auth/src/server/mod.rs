@@ -192,15 +192,19 @@ pub struct ServerOptions {
     pub refresh_idle: Duration,
     /// `oauth.grant_seconds`: after how long it ends, used or not; 180 days.
     pub grant_life: Duration,
+    /// `oauth.consent_seconds`: how long the same request is not asked about again, where that may be; 180 days, 0:
+    /// each is asked about.
+    pub consent_life: Duration,
     /// `oauth.requests_per_minute`: requests of one address to the token, revocation, introspection and authorization
-    /// endpoints together, and tokens and consents of one account; 300.
+    /// endpoints together, and tokens and consents of one client with one account; 300.
     pub requests_per_minute: u32,
     /// `oauth.registrations_per_minute`: registrations from one address; 10.
     pub registrations_per_minute: u32,
     /// `oauth.registrations_total_per_minute`: registrations from all addresses together, and likewise requests of
     /// clients by document of which nothing is kept; 100.
     pub registrations_total_per_minute: u32,
-    /// `oauth.documents_per_minute`: clients' documents that are fetched for one person, and from one host; 20.
+    /// `oauth.documents_per_minute`: clients' documents that are fetched for one person; 20. Of one host ten times as
+    /// many, for all.
     pub documents_per_minute: u32,
 }
 
@@ -213,6 +217,7 @@ impl Default for ServerOptions {
             refresh_grace: Duration::from_secs(60),
             refresh_idle: days(30),
             grant_life: days(180),
+            consent_life: days(180),
             requests_per_minute: 300,
             registrations_per_minute: 10,
             registrations_total_per_minute: 100,
@@ -516,7 +521,12 @@ impl Inner {
                 }
             }
         };
-        let (used_at, approved) = kept.map_or((None, false), |kept| (kept.used_at, kept.approved));
+        // What an administrator has approved is what was kept then, not whatever the document says later.
+        let (used_at, approved) = kept.map_or((None, false), |kept| {
+            let as_approved =
+                kept.redirect_uris == client.redirect_uris && kept.authentication == client.authentication;
+            (kept.used_at, kept.approved && as_approved)
+        });
         Ok(ClientLookup::Found(Box::new(OAuthClient { used_at, approved, ..client }), revision))
     }
 }

@@ -227,7 +227,7 @@ impl Inner {
         refresh: Option<Secret>,
         epoch: Timestamp,
     ) -> Result<Response<Body>, OAuthError> {
-        self.limit_subject(&grant.subject).await.map_err(OAuthError::too_many)?;
+        self.limit_subject(&grant.subject, &grant.client_id).await.map_err(OAuthError::too_many)?;
         let gone = || OAuthError::bad("invalid_grant", "There is no access to this server any more.");
         let person = self.standing.person(&grant.subject).filter(|person| person.epoch == grant.person_epoch);
         let person = person.ok_or_else(gone)?;

@@ -8,7 +8,9 @@ use axum::response::{IntoResponse as _, Response};
 use http::header::LOCATION;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use jiff::Timestamp;
-use mcp_gateway_auth::server::{AdminError, ClientAuthentication, Grant, GrantType, KnownBy, NewClient, OAuthClient};
+use mcp_gateway_auth::server::{
+    AdminError, ClientAuthentication, Consent, Grant, GrantType, KnownBy, NewClient, OAuthClient,
+};
 use mcp_gateway_auth::token::SigningKeyError;
 use mcp_gateway_core::layer::authenticate::Caller;
 use mcp_gateway_core::record::{Principal, Roles, Stored};
@@ -16,7 +18,7 @@ use mcp_gateway_core::refusal::Refusal;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::answer::{Page, Problem, ProblemDetails, applied, cursor_of, invalid, plain, tagged};
+use super::answer::{Page, Problem, ProblemDetails, applied, cursor_of, expected, invalid, plain, tagged};
 use super::extract::{Document, Nothing, PageParameters, Parameters};
 use super::guard::Target;
 use super::servers::SubjectView;
@@ -152,6 +154,54 @@ pub(super) struct GrantView {
     ends_at: Timestamp,
 }
 
+/// What a person has agreed to and is not asked about again.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({
+    "id": "3d3f1c5e0ab95d6f4fd6c3ac2c3d9a40e8d35a3c9f0a0d6e9c1f6a3b2c1d0e9f",
+    "subject": { "issuer": "local", "id": "ada" },
+    "client_id": "https://claude.ai/oauth/client.json",
+    "server": "github",
+    "scope": "mcp",
+    "redirect_uri": "https://claude.ai/api/mcp/auth_callback",
+    "agreed_at": "2026-11-20T12:00:00Z",
+    "ends_at": "2027-05-19T12:00:00Z"
+}))]
+pub(super) struct ConsentView {
+    /// Its id.
+    id: String,
+    /// Who agreed.
+    subject: SubjectView,
+    /// To which client.
+    client_id: String,
+    /// At which server.
+    server: String,
+    /// For what.
+    scope: String,
+    /// Where the browser is sent back to.
+    redirect_uri: String,
+    /// When the person was asked.
+    #[schema(value_type = String, format = DateTime)]
+    agreed_at: Timestamp,
+    /// When they are asked again.
+    #[schema(value_type = String, format = DateTime)]
+    ends_at: Timestamp,
+}
+
+impl ConsentView {
+    fn of(oauth: &OAuth, Stored { id, value, .. }: Stored<Consent>) -> Self {
+        Self {
+            id: id.into(),
+            ends_at: oauth.server.consent_ends_at(&value),
+            subject: SubjectView::of(&value.subject),
+            client_id: value.client_id,
+            server: value.server,
+            scope: value.scope,
+            redirect_uri: value.redirect_uri,
+            agreed_at: value.agreed_at,
+        }
+    }
+}
+
 impl ClientView {
     fn of(oauth: &OAuth, kept: Stored<OAuthClient>) -> Self {
         let id = OAuthClient::id_of(&kept).to_owned();
@@ -258,16 +308,18 @@ pub(super) async fn client(
     tagged(&headers, revision, &ClientView::of(oauth, stored))
 }
 
-/// Approves a client that waits: it may be used, wherever it sends browsers.
-#[utoipa::path(post, path = "/api/v1/oauth/clients/{id}/approve", tag = "oauth", params(("id" = String, Path, description = "The client's id; a URL percent-encoded.")),
-    responses((status = 200, description = "The client.", body = ClientView), (status = 404, description = "There is none.", body = ProblemDetails, content_type = "application/problem+json")))]
+/// Approves a client that waits: it may be used, wherever it sends browsers, as long as it says the same of itself. With
+/// `If-Match`, only what was shown under that tag.
+#[utoipa::path(post, path = "/api/v1/oauth/clients/{id}/approve", tag = "oauth", params(("id" = String, Path, description = "The client's id; a URL percent-encoded."), ("If-Match" = Option<String>, Header, description = "The tag of the version that was looked at.")),
+    responses((status = 200, description = "The client.", body = ClientView), (status = 404, description = "There is none.", body = ProblemDetails, content_type = "application/problem+json"), (status = 412, description = "It is another version.", body = ProblemDetails, content_type = "application/problem+json")))]
 pub(super) async fn approve(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
+    headers: HeaderMap,
     Nothing: Nothing,
 ) -> Result<Response, Problem> {
     let oauth = oauth(&app)?;
-    oauth.server.approve_client(&id).await?;
+    oauth.server.approve_client(&id, expected(&headers)?).await?;
     let client = oauth.server.client(&id).await?.ok_or_else(absent)?;
     plain(StatusCode::OK, &ClientView::of(oauth, client))
 }
@@ -347,6 +399,40 @@ pub(super) async fn end_grant(
     let revision = oauth.server.end_grant(&id).await?;
     let status = if applied(&app, revision).await { StatusCode::NO_CONTENT } else { StatusCode::ACCEPTED };
     Ok(status.into_response())
+}
+
+/// Lists what the caller has agreed to and is not asked about again; for an admin or auditor, what everybody has.
+#[utoipa::path(get, path = "/api/v1/oauth/consents", tag = "oauth", params(PageParameters),
+    responses((status = 200, description = "A page of consents.", body = Page<ConsentView>)))]
+pub(super) async fn consents(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Parameters(page): Parameters<PageParameters>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let oauth = oauth(&app)?;
+    let of = (!sees_all(&caller.0)).then_some(&caller.0.subject);
+    let (found, next) = oauth.server.consents(of, page.after()?.as_deref(), page.limit()?).await?;
+    let items = found.into_iter().map(|kept| ConsentView::of(oauth, kept)).collect();
+    tagged(&headers, None, &Page::<ConsentView> { items, next_cursor: next.as_deref().map(cursor_of) })
+}
+
+/// Forgets a consent: the person is asked again. What the client has by it goes on until its grant is ended.
+#[utoipa::path(delete, path = "/api/v1/oauth/consents/{id}", tag = "oauth", params(("id" = String, Path, description = "The consent's id.")),
+    responses((status = 204, description = "It is forgotten."), (status = 404, description = "There is none.", body = ProblemDetails, content_type = "application/problem+json")))]
+pub(super) async fn forget_consent(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(id): Path<String>,
+    Nothing: Nothing,
+) -> Result<Response, Problem> {
+    let oauth = oauth(&app)?;
+    let found = oauth.server.consent(&id).await?;
+    // What is somebody else's is not there for who may not forget it.
+    let own = found.filter(|consent| ends_all(&caller.0) || consent.value.subject == caller.0.subject);
+    own.ok_or_else(absent)?;
+    oauth.server.forget_consent(&id).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 /// Makes the next signing key, which is published at once and signs in 10 minutes. Nobody notices.

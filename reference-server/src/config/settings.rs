@@ -256,7 +256,8 @@ section! {
         id_bytes: usize = 1 << 10,
         /// Nesting of a message; at most 127.
         message_depth: u16 = 64,
-        /// Failed authentications of one address, of IPv6 of one /64 network, in a minute, before its credentials are not looked at any more.
+        /// Wrong guesses of one address, of IPv6 of one /64 network, in a minute, before they are 429; and as many tokens whose
+        /// signature is checked in vain, before those that were not seen before are not looked at. Good keys and tokens go on.
         auth_failures_per_minute: u32 = 100,
         /// Addresses whose refusals are counted one by one.
         refusal_addresses: usize = 10_000,
@@ -418,13 +419,16 @@ section! {
         grant_idle_seconds: u64 = 30 * 24 * 3_600,
         /// After how long a client has to ask again in any case.
         grant_seconds: u64 = 180 * 24 * 3_600,
-        /// Requests of one address in a minute to the endpoints of OAuth, and tokens and consents of one person.
+        /// How long a person is not asked again about the very same, where that may be remembered; 0: each is asked about.
+        consent_seconds: u64 = 180 * 24 * 3_600,
+        /// Requests of one address in a minute to the endpoints of OAuth, and tokens and consents of one client for one
+        /// person.
         requests_per_minute: u32 = 300,
         /// Registrations from one address in a minute.
         registrations_per_minute: u32 = 10,
         /// Registrations from all addresses in a minute, and as many requests of clients by document that are new here.
         registrations_total_per_minute: u32 = 100,
-        /// Clients' documents that are fetched in a minute for one person, and from one host.
+        /// Clients' documents that are fetched in a minute for one person; ten times as many from one host.
         documents_per_minute: u32 = 20,
     }
 }

@@ -56,6 +56,7 @@ pub(super) async fn build(config: &Config, with: Ingredients<'_>) -> Result<Opti
     options.refresh_grace = Duration::from_secs(settings.refresh_grace_seconds);
     options.refresh_idle = Duration::from_secs(settings.grant_idle_seconds);
     options.grant_life = Duration::from_secs(settings.grant_seconds);
+    options.consent_life = Duration::from_secs(settings.consent_seconds);
     options.requests_per_minute = settings.requests_per_minute;
     options.registrations_per_minute = settings.registrations_per_minute;
     options.registrations_total_per_minute = settings.registrations_total_per_minute;

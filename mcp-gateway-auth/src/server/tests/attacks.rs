@@ -324,6 +324,31 @@ async fn addresses_have_budgets() {
     assert_eq!(from("/token", "198.51.100.1").await, 429);
 }
 
+/// A client that asks without end leaves what the person's other clients need.
+#[tokio::test]
+async fn one_client_uses_up_no_other_clients_budget() {
+    use mcp_gateway_core::memory::MemoryRateLimiter;
+    let options = ServerOptions { requests_per_minute: 4, ..ServerOptions::default() };
+    let world = World::with(|server| {
+        let limiter = MemoryRateLimiter::new(mcp_gateway_core::contract::SystemClock, 100);
+        server.documents(None).options(options).limit_addresses(limiter)
+    });
+    let world = world.await;
+    let (broken, other) = (world.laptop().await, world.laptop().await);
+    let (mut of_broken, of_other) = (world.tokens(&broken).await, world.tokens(&other).await);
+    let mut statuses = Vec::new();
+    for _ in 0..3 {
+        let answer = world.refresh(&broken, text(&of_broken, "refresh_token")).await;
+        statuses.push(answer.status);
+        if answer.status == 200 {
+            of_broken = answer.json();
+        }
+    }
+    // Consent and code took two already.
+    assert_eq!(statuses, [200, 200, 429]);
+    assert_eq!(world.refresh(&other, text(&of_other, "refresh_token")).await.status, 200);
+}
+
 /// Strangers with many addresses share one budget for what they can have kept.
 #[tokio::test]
 async fn strangers_together_have_a_budget() {

@@ -1,5 +1,6 @@
 //! What is agreed to, what is remembered of it, and what administrators do.
 
+use mcp_gateway_core::contract::StoreErrorKind;
 use mcp_gateway_core::record::Revoked;
 
 use super::*;
@@ -62,6 +63,36 @@ async fn consent_is_remembered_for_clients_that_nobody_can_pass_for() {
     assert!(is_asked(&ask(&world, &portal.id, CALLBACK, &[]).await));
 }
 
+#[tokio::test]
+async fn what_is_remembered_is_seen_forgotten_and_ends() {
+    let world = World::new().await;
+    let portal = portal(&world).await;
+    let agree = async || {
+        let (page, cookie) = world.ask(&portal.id, "ada", &[("redirect_uri", CALLBACK)]).await;
+        world.decide(&page, &cookie, "ada", "allow").await;
+    };
+    agree().await;
+    let ada = Subject::local("ada");
+    let (of_ada, _) = world.server.consents(Some(&ada), None, 10).await.unwrap();
+    let [kept] = &*of_ada else { panic!("{of_ada:?}") };
+    assert_eq!((&*kept.value.client_id, &*kept.value.server, &*kept.value.scope), (&*portal.id, "github", "mcp"));
+    assert_eq!(kept.value.redirect_uri, CALLBACK);
+    assert!(world.server.consents(Some(&Subject::local("bob")), None, 10).await.unwrap().0.is_empty());
+    world.server.forget_consent(&kept.id).await.unwrap();
+    assert!(is_asked(&ask(&world, &portal.id, CALLBACK, &[]).await));
+    assert!(matches!(world.server.forget_consent(&kept.id).await, Err(AdminError::Missing)));
+
+    // 180 days from when the person was asked, however often it was gone by meanwhile.
+    agree().await;
+    let days = |days: u64| Duration::from_secs(days * 24 * 3_600);
+    world.clock.advance(days(100));
+    assert!(!is_asked(&ask(&world, &portal.id, CALLBACK, &[]).await));
+    world.clock.advance(days(80) - Duration::from_secs(1));
+    assert!(!is_asked(&ask(&world, &portal.id, CALLBACK, &[]).await));
+    world.clock.advance(Duration::from_secs(1));
+    assert!(is_asked(&ask(&world, &portal.id, CALLBACK, &[]).await));
+}
+
 /// RFC 8252 §8.6: any program can take a loopback address or a scheme, and anybody can register a name.
 #[tokio::test]
 async fn consent_to_a_program_on_a_machine_is_asked_for_each_time() {
@@ -109,7 +140,8 @@ async fn a_client_that_waits_is_seen_and_approved() {
     assert_eq!(world.authorize(&id, &[("redirect_uri", there)]).await.status, 403);
     let (listed, _) = world.server.clients(None, 10).await.unwrap();
     assert!(listed.iter().any(|client| *client.id == *id && !world.server.may_be_used(&client.value)));
-    world.server.approve_client(&id).await.unwrap();
+    let shown = world.server.client(&id).await.unwrap().unwrap().revision;
+    world.server.approve_client(&id, Some(shown)).await.unwrap();
     assert!(world.server.may_be_used(&world.server.client(&id).await.unwrap().unwrap().value));
     assert!(is_asked(&ask(&world, &id, there, &[]).await));
     // What it says later was not approved.
@@ -118,7 +150,13 @@ async fn a_client_that_waits_is_seen_and_approved() {
     let put = Request::put(format!("/register/{id}")).header(AUTHORIZATION, format!("Bearer {token}"));
     assert_eq!(world.send(put, elsewhere.to_string()).await.status, 200);
     assert_eq!(world.authorize(&id, &[("redirect_uri", "https://other.example/callback")]).await.status, 403);
-    assert!(matches!(world.server.approve_client("nobody").await, Err(AdminError::Missing)));
+    assert!(matches!(world.server.approve_client("nobody", None).await, Err(AdminError::Missing)));
+    // Nor is what has changed between the look and the approval.
+    match world.server.approve_client(&id, Some(shown)).await {
+        Err(AdminError::Store(error)) => assert_eq!(error.kind(), StoreErrorKind::Conflict),
+        other => panic!("{other:?}"),
+    }
+    assert!(!world.server.may_be_used(&world.server.client(&id).await.unwrap().unwrap().value));
 }
 
 /// RFC 7592 §2.2.

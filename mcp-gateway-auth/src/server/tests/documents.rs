@@ -199,6 +199,52 @@ async fn private_addresses_are_never_fetched() {
     }
 }
 
+/// The name of a document's host leads to the network of the gateway, at once or as soon as it was looked at.
+#[tokio::test]
+async fn a_document_whose_name_leads_inside_is_not_fetched() {
+    use std::collections::VecDeque;
+    use std::net::IpAddr;
+
+    use mcp_gateway_core::egress::{Fetcher, Names};
+
+    #[derive(Debug)]
+    struct Attackers(Mutex<VecDeque<Vec<IpAddr>>>);
+
+    #[async_trait]
+    impl Names for Attackers {
+        async fn addresses(&self, name: &str, _: u16) -> std::io::Result<Vec<IpAddr>> {
+            assert_eq!(name, "client.example");
+            Ok(self.0.lock().unwrap().pop_front().expect("it is asked once for each connection"))
+        }
+    }
+
+    let inside = tokio::net::TcpListener::bind("127.0.0.1:443").await.ok();
+    let of = |all: &[&str]| all.iter().map(|address| address.parse().unwrap()).collect::<Vec<IpAddr>>();
+    let answers = [
+        of(&["127.0.0.1"]),
+        of(&["10.0.0.1", "169.254.169.254", "127.0.0.1"]),
+        of(&["::ffff:127.0.0.1"]),
+        of(&["::1", "fd00::1"]),
+    ];
+    let names = Arc::new(Attackers(Mutex::new(answers.clone().into())));
+    let fetch = Arc::new(Fetcher::new(DocumentClients::fetch_options().with_names(names.clone())));
+    let world = World::with(|server| {
+        let clock = server.0.clock.clone();
+        server.documents(Some(DocumentClients::with_fetch(fetch, clock)))
+    });
+    let world = world.await;
+    for answer in answers {
+        let held = world.authorize(ID, &[]).await;
+        let request = Request::get(held.location()).header(COOKIE, cookie(&held)).header("x-user", "ada");
+        assert_eq!(world.send(request, "").await.status, 400, "{answer:?}");
+    }
+    assert!(names.0.lock().unwrap().is_empty(), "each time the name was looked up, and what it said was checked");
+    if let Some(inside) = inside {
+        let called = tokio::time::timeout(Duration::from_millis(50), inside.accept()).await;
+        assert!(called.is_err(), "somebody called: {called:?}");
+    }
+}
+
 /// What may be shown to a person and what decides may come apart: a document can change in between.
 #[tokio::test]
 async fn a_document_that_changes_before_the_answer_is_shown_again() {
@@ -222,7 +268,7 @@ async fn documents_are_fetched_within_budgets_of_person_and_host() {
     let web = Arc::new(Web::default());
     web.says(404, &[], &json!({}));
     let held = web.clone();
-    let options = ServerOptions { documents_per_minute: 2, ..ServerOptions::default() };
+    let options = ServerOptions { documents_per_minute: 1, ..ServerOptions::default() };
     let budgeted = World::with(|server| {
         let limiter = MemoryRateLimiter::new(mcp_gateway_core::contract::SystemClock, 100);
         let clock = server.0.clock.clone();
@@ -236,17 +282,16 @@ async fn documents_are_fetched_within_budgets_of_person_and_host() {
         let request = Request::get(held.location()).header(COOKIE, cookie(&held)).header("x-user", user);
         budgeted.send(request, "").await.status
     };
-    for (host, user, expected) in [
-        ("a.example", "ada", 400),
-        ("b.example", "ada", 400),
-        ("c.example", "ada", 429),
-        ("a.example", "bob", 400),
-        ("a.example", "eve", 429),
-        ("d.example", "eve", 400),
-    ] {
+    // One person has what they have, and leaves of a host what others need.
+    for (host, user, expected) in [("a.example", "ada", 400), ("a.example", "ada", 429), ("b.example", "ada", 429)] {
         assert_eq!(status(host, user).await, expected, "{host} {user}");
     }
-    assert_eq!(web.fetched(), 4);
+    for n in 1..ServerLimits::PEOPLE_AT_A_HOST {
+        assert_eq!(status("a.example", &format!("person-{n}")).await, 400);
+    }
+    assert_eq!(status("a.example", "eve").await, 429);
+    assert_eq!(status("d.example", "bob").await, 400);
+    assert_eq!(web.fetched(), 11);
 }
 
 /// The id of a record is shorter than a URL may be.

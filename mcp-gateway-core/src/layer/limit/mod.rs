@@ -70,6 +70,23 @@ impl CallerLimitLayer {
         self
     }
 
+    /// Takes from the rates of an API key alone, for whoever serves keys behind something else than this layer: a key has
+    /// one rate, wherever it is used.
+    pub fn check_key(&self, principal: &Principal) -> MaybeReady<Result<(), Refusal>> {
+        let budgets: Vec<Budget<'_>> = self.of_key(principal).collect();
+        if budgets.is_empty() { Ok(()).into() } else { take(&*self.0.limiter, &budgets) }
+    }
+
+    /// The rates of the key, if the caller has one.
+    fn of_key(&self, principal: &Principal) -> impl Iterator<Item = Budget<'static>> {
+        let is_key = principal.actor.kind == ActorKind::ApiKey;
+        // Whoever makes a key gives it its rate; that of the operator holds beside it.
+        let rates = [("key", self.0.key), ("key-own", principal.rate)].into_iter().filter(move |_| is_key);
+        rates.filter_map(move |(scope, rate)| {
+            Some(rate?.budget(scope, format!("{} {}", principal.subject.tenant, principal.actor.id)))
+        })
+    }
+
     fn enter(&self, parts: &Parts, cx: &McpContext, principal: &Principal) -> Result<(), Refusal> {
         let (open, what) = match is_stream(&parts.method, &parts.headers) {
             true => (&self.0.streams, "streams are open"),
@@ -104,14 +121,8 @@ impl Gate for CallerLimitLayer {
         if let Err(refusal) = self.enter(parts, cx, principal) {
             return Err(refusal).into();
         }
-        let is_key = principal.actor.kind == ActorKind::ApiKey;
-        // Whoever makes a key gives it its rate; that of the operator holds beside it.
-        let of_key = [("key", self.0.key), ("key-own", principal.rate)].into_iter().filter(|_| is_key);
-        let of_key = of_key.filter_map(|(scope, rate)| {
-            Some(rate?.budget(scope, format!("{} {}", principal.subject.tenant, principal.actor.id)))
-        });
         let of_caller = self.0.principal.map(|rate| rate.budget("principal", principal_key(principal)));
-        let budgets: Vec<Budget<'_>> = of_caller.into_iter().chain(of_key).collect();
+        let budgets: Vec<Budget<'_>> = of_caller.into_iter().chain(self.of_key(principal)).collect();
         if budgets.is_empty() {
             return Ok(()).into();
         }
