@@ -75,7 +75,7 @@ pub(super) fn believed(provider: &ProviderOptions, address: &str, verified: bool
         return None;
     }
     let verified = verified && provider.email_domains.iter().any(|one| one == domain);
-    Some(Email { address, verified })
+    Some(if verified { Email::verified_by(address, &provider.issuer) } else { Email::unverified(address) })
 }
 
 fn judged(provider: &ProviderOptions, claims: &Claims, address: &str) -> Option<Email> {

@@ -21,6 +21,9 @@ pub enum ScimError {
     /// 409 `uniqueness`.
     #[error("{0}")]
     Exists(&'static str),
+    /// 409 `mutability`: nobody would be left who makes owners.
+    #[error("this leaves the gateway without an owner: make another one first")]
+    LastOwner,
     /// 412.
     #[error("it was changed meanwhile: read it again")]
     Changed,
@@ -37,7 +40,7 @@ impl ScimError {
             Self::Bad(..) => http::StatusCode::BAD_REQUEST,
             Self::Forbidden(_) => http::StatusCode::FORBIDDEN,
             Self::Missing => http::StatusCode::NOT_FOUND,
-            Self::Exists(_) => http::StatusCode::CONFLICT,
+            Self::Exists(_) | Self::LastOwner => http::StatusCode::CONFLICT,
             Self::Changed => http::StatusCode::PRECONDITION_FAILED,
             Self::Store(_) => http::StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -58,6 +61,7 @@ impl ScimError {
         match self {
             Self::Bad(kind, _) => body["scimType"] = json!(kind),
             Self::Exists(_) => body["scimType"] = json!("uniqueness"),
+            Self::LastOwner => body["scimType"] = json!("mutability"),
             _ => {}
         }
         body
@@ -75,7 +79,7 @@ impl From<UserError> for ScimError {
         match error {
             UserError::Store(error) => error.into(),
             UserError::Missing => Self::Missing,
-            UserError::LastOwner => Self::Exists("this is the last owner of the gateway: make another one first"),
+            UserError::LastOwner => Self::LastOwner,
             UserError::Invalid { problem, .. } => Self::Bad("invalidValue", problem),
             _ => Self::Forbidden("the gateway does not permit it"),
         }

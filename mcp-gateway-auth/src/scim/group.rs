@@ -1,10 +1,11 @@
 //! Groups that clients provision.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use mcp_gateway_core::contract::{IndexTerm, Revision, StoreError, StoreErrorKind, StoreLimits, When, Write};
-use mcp_gateway_core::record::{Group, Roles, Stored};
+use mcp_gateway_core::record::{Group, Roles, Stored, UserState};
 use serde_json::{Value, json};
 
 use super::document::{GroupDocument, MemberChange};
@@ -12,7 +13,7 @@ use super::error::bad;
 use super::path::Comparison;
 use super::record::of_provider;
 use super::{ATTEMPTS, Scim, ScimError, ScimGroup, ScimLimits, ScimQuery, ScimResource, page, schema, tidy};
-use crate::user::{IdentityKey, UserLimits, group_id};
+use crate::user::{IdentityKey, UserLimits, group_id, is_id};
 
 /// How long is waited until this process knows what others have done.
 const APPLY: Duration = Duration::from_secs(5);
@@ -58,7 +59,7 @@ impl Scim {
     /// [`ScimError`].
     pub async fn group(&self, provider: &str, id: &str, without_members: bool) -> Result<ScimResource, ScimError> {
         let stored = self.provisioned(provider, id).await?;
-        Ok(self.shown_group(stored, without_members))
+        self.shown_groups(vec![stored], without_members).pop().ok_or(ScimError::Missing)
     }
 
     /// Replaces a group.
@@ -126,10 +127,11 @@ impl Scim {
                 }
                 Some(Comparison { attribute, value }) if attribute == "externalid" => {
                     let found = match self.provisioned(provider, &group_id(provider, &value)).await {
-                        Ok(group) => vec![self.shown_group(group, query.without_members).body],
+                        Ok(group) => self.shown_groups(vec![group], query.without_members),
                         Err(ScimError::Missing) => Vec::new(),
                         Err(error) => return Err(error),
                     };
+                    let found: Vec<_> = found.into_iter().map(|group| group.body).collect();
                     return Ok(page(found.len(), 1, &found));
                 }
                 _ => return bad("invalidFilter", "groups are found by displayName or externalId, eq and a text"),
@@ -146,7 +148,8 @@ impl Scim {
         }
         let total = all.len();
         let shown = all.into_iter().skip(query.start.saturating_sub(1)).take(query.count.min(ScimLimits::PAGE));
-        let shown: Vec<_> = shown.map(|group| self.shown_group(group, query.without_members).body).collect();
+        let shown = self.shown_groups(shown.collect(), query.without_members);
+        let shown: Vec<_> = shown.into_iter().map(|group| group.body).collect();
         Ok(page(total, query.start, &shown))
     }
 
@@ -194,7 +197,7 @@ impl Scim {
     ) -> Result<Option<Revision>, ScimError> {
         let mut applied = None;
         for change in changes {
-            let (mut add, remove): (Vec<String>, Vec<String>) = match change {
+            let (add, remove): (Vec<String>, Vec<String>) = match change {
                 MemberChange::Add(ids) => (ids.clone(), Vec::new()),
                 MemberChange::Remove(ids) => (Vec::new(), ids.clone()),
                 MemberChange::Replace(ids) => {
@@ -204,58 +207,72 @@ impl Scim {
                     known
                         .map_err(|_| StoreError::new(StoreErrorKind::Unavailable, "feed").because("it lags behind"))?;
                     let wanted: BTreeSet<&String> = ids.iter().collect();
-                    let old = self.users.directory.members(group);
+                    let old = self.users.directory.members(&[group]).pop().unwrap_or_default();
                     (ids.clone(), old.iter().map(ToString::to_string).filter(|id| !wanted.contains(id)).collect())
                 }
             };
             // Whoever goes, goes, whatever becomes of those who come.
             for batch in remove.chunks(BATCH) {
-                applied = applied.max(self.move_users(batch, group, since, false).await?);
+                applied = applied.max(self.move_users(batch, group, since, Move::Out(&remove)).await?);
             }
-            add = self.without_members(add, group).await?;
-            if !add.is_empty() {
-                self.may_add(group).await?;
-            }
-            for id in &add {
-                // Only those whom this client has made are its to move.
-                match self.person(provider, id).await {
-                    Err(ScimError::Missing) => {
-                        return bad("invalidValue", "a member is none of the users of this client");
-                    }
-                    known => drop(known?),
-                }
-            }
+            let add = self.newcomers(provider, &add, group).await?;
             for batch in add.chunks(BATCH) {
-                applied = applied.max(self.move_users(batch, group, since, true).await?);
+                applied = applied.max(self.move_users(batch, group, since, Move::In).await?);
             }
         }
         Ok(applied)
     }
 
-    /// Those of the users who are not in the group yet.
-    async fn without_members(&self, ids: Vec<String>, group: &str) -> Result<Vec<String>, ScimError> {
-        let mut others = Vec::new();
-        for id in ids {
-            let user = self.users.get(&id).await?;
-            if !user.is_some_and(|user| user.value.groups.iter().any(|one| one == group)) {
-                others.push(id);
+    /// Those of the users who are not in the group yet, and are the client's to move.
+    async fn newcomers(&self, provider: &str, ids: &[String], group: &str) -> Result<Vec<String>, ScimError> {
+        let mut others: BTreeSet<&str> = BTreeSet::new();
+        for ids in ids.chunks(StoreLimits::PAGE) {
+            let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+            let known = self.users.users.get_many(ids.iter().copied().filter(|id| is_id(id))).await?;
+            let known = known.into_iter().flatten();
+            let in_it: BTreeSet<Box<str>> =
+                known.filter(|user| user.value.groups.iter().any(|one| one == group)).map(|user| user.id).collect();
+            others.extend(ids.into_iter().filter(|id| !in_it.contains(*id)));
+        }
+        if others.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.may_add(group).await?;
+        let others: Vec<&str> = others.into_iter().collect();
+        for ids in others.chunks(StoreLimits::PAGE) {
+            // Only those whom this client has made are its to move.
+            if self.known(provider, ids).await?.len() != ids.len() {
+                return bad("invalidValue", "a member is none of the users of this client");
             }
         }
-        Ok(others)
+        Ok(others.into_iter().map(str::to_owned).collect())
     }
 
-    /// A client makes no owners: what would, is for an owner to do. What holds of the group for as long as that does.
-    async fn may_add(&self, group: &str) -> Result<Write, ScimError> {
+    /// What a group gives to its members, and that it does so for as long as this holds.
+    async fn given(&self, group: &str) -> Result<(Roles, Write), ScimError> {
         let stored = self.users.groups.get(group).await?;
         let when = stored.as_ref().map_or(When::Absent, |stored| When::At(stored.revision));
         let given = stored.map_or(Roles::NONE, |stored| stored.value.roles);
         let preset = self.presets.get(group).copied().unwrap_or_default();
-        if given.union(preset).intersects(Roles::OWNER.union(Roles::AUDITOR)) {
+        Ok((given.union(preset), Write::Check { key: self.users.groups.key(group), when }))
+    }
+
+    /// A client makes no owners: what would, is for an owner to do.
+    async fn may_add(&self, group: &str) -> Result<Write, ScimError> {
+        let (gives, holds) = self.given(group).await?;
+        if gives.intersects(Roles::OWNER.union(Roles::AUDITOR)) {
             return Err(ScimError::Forbidden(
                 "the group makes owners or auditors of its members; only a login puts them there",
             ));
         }
-        Ok(Write::Check { key: self.users.groups.key(group), when })
+        Ok(holds)
+    }
+
+    /// It unmakes them, as long as one is left.
+    async fn may_remove(&self, group: &str, leaving: &[String]) -> Result<Vec<Write>, ScimError> {
+        let (gives, holds) = self.given(group).await?;
+        let other = self.users.unmake_members(group, gives, leaving).await?;
+        Ok(std::iter::once(holds).chain(other).collect())
     }
 
     /// Moves users of the group that the client has seen at this revision.
@@ -264,33 +281,32 @@ impl Scim {
         ids: &[String],
         group: &str,
         seen: Revision,
-        adds: bool,
+        how: Move<'_>,
     ) -> Result<Option<Revision>, ScimError> {
         for attempt in 1.. {
             let mut writes = Vec::new();
-            for id in ids {
-                let Some(stored) = self.users.get(id).await? else { continue };
-                let mut user = stored.value;
+            let known = self.users.users.get_many(ids.iter().map(String::as_str).filter(|id| is_id(id))).await?;
+            for Stored { id, revision, value: mut user } in known.into_iter().flatten() {
                 let member = user.groups.iter().any(|one| one == group);
-                if member == adds {
-                    continue;
-                }
-                if adds {
-                    if user.groups.len() >= UserLimits::GROUPS {
-                        return bad("tooMany", "a user is in at most 500 groups");
+                match how {
+                    Move::In if !member && user.state != UserState::Deleted => {
+                        if user.groups.len() >= UserLimits::GROUPS {
+                            return bad("tooMany", "a user is in at most 500 groups");
+                        }
+                        user.groups.push(group.to_owned());
                     }
-                    user.groups.push(group.to_owned());
-                } else {
-                    user.groups.retain(|one| one != group);
+                    Move::Out(_) if member => user.groups.retain(|one| one != group),
+                    _ => continue,
                 }
-                writes.push(self.users.users.put(id, &user, None, When::At(stored.revision))?);
+                writes.push(self.users.users.put(&id, &user, None, When::At(revision))?);
             }
             if writes.is_empty() {
                 return Ok(None);
             }
             writes.push(Write::Check { key: self.groups.key(group), when: When::At(seen) });
-            if adds {
-                writes.push(self.may_add(group).await?);
+            match how {
+                Move::In => writes.push(self.may_add(group).await?),
+                Move::Out(leaving) => writes.extend(self.may_remove(group, leaving).await?),
             }
             match self.users.users.store().commit(writes).await {
                 Err(error) if error.kind() == StoreErrorKind::Conflict && attempt < ATTEMPTS => {}
@@ -300,7 +316,7 @@ impl Scim {
         Ok(None)
     }
 
-    fn shown_group(&self, stored: Stored<ScimGroup>, without_members: bool) -> ScimResource {
+    fn shown_group(&self, stored: Stored<ScimGroup>, members: Option<Vec<Arc<str>>>) -> ScimResource {
         let Stored { id, revision, value } = stored;
         let mut body = json!({
             "schemas": [schema::GROUP],
@@ -311,11 +327,28 @@ impl Scim {
         if let Some(external_id) = value.external_id {
             body["externalId"] = json!(external_id);
         }
-        if !without_members {
-            let members = self.users.directory.members(&id);
+        if let Some(members) = members {
             let members: Vec<_> = members.iter().map(|id| json!({ "value": &**id })).collect();
             body["members"] = json!(members);
         }
         ScimResource { id: id.into(), revision, applied: None, body }
     }
+
+    /// Groups with their members, for which everybody is gone through once.
+    fn shown_groups(&self, groups: Vec<Stored<ScimGroup>>, without_members: bool) -> Vec<ScimResource> {
+        if without_members {
+            return groups.into_iter().map(|group| self.shown_group(group, None)).collect();
+        }
+        let ids: Vec<&str> = groups.iter().map(|group| &*group.id).collect();
+        let members = self.users.directory.members(&ids);
+        groups.into_iter().zip(members).map(|(group, members)| self.shown_group(group, Some(members))).collect()
+    }
+}
+
+/// Which way users go.
+#[derive(Clone, Copy)]
+enum Move<'a> {
+    In,
+    /// Together with all of these.
+    Out(&'a [String]),
 }

@@ -9,28 +9,30 @@ pub(crate) mod check;
 mod document;
 mod error;
 mod group;
+mod list;
 mod path;
 mod record;
 mod schema;
 #[cfg(test)]
 mod tests;
 
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use mcp_gateway_core::contract::{Clock, Revision, StoreLimits, When, Write};
-use mcp_gateway_core::record::{Email, Resources, Revoked, Stored, Subject, User, UserState};
+use mcp_gateway_core::record::{Email, Group, Resources, Revoked, Stored, Subject, User, UserState};
 use mcp_gateway_core::snapshot::RolePresets;
 use serde_json::{Value, json};
 
 pub use self::error::ScimError;
+pub(crate) use self::record::forgetting;
 pub use self::record::{ScimGroup, ScimName, ScimUser};
 
 use self::document::UserDocument;
 use self::error::bad;
-use self::path::Comparison;
-use self::record::of_provider;
+use self::list::Listings;
 use crate::login::Sessions;
 use crate::server::Grant;
 use crate::user::{Identity, IdentityKey, UserLimits, Users};
@@ -68,6 +70,7 @@ pub struct Scim {
     grants: Resources<Grant>,
     presets: Arc<RolePresets>,
     clock: Arc<dyn Clock>,
+    listings: Arc<Listings>,
     base: String,
 }
 
@@ -117,6 +120,7 @@ impl Scim {
             sessions,
             presets,
             clock,
+            listings: Arc::default(),
             base: base.into(),
         }
     }
@@ -145,8 +149,13 @@ impl Scim {
         document: &UserDocument,
     ) -> Result<(String, Option<Revision>), ScimError> {
         let now = self.clock.now();
-        let mut record =
-            ScimUser { provider: provider.to_owned(), document: document.clone(), created_at: now, disabled_in: None };
+        let mut record = ScimUser {
+            provider: provider.to_owned(),
+            document: document.clone(),
+            created_at: now,
+            disabled_in: None,
+            removed: false,
+        };
         let name_id = ScimName::id(provider, &document.user_name);
         if self.names.get(&name_id).await?.is_some() {
             return Err(ScimError::Exists("the userName is taken"));
@@ -155,11 +164,18 @@ impl Scim {
         if let Some(identity) = self.users.identities.get(&key.id()).await? {
             let id = identity.value.user;
             let old = self.people.get(&id).await?;
-            if self.people_name(provider, old.as_ref()).await?.is_some() {
+            let when = old.as_ref().map_or(When::Absent, |old| When::At(old.revision));
+            if old.as_ref().is_some_and(|old| !old.value.removed && old.value.provider != provider) {
+                return Err(ScimError::Exists("the client of another identity provider has made this user"));
+            }
+            let old = old.map(|old| old.value).filter(|old| old.provider == provider);
+            if old.as_ref().is_some_and(|old| !old.removed) {
                 return Err(ScimError::Exists("there is a user of this externalId"));
             }
-            let when = old.as_ref().map_or(When::Absent, |old| When::At(old.revision));
-            record.disabled_in = old.filter(|old| old.value.provider == provider).and_then(|old| old.value.disabled_in);
+            if old.is_some() {
+                self.begin_anew(&id).await?;
+            }
+            record.disabled_in = old.and_then(|old| old.disabled_in);
             let applied = self.follow(&id, record, when, vec![named(&id)?]).await?;
             return Ok((id, applied));
         }
@@ -185,14 +201,27 @@ impl Scim {
         Ok((id, Some(made)))
     }
 
+    /// Somebody who comes back after they were removed has nothing of what they had: no role, group or key.
+    async fn begin_anew(&self, id: &str) -> Result<(), ScimError> {
+        self.users.delete_keys(id, |_| true).await?;
+        let Some(Stored { revision, value: old, .. }) = self.users.get(id).await? else { return Ok(()) };
+        // Enabled meanwhile by an administrator, they are theirs to judge.
+        if old.state == UserState::Disabled {
+            let user = User { roles: self.users.options.default_roles, groups: Vec::new(), ..old };
+            self.users.users.save(id, &user, When::At(revision)).await?;
+        }
+        Ok(())
+    }
+
     /// Reads a user.
     ///
     /// # Errors
     /// [`ScimError`].
     pub async fn user(&self, provider: &str, id: &str) -> Result<ScimResource, ScimError> {
         let person = self.person(provider, id).await?;
-        let user = self.users.get(id).await?.ok_or(ScimError::Missing)?;
-        self.shown(person, &user.value).await
+        let user = self.users.get(id).await?.ok_or(ScimError::Missing)?.value;
+        let groups = self.groups_of([&user]).await?;
+        Ok(self.shown(person, &user, &groups))
     }
 
     /// Replaces what is kept of a user.
@@ -238,72 +267,13 @@ impl Scim {
         // After it has ended: until then the client finds the user, and tries again.
         let person = self.person(provider, id).await?;
         let name = self.names.key(&ScimName::id(provider, &person.value.document.user_name));
-        let delete = Write::Delete { key: name, when: When::Any };
-        self.names.store().commit(vec![delete]).await?;
+        let removed = ScimUser { removed: true, ..person.value };
+        let writes = vec![
+            Write::Delete { key: name, when: When::Any },
+            self.people.put(id, &removed, None, When::At(person.revision))?,
+        ];
+        self.names.store().commit(writes).await?;
         Ok(ended)
-    }
-
-    /// Lists users.
-    ///
-    /// # Errors
-    /// [`ScimError`].
-    pub async fn list_users(&self, provider: &str, query: &ScimQuery) -> Result<Value, ScimError> {
-        let found = match &query.filter {
-            Some(filter) => {
-                let id = self.find_user(provider, filter).await?;
-                let person = match id {
-                    Some(id) => self.person(provider, &id).await,
-                    None => Err(ScimError::Missing),
-                };
-                match person {
-                    Ok(person) => vec![person],
-                    Err(ScimError::Missing) => Vec::new(),
-                    Err(error) => return Err(error),
-                }
-            }
-            None => {
-                let (mut all, mut after) = (Vec::new(), None);
-                loop {
-                    let of = Some(of_provider(provider));
-                    let (page, more) = self.people.list(of, after.as_deref(), StoreLimits::PAGE).await?;
-                    let names = page.iter().map(|one| ScimName::id(provider, &one.value.document.user_name));
-                    let names: Vec<_> = names.collect();
-                    let held = self.names.get_many(names.iter().map(String::as_str)).await?;
-                    let present = page
-                        .into_iter()
-                        .zip(held)
-                        .filter(|(one, name)| name.as_ref().is_some_and(|name| *name.value.user == *one.id));
-                    all.extend(present.map(|(one, _)| one));
-                    after = match more {
-                        Some(more) => Some(more),
-                        None => break all,
-                    };
-                }
-            }
-        };
-        let total = found.len();
-        let mut resources = Vec::new();
-        for person in found.into_iter().skip(query.start.saturating_sub(1)).take(query.count.min(ScimLimits::PAGE)) {
-            if let Some(user) = self.users.get(&person.id).await? {
-                resources.push(self.shown(person, &user.value).await?.body);
-            }
-        }
-        Ok(page(total, query.start, &resources))
-    }
-
-    async fn find_user(&self, provider: &str, filter: &str) -> Result<Option<String>, ScimError> {
-        let Some(Comparison { attribute, value }) = Comparison::read(filter) else {
-            return bad("invalidFilter", "a filter is userName, externalId or id, eq and a text");
-        };
-        Ok(match &*attribute {
-            "username" => self.names.get(&ScimName::id(provider, &value)).await?.map(|name| name.value.user),
-            "externalid" => {
-                let key = IdentityKey::new(provider, value);
-                self.users.identities.get(&key.id()).await?.map(|identity| identity.value.user)
-            }
-            "id" => Some(value),
-            _ => return bad("invalidFilter", "users are found by userName, externalId or id"),
-        })
     }
 
     /// A user of this client that it has not removed.
@@ -311,18 +281,8 @@ impl Scim {
         if self.users.get(id).await?.is_none() {
             return Err(ScimError::Missing);
         }
-        let stored = self.people.get(id).await?.filter(|person| person.value.provider == provider);
-        match self.people_name(provider, stored.as_ref()).await? {
-            Some(()) => stored.ok_or(ScimError::Missing),
-            None => Err(ScimError::Missing),
-        }
-    }
-
-    /// Whether the name of a record is still its own: it goes when the client removes the user.
-    async fn people_name(&self, provider: &str, person: Option<&Stored<ScimUser>>) -> Result<Option<()>, ScimError> {
-        let Some(person) = person else { return Ok(None) };
-        let name = self.names.get(&ScimName::id(provider, &person.value.document.user_name)).await?;
-        Ok(name.filter(|name| *name.value.user == *person.id).map(drop))
+        let stored = self.people.get(id).await?.filter(|person| is_of(&person.value, provider));
+        stored.ok_or(ScimError::Missing)
     }
 
     async fn change(
@@ -352,7 +312,7 @@ impl Scim {
             }
             let old = person.value.document.clone();
             let document = new(old.clone())?;
-            if document.external_id != old.external_id {
+            if identity(provider, &document)? != identity(provider, &old)? {
                 return bad("mutability", "externalId says who the user is, and does not change");
             }
             let (before, after) = (ScimName::id(provider, &old.user_name), ScimName::id(provider, &document.user_name));
@@ -409,7 +369,8 @@ impl Scim {
         writes.push(self.people.put(id, &record, None, when)?);
         let applied = self.people.store().commit(writes).await?;
         if !active {
-            // The epoch has ended all of it; the records go, again after a failure.
+            // The epoch has ended all of it; the records go, again after a failure. Keys do not come back with the person.
+            self.users.delete_keys(id, |_| true).await?;
             self.sessions.end_all(id).await?;
             self.end_grants(&User::subject(self.users.users.key(id).tenant, id)).await?;
         }
@@ -431,16 +392,24 @@ impl Scim {
         }
     }
 
-    async fn shown(&self, person: Stored<ScimUser>, user: &User) -> Result<ScimResource, ScimError> {
+    /// The groups of these users, each read once.
+    async fn groups_of(&self, users: impl IntoIterator<Item = &User>) -> Result<HashMap<Box<str>, Group>, ScimError> {
+        let ids: BTreeSet<&str> = users.into_iter().flat_map(|user| user.groups.iter().map(String::as_str)).collect();
+        let ids: Vec<&str> = ids.into_iter().collect();
+        let mut groups = HashMap::new();
+        for ids in ids.chunks(StoreLimits::PAGE) {
+            let found = self.users.groups.get_many(ids.iter().copied()).await?;
+            groups.extend(found.into_iter().flatten().map(|group| (group.id, group.value)));
+        }
+        Ok(groups)
+    }
+
+    fn shown(&self, person: Stored<ScimUser>, user: &User, groups: &HashMap<Box<str>, Group>) -> ScimResource {
         let Stored { id, revision, value } = person;
         let document = &value.document;
-        let groups = self.users.groups.get_many(user.groups.iter().map(String::as_str)).await?;
-        let groups: Vec<_> = groups
-            .into_iter()
-            .flatten()
-            .filter(|group| group.value.provider == value.provider)
-            .map(|group| json!({ "value": &*group.id, "display": group.value.name }))
-            .collect();
+        let of_provider = |id: &String| groups.get(&**id).filter(|group| group.provider == value.provider);
+        let groups = user.groups.iter().filter_map(|id| Some((id, of_provider(id)?)));
+        let groups: Vec<_> = groups.map(|(id, group)| json!({ "value": id, "display": group.name })).collect();
         let mut body = json!({
             "schemas": [schema::USER],
             "id": &*id,
@@ -455,7 +424,7 @@ impl Scim {
         if let Some(address) = &document.email {
             body["emails"] = json!([{ "value": address, "type": "work", "primary": true }]);
         }
-        Ok(ScimResource { id: id.into(), revision, applied: None, body })
+        ScimResource { id: id.into(), revision, applied: None, body }
     }
 
     fn meta(&self, kind: &str, path: &str, id: &str, created: Timestamp, revision: Revision) -> Value {
@@ -491,19 +460,49 @@ fn page(total: usize, start: usize, resources: &[Value]) -> Value {
 }
 
 fn identity(provider: &str, document: &UserDocument) -> Result<IdentityKey, ScimError> {
-    match document.external_id.as_deref().filter(|id| !id.is_empty() && id.len() <= UserLimits::FOREIGN_ID) {
-        Some(id) => Ok(IdentityKey::new(provider, id)),
-        None => bad(
+    identity_of(provider, document.external_id.as_deref().unwrap_or_default())
+}
+
+/// Who is called so by a provider.
+fn identity_of(provider: &str, external_id: &str) -> Result<IdentityKey, ScimError> {
+    if external_id.is_empty() || external_id.len() > UserLimits::FOREIGN_ID {
+        return bad(
             "invalidValue",
             "externalId must be there, and be what the provider calls the person in its tokens: sub, of Entra ID the \
              object id",
-        ),
+        );
     }
+    if !provider.starts_with(ENTRA) {
+        return Ok(IdentityKey::new(provider, external_id));
+    }
+    // What Entra ID sends unless told otherwise is a nickname, and would be a person whom nobody ever signs in as.
+    if !is_guid(external_id) {
+        return bad(
+            "invalidValue",
+            "externalId must be the object id: in the attribute mappings of Entra ID, map objectId to externalId",
+        );
+    }
+    // Tokens have it in lowercase.
+    Ok(IdentityKey::new(provider, external_id.to_ascii_lowercase()))
+}
+
+/// How issuers of Entra ID begin.
+const ENTRA: &str = "https://login.microsoftonline.com/";
+
+fn is_guid(text: &str) -> bool {
+    let dash = |at: usize| matches!(at, 8 | 13 | 18 | 23);
+    let fits = |(at, byte): (usize, u8)| if dash(at) { byte == b'-' } else { byte.is_ascii_hexdigit() };
+    text.len() == 36 && text.bytes().enumerate().all(fits)
+}
+
+/// Whether a record is one that the client of this provider sees.
+fn is_of(person: &ScimUser, provider: &str) -> bool {
+    person.provider == provider && !person.removed
 }
 
 fn email(document: &UserDocument) -> Option<Email> {
     let address = document.email.as_deref().and_then(crate::user::address)?;
-    Some(Email { address, verified: false })
+    Some(Email::unverified(address))
 }
 
 fn tidy(name: &str) -> String {

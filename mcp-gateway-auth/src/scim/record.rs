@@ -1,8 +1,8 @@
 //! What is kept of what a client has provisioned.
 
 use jiff::Timestamp;
-use mcp_gateway_core::contract::{IndexTerm, Kind};
-use mcp_gateway_core::record::Resource;
+use mcp_gateway_core::contract::{IndexTerm, Kind, StoreError, When, Write};
+use mcp_gateway_core::record::{Resource, Resources, User};
 use serde::{Deserialize, Serialize};
 
 use super::document::UserDocument;
@@ -21,6 +21,9 @@ pub struct ScimUser {
     /// block it does not lift.
     #[serde(default)]
     pub(crate) disabled_in: Option<u64>,
+    /// Whether the client has removed the user: it lists and finds only others.
+    #[serde(default)]
+    pub(crate) removed: bool,
 }
 
 impl Resource for ScimUser {
@@ -29,8 +32,20 @@ impl Resource for ScimUser {
     const SEALED: &'static [&'static str] = &[];
 
     fn terms(&self) -> Vec<IndexTerm> {
-        vec![of_provider(&self.provider)]
+        if self.removed { Vec::new() } else { vec![of_provider(&self.provider)] }
     }
+}
+
+/// The writes that forget what a client has said about a user: the same person may be made again.
+pub(crate) async fn forgetting(users: &Resources<User>, id: &str) -> Result<Vec<Write>, StoreError> {
+    let (people, names) = (users.of_kind::<ScimUser>(), users.of_kind::<ScimName>());
+    let Some(person) = people.get(id).await? else { return Ok(Vec::new()) };
+    let name_id = ScimName::id(&person.value.provider, &person.value.document.user_name);
+    let mut writes = vec![Write::Delete { key: people.key(id), when: When::Any }];
+    if let Some(name) = names.get(&name_id).await?.filter(|name| name.value.user == id) {
+        writes.push(Write::Delete { key: names.key(&name_id), when: When::At(name.revision) });
+    }
+    Ok(writes)
 }
 
 /// Whose a `userName` is, by provider and name without case.

@@ -26,6 +26,9 @@ pub enum UserError {
     /// Nobody could make owners any more: 409.
     #[error("this is the last owner: make another one first")]
     LastOwner,
+    /// Nobody could sign in as the user any more: 409.
+    #[error("this is the only way to sign in as this user: link another one first")]
+    LastIdentity,
     /// The person may not sign in: an administrator has disabled them.
     #[error("the user is disabled")]
     Disabled,

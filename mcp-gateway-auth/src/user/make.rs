@@ -38,7 +38,7 @@ impl Users {
         }
         let email = match new.email.as_deref().map(address) {
             Some(None) => return wrong("email", "must be an address such as ada@example.com, at most 254 bytes"),
-            Some(Some(address)) => Some(Email { address, verified: false }),
+            Some(Some(address)) => Some(Email::unverified(address)),
             None => None,
         };
         let id = match new.id {

@@ -40,12 +40,14 @@
 
 mod error;
 mod identity;
+mod link;
 #[cfg(feature = "login")]
 mod make;
 mod owners;
 mod service;
 mod sign_in;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use mcp_gateway_core::BoxFuture;
@@ -63,6 +65,8 @@ pub use self::identity::{Asserted, AssertedGroup, Identity, IdentityKey, group_i
 pub use self::make::NewUser;
 #[cfg(feature = "login")]
 pub(crate) use self::make::address;
+#[cfg(feature = "login")]
+pub(crate) use self::service::is_id;
 pub use self::service::{UserOptions, Users};
 pub use self::sign_in::SignedIn;
 
@@ -76,11 +80,12 @@ pub trait UserDirectory: Send + Sync + 'static {
     /// Whether somebody other than this person is an owner and may act as one.
     fn has_owner_but(&self, id: &str) -> bool;
 
-    /// Whether somebody is an owner and may act as one without the roles of this group.
-    fn has_owner_without(&self, group: &str) -> bool;
+    /// Whether somebody is an owner and may act as one when these have left a group; with `None`, when it gives no role
+    /// to anybody any more. Of those who lose it, only their own roles count.
+    fn has_owner_without(&self, group: &str, leaving: Option<&[String]>) -> bool;
 
-    /// Ids of the people in this group, those who may do nothing, too.
-    fn members(&self, group: &str) -> Vec<Arc<str>>;
+    /// Ids of the people in each of these groups, in their order, those who may do nothing, too.
+    fn members(&self, groups: &[&str]) -> Vec<Vec<Arc<str>>>;
 
     /// Whether a person has taken over, now or before.
     fn is_owned(&self) -> bool;
@@ -102,19 +107,28 @@ impl UserDirectory for Snapshots {
         snapshot.users.values().any(|user| user.enabled && *user.id != *id && user.roles.contains(Roles::OWNER))
     }
 
-    fn has_owner_without(&self, group: &str) -> bool {
-        let otherwise = |user: &UserFacts| {
-            let member = user.groups.iter().any(|one| **one == *group);
-            user.own_roles().contains(Roles::OWNER) || (!member && user.roles.contains(Roles::OWNER))
+    fn has_owner_without(&self, group: &str, leaving: Option<&[String]>) -> bool {
+        let loses = |user: &UserFacts| {
+            user.groups.iter().any(|one| **one == *group)
+                && leaving.is_none_or(|ids| ids.iter().any(|id| **id == *user.id))
         };
-        self.load().users.values().any(|user| user.enabled && otherwise(user))
+        let stays = |user: &UserFacts| {
+            let is_owner = user.enabled && user.roles.contains(Roles::OWNER);
+            is_owner && (user.own_roles().contains(Roles::OWNER) || !loses(user))
+        };
+        self.load().users.values().any(|user| stays(user))
     }
 
-    fn members(&self, group: &str) -> Vec<Arc<str>> {
-        let snapshot = self.load();
-        let in_it = snapshot.users.values().filter(|user| user.groups.iter().any(|one| **one == *group));
-        let mut members: Vec<_> = in_it.map(|user| Arc::clone(&user.id)).collect();
-        members.sort_unstable();
+    fn members(&self, groups: &[&str]) -> Vec<Vec<Arc<str>>> {
+        let places: HashMap<&str, usize> = groups.iter().enumerate().map(|(place, group)| (*group, place)).collect();
+        let mut members = vec![Vec::new(); groups.len()];
+        // One pass, however many are asked about.
+        for user in self.load().users.values() {
+            for place in user.groups.iter().filter_map(|group| places.get(&**group)) {
+                members[*place].push(Arc::clone(&user.id));
+            }
+        }
+        members.iter_mut().for_each(|ids| ids.sort_unstable());
         members
     }
 
@@ -147,6 +161,8 @@ impl UserLimits {
     pub const FOREIGN_ID: usize = 1_024;
     /// Groups of a person. A login with more fails: leaving some out could leave out the one that forbids.
     pub const GROUPS: usize = 500;
+    /// Ways to sign in as one person.
+    pub const IDENTITIES: usize = 20;
     /// Users or groups of a page.
     pub const PAGE: usize = 1_000;
 }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use mcp_gateway_core::contract::{IndexTerm, Key, Kind, StoreError, StoreErrorKind, StoreLimits, When, Write};
+use mcp_gateway_core::contract::{
+    IndexTerm, Key, Kind, Revision, StoreError, StoreErrorKind, StoreLimits, When, Write,
+};
 use mcp_gateway_core::record::{ApiKey, Principal, Resource, Resources, Roles, Scope, Subject};
 use serde::{Deserialize, Serialize};
 
@@ -54,6 +56,36 @@ impl Users {
         self.unmake(|directory| directory.has_owner_but(id)).await.map(Some)
     }
 
+    /// The write that goes with taking these people out of a group that gives these roles, if it unmakes owners. Where
+    /// there is no owner, none is lost.
+    #[cfg(feature = "login")]
+    pub(crate) async fn unmake_members(
+        &self,
+        group: &str,
+        gives: Roles,
+        leaving: &[String],
+    ) -> Result<Option<Write>, UserError> {
+        if !gives.contains(Roles::OWNER) || !self.directory.has_owner_but("") {
+            return Ok(None);
+        }
+        self.unmake(|directory| directory.has_owner_without(group, Some(leaving))).await.map(Some)
+    }
+
+    /// Whether what was done to this person with this revision has left nobody an owner. Nobody is asked about a
+    /// provider's word: it holds, and is told here.
+    pub(super) async fn has_left_ownerless(&self, id: &str, revision: Revision) -> bool {
+        let known = tokio::time::timeout(APPLY, self.directory.wait_for(revision)).await.is_ok();
+        let ownerless = known && !self.directory.has_owner_but("");
+        if ownerless {
+            tracing::error!(
+                user = id,
+                "an identity provider has taken the last owner's group: nobody is an owner any more; put somebody back \
+                 at the provider, or start with --bootstrap and make an owner with the token"
+            );
+        }
+        ownerless
+    }
+
     /// Whoever has chosen somebody's password, or has a key or session in their name, must not become an owner with
     /// them: an owner of whom others are sure signs in with what nobody else knows. The keys that are good for the admin
     /// API go.
@@ -86,17 +118,18 @@ impl Users {
                 "must wait until the person has replaced the password that somebody else has chosen",
             );
         }
-        self.end_admin_keys(id).await
+        let for_api = |key: &ApiKey| key.scopes.iter().any(|one| matches!(one, Scope::ApiRead | Scope::ApiWrite));
+        self.delete_keys(id, for_api).await
     }
 
-    async fn end_admin_keys(&self, id: &str) -> Result<(), UserError> {
+    /// Deletes those of a person's keys.
+    pub(crate) async fn delete_keys(&self, id: &str, which: impl Fn(&ApiKey) -> bool) -> Result<(), UserError> {
         let of_subject = IndexTerm { name: "subject", value: format!("{} {id}", Subject::LOCAL).into() };
         let keys: &Resources<ApiKey> = &self.keys;
         let mut after = None;
         loop {
             let (page, more) = keys.list(Some(of_subject.clone()), after.as_deref(), StoreLimits::WRITES).await?;
-            let for_api = |scope: &Scope| matches!(scope, Scope::ApiRead | Scope::ApiWrite);
-            let gone = page.iter().filter(|key| key.value.scopes.iter().any(for_api));
+            let gone = page.iter().filter(|key| which(&key.value));
             let writes: Vec<_> = gone.map(|key| Write::Delete { key: keys.key(&key.id), when: When::Any }).collect();
             if !writes.is_empty() {
                 keys.store().commit(writes).await?;

@@ -277,6 +277,8 @@ impl Users {
             let tenant = self.users.key(id).tenant;
             writes.extend(identities.iter().map(|one| gone(Key::new(tenant.clone(), PASSWORD, one.id.clone()))));
             writes.extend(keys.iter().map(|one| gone(self.keys.key(&one.id))));
+            #[cfg(feature = "login")]
+            writes.extend(crate::scim::forgetting(&self.users, id).await?);
             if !writes.is_empty() {
                 self.users.store().commit(writes).await?;
             }
@@ -324,7 +326,7 @@ impl Users {
         may_give(by, group.roles, roles)?;
         let unmade = group.roles.contains(Roles::OWNER) && !roles.contains(Roles::OWNER);
         let other = if unmade && self.directory.has_owner_but("") {
-            Some(self.unmake(|directory| directory.has_owner_without(id)).await?)
+            Some(self.unmake(|directory| directory.has_owner_without(id, None)).await?)
         } else {
             None
         };
@@ -333,11 +335,9 @@ impl Users {
         Ok(self.groups.store().commit(std::iter::once(put).chain(other).collect()).await?)
     }
 
-    /// The identities of a user, at most 100.
+    /// The identities of a user.
     pub(crate) async fn identities_of(&self, id: &str) -> Result<Vec<Identity>, UserError> {
-        let of_user = IndexTerm { name: "user", value: id.into() };
-        let (found, _) = self.identities.list(Some(of_user), None, 100).await?;
-        Ok(found.into_iter().map(|one| one.value).collect())
+        Ok(self.identities(id).await?.into_iter().map(|one| one.value).collect())
     }
 
     /// The user, if this caller may change them.
@@ -388,7 +388,7 @@ pub(super) fn may_give(by: &Principal, old: Roles, new: Roles) -> Result<(), Use
 }
 
 /// Asked about anything else, a store would rightly call it an invalid request.
-pub(super) fn is_id(id: &str) -> bool {
+pub(crate) fn is_id(id: &str) -> bool {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     (1..=UserLimits::ID).contains(&id.len()) && id.bytes().all(fits)
 }

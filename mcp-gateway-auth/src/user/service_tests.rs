@@ -29,7 +29,7 @@ async fn made(world: &World, name: &str, roles: Roles) -> String {
 #[tokio::test]
 async fn a_person_is_an_identity_and_never_an_address() {
     let world = World::new().await;
-    let email = Some(Email { address: "ada@a.example".into(), verified: true });
+    let email = Some(Email::verified_by("ada@a.example", "https://login.example"));
     let ada = world.users.sign_in(&asserted("1").with_email(email.clone())).await.unwrap();
     assert!(ada.first && ada.user.roles == Roles::BASIC);
     let again = world.users.sign_in(&asserted("1")).await.unwrap();
@@ -231,7 +231,9 @@ async fn a_preset_makes_an_owner_of_a_verified_address_alone() {
     let presets = [("ada@a.example".into(), Roles::OWNER)].into_iter().collect();
     let world = World::with_presets(presets).await;
     for (subject, verified) in [("1", false), ("2", true)] {
-        let email = Some(Email { address: "ada@a.example".into(), verified });
+        let email =
+            if verified { Email::verified_by("ada@a.example", ISSUER) } else { Email::unverified("ada@a.example") };
+        let email = Some(email);
         let ada = world.users.sign_in(&asserted(subject).with_email(email)).await.unwrap();
         world.applied(ada.revision).await;
         assert_eq!(world.users.effective_roles(&ada.id).contains(Roles::OWNER), verified);

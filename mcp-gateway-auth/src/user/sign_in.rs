@@ -1,9 +1,9 @@
 //! From what a login proved to a user.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mcp_gateway_core::contract::{Revision, StoreErrorKind, StoreLimits, When};
-use mcp_gateway_core::record::{Group, Stored, User, UserState};
+use mcp_gateway_core::record::{Group, Roles, Stored, User, UserState};
 
 use super::error::{UserError, wrong};
 use super::identity::tidy;
@@ -23,6 +23,8 @@ pub struct SignedIn {
     pub first: bool,
     /// A replica that has applied this revision knows the user as they are now.
     pub revision: Revision,
+    /// Whether the groups that the provider named now have left nobody an owner.
+    pub ownerless: bool,
 }
 
 impl Users {
@@ -60,19 +62,40 @@ impl Users {
         if old.state != UserState::Active {
             return Err(UserError::Disabled);
         }
+        let issuer = &*asserted.identity.issuer;
         let mut user = old.clone();
         let name = tidy(&asserted.name);
         if !name.is_empty() {
             user.name = name;
         }
-        if asserted.email.is_some() {
-            user.email.clone_from(&asserted.email);
+        if let Some(email) = &asserted.email {
+            let held_by = user.email.as_ref().and_then(|email| email.verified_by.as_deref());
+            // What one provider has verified, another one's guess does not replace.
+            if email.verified || held_by.is_none_or(|by| by == issuer) {
+                user.email = Some(email.clone());
+            }
         }
         if let Some(groups) = groups {
-            user.groups = groups.to_vec();
+            user.groups = self.with_groups(&old.groups, issuer, groups).await?;
         }
-        let revision = if user == old { revision } else { self.users.save(&id, &user, When::At(revision)).await? };
-        Ok(SignedIn { id, user, first: false, revision })
+        if user == old {
+            return Ok(SignedIn { id, user, first: false, revision, ownerless: false });
+        }
+        let was_owner = self.effective_roles(&id).contains(Roles::OWNER);
+        let revision = self.users.save(&id, &user, When::At(revision)).await?;
+        let ownerless = was_owner && self.has_left_ownerless(&id, revision).await;
+        Ok(SignedIn { id, user, first: false, revision, ownerless })
+    }
+
+    /// The groups of before, with those of this provider replaced: each speaks for its own alone.
+    async fn with_groups(&self, old: &[String], provider: &str, new: &[String]) -> Result<Vec<String>, UserError> {
+        let before = self.groups.get_many(old.iter().map(String::as_str)).await?;
+        let others = before.into_iter().flatten().filter(|group| group.value.provider != provider);
+        let all: BTreeSet<String> = others.map(|group| group.id.into()).chain(new.iter().cloned()).collect();
+        if all.len() > UserLimits::GROUPS {
+            return wrong("groups", "are more than 500; let the identity provider name only those that matter here");
+        }
+        Ok(all.into_iter().collect())
     }
 
     async fn first_sign_in(&self, asserted: &Asserted, groups: Option<&[String]>) -> Result<SignedIn, UserError> {
@@ -92,7 +115,7 @@ impl Users {
             self.identities.put(&asserted.identity.id(), &identity, None, When::Absent)?,
         ];
         let revision = self.users.store().commit(writes).await?;
-        Ok(SignedIn { id: id.into(), user, first: true, revision })
+        Ok(SignedIn { id: id.into(), user, first: true, revision, ownerless: false })
     }
 
     /// The ids of groups, each kept, so that an administrator sees it and can give it roles. A name that changed at the

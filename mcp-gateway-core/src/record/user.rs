@@ -40,6 +40,21 @@ pub struct Email {
     /// Whether a provider that is authoritative for its domain says that it is the person's.
     #[serde(default)]
     pub verified: bool,
+    /// The issuer that says so; absent when nobody does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verified_by: Option<String>,
+}
+
+impl Email {
+    /// An address of which nobody says whose it is.
+    pub fn unverified(address: impl Into<String>) -> Self {
+        Self { address: address.into(), verified: false, verified_by: None }
+    }
+
+    /// An address that this issuer says is the person's.
+    pub fn verified_by(address: impl Into<String>, issuer: impl Into<String>) -> Self {
+        Self { address: address.into(), verified: true, verified_by: Some(issuer.into()) }
+    }
 }
 
 /// Whether a person may do anything.

@@ -34,7 +34,7 @@ use tokio::sync::watch;
 
 pub use cache::Cache;
 pub use key::KeyFacts;
-pub use people::{RolePresets, UserFacts};
+pub use people::{RolePresets, UserFacts, Vouching};
 
 use self::follow::Driver;
 use crate::MaybeReady;
@@ -101,6 +101,9 @@ pub struct SnapshotOptions {
     pub presets: Arc<RolePresets>,
     /// Roles of the members of groups by the group's id, beside those that the group was given; none by default.
     pub group_presets: Arc<RolePresets>,
+    /// Whose word about which addresses counts. Presets follow it as it is now, whatever was believed at a login; without
+    /// it, which is the default, what was believed then stays so.
+    pub vouching: Option<Arc<Vouching>>,
     /// Whether there has been an owner before; `false` by default.
     pub owned: bool,
 }
@@ -118,6 +121,7 @@ impl SnapshotOptions {
             coalesce: Duration::from_millis(20),
             presets: Arc::default(),
             group_presets: Arc::default(),
+            vouching: None,
             owned: false,
         }
     }

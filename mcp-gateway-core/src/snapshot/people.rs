@@ -3,8 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::{KeyFacts, Snapshot};
-use crate::record::{Group, Roles, Subject, User, UserState};
+use super::{KeyFacts, Snapshot, SnapshotOptions};
+use crate::record::{Email, Group, Roles, Subject, User, UserState};
 
 /// A person, ready for use: about 100 bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,11 +42,15 @@ impl UserFacts {
 /// Roles by verified e-mail address, in lowercase, from the configuration.
 pub type RolePresets = HashMap<Box<str>, Roles>;
 
+/// The domains, in lowercase, that each issuer may vouch for now.
+pub type Vouching = HashMap<Box<str>, HashSet<Box<str>>>;
+
 /// What a replica remembers so that a change of one record reaches all that depend on it.
 #[derive(Default)]
 pub(super) struct People {
     presets: Arc<RolePresets>,
     group_presets: Arc<RolePresets>,
+    vouching: Option<Arc<Vouching>>,
     /// Roles of groups that have any.
     groups: HashMap<Arc<str>, Roles>,
     /// One copy of each group's id.
@@ -67,8 +71,14 @@ struct Changed {
 }
 
 impl People {
-    pub(super) fn new(presets: Arc<RolePresets>, group_presets: Arc<RolePresets>, owned: bool) -> Self {
-        Self { presets, group_presets, owned, ..Self::default() }
+    pub(super) fn new(options: &SnapshotOptions, owned: bool) -> Self {
+        Self {
+            presets: Arc::clone(&options.presets),
+            group_presets: Arc::clone(&options.group_presets),
+            vouching: options.vouching.clone(),
+            owned,
+            ..Self::default()
+        }
     }
 
     /// A user that cannot be read may do nothing: the record may have been a restriction.
@@ -179,13 +189,21 @@ impl People {
     }
 
     fn compile(&mut self, id: Arc<str>, user: &User) -> UserFacts {
-        let verified = user.email.as_ref().filter(|email| email.verified);
+        let verified = user.email.as_ref().filter(|email| email.verified && self.is_vouched_for(email));
         let preset = verified.and_then(|email| self.presets.get(&*email.address)).copied().unwrap_or_default();
         let own = user.roles.union(preset);
         let groups: Arc<[Arc<str>]> = user.groups.iter().map(|group| self.name(group)).collect();
         let enabled = user.state == UserState::Active;
         let roles = self.effective(own, &groups);
         UserFacts { id, enabled, roles, groups, epoch: user.epoch, own, unreadable: false }
+    }
+
+    /// Whether whoever said that the address is the person's may still say so.
+    fn is_vouched_for(&self, email: &Email) -> bool {
+        let Some(vouching) = &self.vouching else { return true };
+        let domains = email.verified_by.as_deref().and_then(|issuer| vouching.get(issuer));
+        let domain = email.address.rsplit_once('@').map_or("", |(_, domain)| domain);
+        domains.is_some_and(|domains| domains.contains(domain))
     }
 
     fn effective(&self, own: Roles, groups: &[Arc<str>]) -> Roles {

@@ -35,7 +35,7 @@ impl Replica {
     pub(super) fn new(options: SnapshotOptions, before: Arc<Snapshot>) -> Self {
         // Listing anew forgets nothing of that.
         let owned = options.owned || before.owned;
-        let people = People::new(Arc::clone(&options.presets), Arc::clone(&options.group_presets), owned);
+        let people = People::new(&options, owned);
         Self {
             options,
             snapshot: Snapshot::default(),

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use mcp_gateway_auth::oidc::{ProviderKind, ProviderOptions};
 use mcp_gateway_auth::user::group_id;
 use mcp_gateway_core::egress::EgressPolicy;
 use mcp_gateway_core::record::Roles;
-use mcp_gateway_core::snapshot::RolePresets;
+use mcp_gateway_core::snapshot::{RolePresets, Vouching};
 use serde::{Deserialize, Serialize};
 
 use super::{Config, ConfigError};
@@ -54,6 +55,10 @@ pub struct ProviderSettings {
     /// Whether a login counts as fresh of which the provider does not say when the person proved who they are.
     #[serde(default)]
     pub fresh_without_auth_time: bool,
+    /// After how many minutes the provider is asked anew about a login, by a refresh token (`offline_access`): groups follow,
+    /// and a login that it vouches for no more ends. 0: not between logins. Not at GitHub.
+    #[serde(default)]
+    pub refresh_minutes: u32,
     /// The file with the token of its SCIM client, at least 32 characters. Not set: the variable
     /// `MCP_GATEWAY_SCIM_TOKEN_{NAME}`, or no SCIM.
     #[serde(default)]
@@ -127,6 +132,7 @@ impl ProviderSettings {
         options.organizations.clone_from(&self.organizations);
         options.anybody = self.anybody;
         options.fresh_without_auth_time = self.fresh_without_auth_time;
+        options.refresh = Duration::from_secs(u64::from(self.refresh_minutes) * 60);
         options.check().map_err(|error| wrong(error.field, error.problem))?;
         Ok(options)
     }
@@ -199,6 +205,17 @@ impl Config {
             }
         }
         Ok(presets)
+    }
+
+    /// Which provider may vouch for the addresses of which domains: `login.providers[].email_domains`.
+    ///
+    /// # Errors
+    /// As [`providers`](Self::providers).
+    pub fn vouching(&self) -> Result<Vouching, ConfigError> {
+        let of = |options: ProviderOptions| {
+            (options.issuer.into(), options.email_domains.into_iter().map(String::into_boxed_str).collect())
+        };
+        Ok(self.providers()?.into_iter().map(of).collect())
     }
 
     /// Roles of the members of groups, by the id of the group: `login.providers[].group_roles`.
