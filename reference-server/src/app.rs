@@ -8,14 +8,14 @@ use mcp_gateway_auth::api_key::{ApiKeys, LastUsed};
 use mcp_gateway_auth::login::{CookieNames, LocalLogins, Sessions};
 use mcp_gateway_auth::oidc::Providers;
 use mcp_gateway_auth::scim::Scim;
-use mcp_gateway_auth::user::Users;
+use mcp_gateway_auth::user::{IdentityKey, Users};
 use mcp_gateway_core::contract::{
     AuditSink, AuditStore, Authenticator, Clock, RateLimiter, ResourceStore, Runtime, StoreError,
 };
 use mcp_gateway_core::egress::Connections;
 use mcp_gateway_core::layer::admit::Load;
 use mcp_gateway_core::layer::refusals::Strangers;
-use mcp_gateway_core::record::{FieldSealer, Mount, Revoked};
+use mcp_gateway_core::record::{FieldSealer, Mount, Revoked, Subject};
 use mcp_gateway_core::seal::SessionKeyRing;
 use mcp_gateway_core::snapshot::Snapshots;
 use mcp_gateway_store::spool::SpoolStats;
@@ -112,6 +112,14 @@ pub struct DataPlaneLoad {
 }
 
 impl App {
+    /// Whether anybody can still sign in with an identity of this issuer.
+    pub(crate) fn can_sign_in(&self, identity: &IdentityKey) -> bool {
+        match identity.issuer == Subject::LOCAL {
+            true => self.config.login.passwords,
+            false => self.logins.providers.list().any(|provider| provider.issuer == identity.issuer),
+        }
+    }
+
     /// Ends what clients have got of a person or login: grants for ever, tokens at every replica.
     ///
     /// # Errors

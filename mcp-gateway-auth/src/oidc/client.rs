@@ -21,6 +21,62 @@ pub(super) struct Tokens {
     pub(super) access_token: Secret,
     #[serde(default)]
     pub(super) id_token: Option<Secret>,
+    #[serde(default)]
+    pub(super) refresh_token: Option<Secret>,
+}
+
+/// Gets new tokens for a refresh token (RFC 6749 §6).
+///
+/// # Errors
+/// [`OidcError::Denied`] when the provider takes it no more: the person, or what they have agreed to, is gone there.
+pub(super) async fn refresh(
+    fetch: &dyn Fetch,
+    provider: &ProviderOptions,
+    endpoint: &str,
+    basic: bool,
+    token: &Secret,
+) -> Result<Tokens, OidcError> {
+    let request = {
+        let mut form = form_urlencoded::Serializer::new(String::new());
+        form.append_pair("grant_type", "refresh_token").append_pair("refresh_token", token.expose());
+        posted(endpoint, basic, provider, form)?
+    };
+    let answer = fetch.fetch(request).await.map_err(failed)?;
+    #[derive(Deserialize)]
+    struct Refused {
+        error: String,
+    }
+    match serde_json::from_slice(&answer.body) {
+        // Nothing else says so: `invalid_client`, for instance, is a mistake of ours.
+        Ok(Refused { error }) if error == "invalid_grant" => Err(OidcError::Denied(error)),
+        Ok(Refused { error }) => Err(failed(format!("it gives no new token: {}", error.escape_default()))),
+        Err(_) if answer.status != StatusCode::OK => {
+            Err(failed(format!("its token endpoint answers {}", answer.status)))
+        }
+        Err(_) => serde_json::from_slice(&answer.body).map_err(|_| failed("its token endpoint answers something else")),
+    }
+}
+
+/// A form with what proves who the gateway is.
+fn posted(
+    endpoint: &str,
+    basic_first: bool,
+    provider: &ProviderOptions,
+    mut form: form_urlencoded::Serializer<'_, String>,
+) -> Result<Request<Bytes>, OidcError> {
+    let mut request = Request::post(endpoint)
+        .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+        .header(ACCEPT, "application/json");
+    match &provider.client_secret {
+        Some(secret) if basic_first => request = request.header(AUTHORIZATION, basic(&provider.client_id, secret)?),
+        secret => {
+            form.append_pair("client_id", &provider.client_id);
+            if let Some(secret) = secret {
+                form.append_pair("client_secret", secret.expose());
+            }
+        }
+    }
+    request.body(Bytes::from(form.finish())).map_err(failed)
 }
 
 /// A code, and where it is to be exchanged.
@@ -62,19 +118,7 @@ impl Exchange<'_> {
             .append_pair("code", self.code)
             .append_pair("redirect_uri", self.redirect_uri)
             .append_pair("code_verifier", self.verifier.expose());
-        let mut request = Request::post(self.endpoint)
-            .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
-            .header(ACCEPT, "application/json");
-        match &provider.client_secret {
-            Some(secret) if self.basic => request = request.header(AUTHORIZATION, basic(&provider.client_id, secret)?),
-            secret => {
-                form.append_pair("client_id", &provider.client_id);
-                if let Some(secret) = secret {
-                    form.append_pair("client_secret", secret.expose());
-                }
-            }
-        }
-        request.body(Bytes::from(form.finish())).map_err(failed)
+        posted(self.endpoint, self.basic, provider, form)
     }
 }
 

@@ -38,7 +38,9 @@ impl Providers {
     /// As the store's.
     pub async fn remember(&self, session: &str, login: &ProviderLogin, lasts: Duration) -> Result<(), StoreError> {
         let logins = &self.0.logins;
-        logins.store().commit(vec![logins.put(session, login, Some(lasts), When::Any)?]).await.map(drop)
+        let ends_at = self.0.clock.now().saturating_add(lasts).ok();
+        let login = ProviderLogin { ends_at, ..login.clone() };
+        logins.store().commit(vec![logins.put(session, &login, Some(lasts), When::Any)?]).await.map(drop)
     }
 
     /// Where a browser goes whose session has ended here, to end the provider's too (RP-Initiated Logout 1.0); `None`
@@ -143,7 +145,7 @@ impl Providers {
     }
 
     /// Access tokens of the login end at every replica that hears of this.
-    fn revocation(&self, session: &str) -> Result<Write, StoreError> {
+    pub(super) fn revocation(&self, session: &str) -> Result<Write, StoreError> {
         let until = self.0.clock.now().saturating_add(ENDED).unwrap_or(Timestamp::MAX);
         let reason = "the identity provider has ended the login".to_owned();
         let revocation = Revocation { reason, before: None, until };
@@ -151,7 +153,7 @@ impl Providers {
     }
 
     /// Its refresh tokens end with the grants.
-    async fn end_grants(&self, session: &str) -> Result<(), StoreError> {
+    pub(super) async fn end_grants(&self, session: &str) -> Result<(), StoreError> {
         let grants = &self.0.grants;
         let Some(term) = Grant::ended_with(Revoked::Session(session)) else { return Ok(()) };
         loop {

@@ -46,6 +46,7 @@ mod logout_token;
 mod person;
 mod provider;
 mod record;
+mod refresh;
 #[cfg(test)]
 mod tests;
 
@@ -66,6 +67,7 @@ pub use self::error::OidcError;
 pub use self::logout::EndedLogins;
 pub use self::provider::{OidcLimits, ProviderError, ProviderKind, ProviderOptions};
 pub use self::record::{LoginTransaction, ProviderLogin, UsedLogoutToken};
+pub use self::refresh::RefreshedLogins;
 
 use self::callback::Callback;
 use self::client::Exchange;
@@ -120,6 +122,9 @@ pub struct Proven {
     pub authenticated_at: Timestamp,
     /// Where it goes on: what was given to [`Providers::begin`].
     pub next: String,
+    /// The session that it is to be [linked](Providers::begin_link) in: no login, then, but another way for whoever that
+    /// session is of.
+    pub link: Option<String>,
 }
 
 impl Providers {
@@ -188,6 +193,32 @@ impl Providers {
         next: &str,
         max_age: Option<i64>,
     ) -> Result<String, OidcError> {
+        self.start(provider, browser, next, max_age, None).await
+    }
+
+    /// The same for somebody who is signed in, in a session of this record's id, and wants to sign in with this provider,
+    /// too. The provider is to ask the person anew; which one says so, see [`ProviderOptions::fresh_without_auth_time`].
+    ///
+    /// # Errors
+    /// [`OidcError`].
+    pub async fn begin_link(
+        &self,
+        provider: &str,
+        browser: &str,
+        next: &str,
+        session: &str,
+    ) -> Result<String, OidcError> {
+        self.start(provider, browser, next, Some(0), Some(session)).await
+    }
+
+    async fn start(
+        &self,
+        provider: &str,
+        browser: &str,
+        next: &str,
+        max_age: Option<i64>,
+        link: Option<&str>,
+    ) -> Result<String, OidcError> {
         let inner = &*self.0;
         let Provider { options, way } = self.find(provider)?;
         let endpoint = match way {
@@ -203,6 +234,7 @@ impl Providers {
             next: next.to_owned(),
             // Neither of the two would say whether it has asked again.
             max_age: max_age.filter(|_| options.knows_max_age()),
+            link: link.map(str::to_owned),
             began_at: inner.clock.now(),
         };
         let put =
@@ -221,7 +253,12 @@ impl Providers {
         let mut url = Url::parse(endpoint).map_err(|error| OidcError::Provider(error.into()))?;
         let challenge = URL_SAFE_NO_PAD.encode(Sha256::digest(transaction.verifier.expose()));
         let openid = options.kind != ProviderKind::GitHub;
+        let offline = !options.refresh.is_zero();
         let mut scopes: Vec<&str> = options.scopes.iter().map(String::as_str).collect();
+        // Google has parameters for it.
+        if offline && options.kind != ProviderKind::Google && !scopes.contains(&"offline_access") {
+            scopes.push("offline_access");
+        }
         if openid && !scopes.contains(&"openid") {
             scopes.insert(0, "openid");
         }
@@ -240,6 +277,9 @@ impl Providers {
         if options.knows_max_age() {
             let max_age = transaction.max_age.unwrap_or(options.max_age);
             query.append_pair("max_age", &max_age.to_string());
+        }
+        if offline && options.kind == ProviderKind::Google {
+            query.append_pair("access_type", "offline").append_pair("prompt", "consent");
         }
         if let (ProviderKind::Google, [domain]) = (options.kind, &*options.email_domains) {
             query.append_pair("hd", domain);
@@ -276,6 +316,10 @@ impl Providers {
             subject: String::new(),
             session: None,
             id_token: None,
+            refresh_token: None,
+            nonce: None,
+            asked_at: Some(self.0.clock.now()),
+            ends_at: None,
         };
         let now = self.0.clock.now();
         let mut authenticated_at = if options.fresh_without_auth_time { now } else { NEVER };
@@ -317,10 +361,12 @@ impl Providers {
                 login.subject = token.subject;
                 login.session = token.session;
                 login.id_token = Some(id_token);
+                login.nonce = Some(transaction.nonce.clone());
+                login.refresh_token = tokens.refresh_token.filter(|_| !options.refresh.is_zero());
                 person
             }
         };
-        Ok(Proven { asserted, login, authenticated_at, next: transaction.next })
+        Ok(Proven { asserted, login, authenticated_at, next: transaction.next, link: transaction.link })
     }
 
     /// The login of this state, if this browser began it with this provider; there is no second time.

@@ -1,6 +1,7 @@
 //! Identity providers as an operator describes them.
 
 use std::fmt;
+use std::time::Duration;
 
 use mcp_gateway_core::record::Secret;
 use url::Url;
@@ -70,6 +71,9 @@ pub struct ProviderOptions {
     /// Whether a login counts as fresh of which the provider does not say when the person proved who they are. A browser
     /// that has a session there then renews its session here without anybody being asked.
     pub fresh_without_auth_time: bool,
+    /// After how long the provider is asked anew about a login, by a refresh token; zero, the default: not between
+    /// logins. Not at GitHub, which has none.
+    pub refresh: Duration,
 }
 
 /// A provider cannot be used as it is described. The text says what to do.
@@ -100,6 +104,7 @@ impl ProviderOptions {
             anybody: false,
             max_age: 7 * 24 * 3_600,
             fresh_without_auth_time: false,
+            refresh: Duration::ZERO,
         }
     }
 
@@ -195,6 +200,9 @@ impl ProviderOptions {
         }
         if !self.organizations.is_empty() && self.kind != ProviderKind::GitHub {
             return wrong("organizations", "are those of GitHub; leave it out");
+        }
+        if !self.refresh.is_zero() && self.kind == ProviderKind::GitHub {
+            return wrong("refresh", "is not for GitHub, which has no refresh tokens; leave it out");
         }
         if self.max_age < 0 {
             return wrong("max_age", "must be seconds, from 0");

@@ -24,6 +24,9 @@ pub struct LoginTransaction {
     /// How old the person's login at the provider may be, in seconds, if that was asked for.
     #[serde(default)]
     pub max_age: Option<i64>,
+    /// The session whose person wants to sign in with this, too: the id of its record.
+    #[serde(default)]
+    pub link: Option<String>,
     /// When it began.
     pub began_at: Timestamp,
 }
@@ -58,12 +61,24 @@ pub struct ProviderLogin {
     /// Shown to it when the person signs out; sealed.
     #[serde(default)]
     pub id_token: Option<Secret>,
+    /// By which it is asked about the person between logins; sealed.
+    #[serde(default)]
+    pub refresh_token: Option<Secret>,
+    /// What the ID token of the login answered.
+    #[serde(default)]
+    pub nonce: Option<String>,
+    /// When the provider was asked last.
+    #[serde(default)]
+    pub asked_at: Option<Timestamp>,
+    /// Until when this is kept.
+    #[serde(default)]
+    pub ends_at: Option<Timestamp>,
 }
 
 impl Resource for ProviderLogin {
     const KIND: Kind = Kind::quiet("provider-login");
     const INDEXES: &'static [&'static str] = &["person", "session"];
-    const SEALED: &'static [&'static str] = &["/idToken"];
+    const SEALED: &'static [&'static str] = &["/idToken", "/refreshToken"];
 
     fn terms(&self) -> Vec<IndexTerm> {
         let mut terms = vec![Self::of_person(&self.issuer, &self.subject)];

@@ -102,6 +102,11 @@ impl Login {
         self.begin_within(None).await
     }
 
+    async fn begin_link(&self, session: &str) -> HashMap<String, String> {
+        let url = self.providers.begin_link("company", BROWSER, "/next", session).await.unwrap();
+        Url::parse(&url).unwrap().query_pairs().into_owned().collect()
+    }
+
     async fn begin_within(&self, max_age: Option<i64>) -> HashMap<String, String> {
         let url = self.providers.begin("company", BROWSER, "/next", max_age).await.unwrap();
         Url::parse(&url).unwrap().query_pairs().into_owned().collect()
@@ -219,6 +224,26 @@ async fn an_id_token_is_signed_by_the_provider_and_is_one() {
     let long = json!({ "x": "x".repeat(OidcLimits::ID_TOKEN) });
     login.issue(&login.sign("JWT", &long).await);
     assert!(invalid(&login.finish(&sent).await));
+}
+
+/// Somebody who is signed in proves anew who they are at the other provider, in the same browser.
+#[tokio::test]
+async fn what_is_to_be_linked_is_no_login_and_is_asked_anew() {
+    let login = Login::company().await;
+    let sent = login.begin_link("the session's id").await;
+    assert_eq!(sent["max_age"], "0");
+    let mut claims = login.claims(&sent["nonce"]);
+    claims["auth_time"] = json!(login.world.clock.now().as_second() - 600);
+    login.issue(&login.sign("JWT", &claims).await);
+    assert!(invalid(&login.finish(&sent).await), "the provider has asked nobody");
+    let sent = login.begin_link("the session's id").await;
+    let mut claims = login.claims(&sent["nonce"]);
+    claims["auth_time"] = json!(login.world.clock.now().as_second());
+    login.issue(&login.sign("JWT", &claims).await);
+    assert_eq!(login.finish(&sent).await.unwrap().link.as_deref(), Some("the session's id"));
+    let sent = login.begin().await;
+    login.issue(&login.sign("JWT", &login.claims(&sent["nonce"])).await);
+    assert_eq!(login.finish(&sent).await.unwrap().link, None);
 }
 
 #[tokio::test]
@@ -444,4 +469,151 @@ async fn two_providers_are_two() {
     assert_eq!(new(vec![one(), two()]).unwrap().list().count(), 2);
     assert_eq!(new(vec![one(), ProviderOptions { name: "one".into(), ..two() }]).unwrap_err().field, "name");
     assert_eq!(new(vec![one(), ProviderOptions { issuer: ISSUER.into(), ..two() }]).unwrap_err().field, "issuer");
+}
+
+/// What a provider says between logins: of groups, and that it knows somebody no more.
+mod between_logins {
+    use std::time::Duration;
+
+    use mcp_gateway_core::record::Roles;
+
+    use super::*;
+    use crate::testing::owner;
+
+    const MINUTES: Duration = Duration::from_secs(600);
+
+    struct Asked {
+        login: Login,
+        session: String,
+        id: String,
+        user: String,
+    }
+
+    impl Asked {
+        /// Somebody of the group `ops` who has signed in.
+        async fn new() -> Self {
+            let mut options = ProviderOptions::new("company", ISSUER, "gateway");
+            (options.groups_claim, options.refresh) = (Some("groups".to_owned()), MINUTES);
+            let login = Login::new(options).await;
+            let sent = login.begin().await;
+            assert!(sent["scope"].split(' ').any(|scope| scope == "offline_access"));
+            let mut claims = login.claims(&sent["nonce"]);
+            claims["groups"] = json!(["ops"]);
+            let id_token = login.sign("JWT", &claims).await;
+            let token = json!({ "access_token": "at", "id_token": id_token, "refresh_token": "r1" });
+            login.provider.answer(&format!("{ISSUER}/token"), token);
+            let proven = login.finish(&sent).await.unwrap();
+            let signed_in = login.world.users.sign_in(&proven.asserted).await.unwrap();
+            login.world.applied(signed_in.revision).await;
+            let user = SessionUser { id: signed_in.id.clone(), epoch: 0 };
+            let begun = login.sessions.begin(&user, "company").await.unwrap();
+            login.providers.remember(&begun.id, &proven.login, Duration::from_secs(30 * 24 * 3_600)).await.unwrap();
+            let (id, session) = (begun.id, begun.token.expose().to_owned());
+            Self { login, session, id, user: signed_in.id.into() }
+        }
+
+        async fn ask(&self) -> RefreshedLogins {
+            self.login.providers.refresh_due(&self.login.world.users).await.unwrap()
+        }
+
+        fn later(&self) {
+            self.login.world.clock.advance(MINUTES);
+        }
+
+        fn says(&self, groups: &[&str]) {
+            let token = json!({ "access_token": "at", "refresh_token": "r2" });
+            self.login.provider.answer(&format!("{ISSUER}/token"), token);
+            let about = json!({ "sub": "248289", "name": "Ada King", "email": "ada@a.example", "groups": groups });
+            self.login.provider.answer(&format!("{ISSUER}/userinfo"), about);
+        }
+
+        async fn user(&self) -> mcp_gateway_core::record::User {
+            self.login.world.users.get(&self.user).await.unwrap().unwrap().value
+        }
+
+        async fn is_signed_in(&self) -> bool {
+            self.login.sessions.find(&self.session).await.unwrap().is_some()
+        }
+    }
+
+    #[tokio::test]
+    async fn groups_follow_the_provider_while_a_login_lives() {
+        let asked = Asked::new().await;
+        asked.says(&["dev"]);
+        assert_eq!(asked.ask().await, RefreshedLogins::default(), "it is too early");
+        asked.later();
+        assert_eq!(asked.ask().await.asked, 1);
+        assert_eq!(asked.ask().await.asked, 0, "it was asked a moment ago");
+        assert_eq!(asked.user().await.groups, [crate::user::group_id(ISSUER, "dev")]);
+        assert_eq!(asked.user().await.name, "Ada King");
+        let form = asked.login.provider.token_form.lock().unwrap().clone();
+        assert_eq!((&*form["grant_type"], &*form["refresh_token"]), ("refresh_token", "r1"));
+        // With the token that followed, in an ID token this time, and of the last owner.
+        let group = asked.user().await.groups[0].clone();
+        let given = asked.login.world.users.set_group_roles(&owner(), &group, Roles::OWNER, None).await.unwrap();
+        asked.login.world.applied(given).await;
+        asked.later();
+        let mut claims = asked.login.claims("");
+        claims["groups"] = json!([]);
+        claims.as_object_mut().unwrap().remove("nonce");
+        let id_token = asked.login.sign("JWT", &claims).await;
+        let token = json!({ "access_token": "at", "id_token": id_token });
+        asked.login.provider.answer(&format!("{ISSUER}/token"), token);
+        let refreshed = asked.ask().await;
+        assert_eq!(refreshed.ownerless, [asked.user.clone()]);
+        assert_eq!(asked.login.provider.token_form.lock().unwrap()["refresh_token"], "r2");
+        assert!(asked.user().await.groups.is_empty() && asked.is_signed_in().await);
+        assert!(!asked.login.world.users.effective_roles(&asked.user).contains(Roles::OWNER));
+    }
+
+    #[tokio::test]
+    async fn whom_the_provider_knows_no_more_is_out() {
+        let asked = Asked::new().await;
+        let now = asked.login.world.clock.now();
+        let grant: Grant = serde_json::from_value(json!({
+            "subject": mcp_gateway_core::record::User::subject(TenantId::default(), &asked.user), "clientId": "c", "server": "s",
+            "scope": "mcp", "session": asked.id, "createdAt": now, "endsAt": "2999-01-01T00:00:00Z", "rotatedAt": now,
+        }))
+        .unwrap();
+        let grants = asked.login.world.of::<Grant>();
+        grants.save("g", &grant, When::Any).await.unwrap();
+        // A mistake of ours, and a provider that is away, end nothing.
+        asked.later();
+        asked.login.provider.answer(&format!("{ISSUER}/token"), json!({ "error": "invalid_client" }));
+        assert!(asked.ask().await.ended.is_empty() && asked.is_signed_in().await);
+        asked.later();
+        asked.login.provider.away.store(true, Ordering::SeqCst);
+        assert!(asked.ask().await.ended.is_empty() && asked.is_signed_in().await);
+        asked.login.provider.away.store(false, Ordering::SeqCst);
+        asked.later();
+        // Somebody else's answer neither.
+        asked.says(&["dev"]);
+        asked.login.provider.answer(&format!("{ISSUER}/userinfo"), json!({ "sub": "7", "groups": [] }));
+        assert!(asked.ask().await.ended.is_empty() && asked.is_signed_in().await);
+
+        // The session has ended by itself; what was agreed to in it is still asked about.
+        asked.login.sessions.end(&asked.session).await.unwrap();
+        asked.later();
+        asked.login.provider.answer(&format!("{ISSUER}/token"), json!({ "error": "invalid_grant" }));
+        assert_eq!(asked.ask().await.ended, [asked.user.clone()]);
+        assert!(grants.get("g").await.unwrap().is_none());
+        let session = Revoked::Session(&asked.id).id();
+        let given = mcp_gateway_core::record::Dependence { epoch: now, on: [session].into() };
+        for _ in 0..100 {
+            if asked.login.world.snapshots.load().revocations.end(&given) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("tokens of the login go on");
+    }
+
+    #[tokio::test]
+    async fn a_login_of_which_nothing_is_left_is_forgotten() {
+        let asked = Asked::new().await;
+        asked.login.sessions.end(&asked.session).await.unwrap();
+        asked.later();
+        assert_eq!(asked.ask().await, RefreshedLogins::default());
+        assert!(asked.login.providers.0.logins.get(&asked.id).await.unwrap().is_none());
+    }
 }

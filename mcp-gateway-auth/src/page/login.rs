@@ -96,7 +96,19 @@ impl PasswordPage<'_> {
     }
 }
 
-/// Says who is signed in. Its form is posted to `/logout`: `csrf`.
+/// A way in which somebody who is signed in may sign in.
+#[derive(Debug, Clone)]
+pub struct Way<'a> {
+    /// The id of the identity.
+    pub id: &'a str,
+    /// What it is: the name of the provider, or of the gateway's own passwords.
+    pub title: &'a str,
+    /// Since when.
+    pub since: &'a str,
+}
+
+/// Says who is signed in, and how they may do so. Its forms are posted to `/logout`: `csrf`; to `/login/unlink`: `csrf`
+/// and `identity`; and to `/login/link`: `csrf` and `provider`.
 #[derive(Debug, Clone)]
 pub struct SignedInPage<'a> {
     /// The token of the session's cookie.
@@ -105,6 +117,12 @@ pub struct SignedInPage<'a> {
     pub name: &'a str,
     /// Where they can prove anew who they are.
     pub again: &'a str,
+    /// The ways in which they may sign in.
+    pub ways: &'a [Way<'a>],
+    /// Providers that may be added to these: the name in requests, and that for people.
+    pub more: &'a [(&'a str, &'a str)],
+    /// Why the attempt before was refused.
+    pub problem: Option<&'a str>,
 }
 
 impl SignedInPage<'_> {
@@ -112,6 +130,7 @@ impl SignedInPage<'_> {
     #[must_use]
     pub fn render(&self) -> Page {
         let content = html! {
+            @if let Some(problem) = self.problem { p.problem role="alert" { (problem) } }
             p { "You are signed in as " strong { (self.name) } "." }
             a.button href=(self.again) { "Sign in again" }
             p.soft { "Changing rights, passwords and keys needs a login of the last minutes." }
@@ -119,8 +138,55 @@ impl SignedInPage<'_> {
                 (hidden("csrf", self.csrf))
                 button.second type="submit" { "Sign out" }
             }
+            @if !self.ways.is_empty() || !self.more.is_empty() {
+                h2 { "Ways to sign in" }
+            }
+            @for way in self.ways {
+                form method="post" action="/login/unlink" {
+                    (hidden("csrf", self.csrf))
+                    (hidden("identity", way.id))
+                    p { strong { (way.title) } span.soft { ", since " (way.since) } }
+                    @if self.ways.len() > 1 {
+                        button.second type="submit" { "Remove " (way.title) }
+                    }
+                }
+            }
+            @for (name, title) in self.more {
+                form method="post" action="/login/link" {
+                    (hidden("csrf", self.csrf))
+                    (hidden("provider", name))
+                    button.second type="submit" { "Add " (title) }
+                }
+            }
+            @if self.ways.len() > 1 {
+                p.soft { "Removing one ends every session and token of yours, this one too." }
+            }
         };
         Page::new("Signed in", &content)
+    }
+}
+
+/// Sends somebody who is signed in to a provider, to sign in with it from then on, too. A link and no redirect: the pages'
+/// policy sends forms to the gateway alone.
+#[derive(Debug, Clone)]
+pub struct LinkPage<'a> {
+    /// The provider's name.
+    pub provider: &'a str,
+    /// Where it goes on.
+    pub href: &'a str,
+}
+
+impl LinkPage<'_> {
+    /// The page.
+    #[must_use]
+    pub fn render(&self) -> Page {
+        let content = html! {
+            p { "Sign in at " strong { (self.provider) } " as yourself. From then on, whoever signs in there as that "
+                "person is signed in here as you." }
+            a.button href=(self.href) { "Go on to " (self.provider) }
+            p { a href="/login" { "Go back" } }
+        };
+        Page::new("Add a way to sign in", &content)
     }
 }
 
@@ -166,7 +232,16 @@ mod tests {
         let pages = [
             page.render(),
             PasswordPage { csrf: EVIL, next: EVIL, login: EVIL, problem: Some(EVIL) }.render(),
-            SignedInPage { csrf: EVIL, name: EVIL, again: EVIL }.render(),
+            SignedInPage {
+                csrf: EVIL,
+                name: EVIL,
+                again: EVIL,
+                ways: &[Way { id: EVIL, title: EVIL, since: EVIL }, Way { id: EVIL, title: EVIL, since: EVIL }],
+                more: &[(EVIL, EVIL)],
+                problem: Some(EVIL),
+            }
+            .render(),
+            LinkPage { provider: EVIL, href: EVIL }.render(),
             SignedOutPage { provider: EVIL, href: EVIL }.render(),
         ];
         for page in pages {

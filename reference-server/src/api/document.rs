@@ -14,7 +14,7 @@ use utoipa::{OpenApi, ToSchema};
 
 use super::answer::{Problem, ProblemDetails, plain, tagged};
 use super::operation::OPERATIONS;
-use super::{audit, bodies, entries, groups, keys, logs, me, oauth, servers, session_keys, users};
+use super::{audit, bodies, entries, groups, identities, keys, logs, me, oauth, servers, session_keys, users};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -26,6 +26,11 @@ use super::{audit, bodies, entries, groups, keys, logs, me, oauth, servers, sess
         index,
         openapi,
         me::read,
+        identities::own,
+        identities::unlink_own,
+        identities::list,
+        identities::link,
+        identities::unlink,
         users::list,
         users::create,
         users::read,
@@ -58,6 +63,8 @@ use super::{audit, bodies, entries, groups, keys, logs, me, oauth, servers, sess
         oauth::unblock,
         oauth::grants,
         oauth::end_grant,
+        oauth::consents,
+        oauth::forget_consent,
         oauth::rotate_keys,
         oauth::replace_keys,
         session_keys::replace,

@@ -12,6 +12,7 @@ use http::request::Parts;
 use mcp_gateway_core::context::McpContext;
 use mcp_gateway_core::contract::AuditFull;
 use mcp_gateway_core::layer::audit::OnFull;
+use mcp_gateway_core::layer::limit::CallerLimitLayer;
 use mcp_gateway_core::record::{ActorFacts, AuditEvent, Category, EventKind, Outcome, Principal};
 use mcp_gateway_core::refusal::Refusal;
 
@@ -29,6 +30,8 @@ const AGENT: usize = 256;
 pub(super) struct Guard {
     pub(super) app: Arc<App>,
     pub(super) operation: &'static Operation,
+    /// `limits.rate.key`, and the rate that a key has of its own.
+    pub(super) rates: CallerLimitLayer,
 }
 
 /// The object of an act, when the path does not name it: the id of what was made.
@@ -47,6 +50,9 @@ pub(super) async fn guard(State(guard): State<Guard>, request: Request, next: Ne
     let Some(principal) = cx.principal().cloned() else {
         return Problem::from(Refusal::layer_absent("principal", "AuthenticateLayer")).into_response();
     };
+    if let Err(refusal) = guard.rates.check_key(&principal).await {
+        return refusal.into_problem(Some(&cx));
+    }
     let event = guard.event(&cx, &principal, &mut parts).await;
     let request = Request::from_parts(parts, body);
     let fresh = Duration::from_secs(guard.app.config.login.fresh_seconds);

@@ -18,6 +18,7 @@ mod entries;
 mod extract;
 mod groups;
 mod guard;
+mod identities;
 mod keys;
 mod logs;
 mod me;
@@ -42,6 +43,7 @@ use mcp_gateway_core::contract::Resource;
 use mcp_gateway_core::layer::authenticate::{AuthenticateLayer, Rendering};
 use mcp_gateway_core::layer::context::ContextLayer;
 use mcp_gateway_core::layer::cors::CorsLayer;
+use mcp_gateway_core::layer::limit::{AtOnce, CallerLimitLayer};
 use mcp_gateway_core::record::Category;
 use mcp_gateway_core::refusal::Refusal;
 use tokio::sync::Semaphore;
@@ -74,8 +76,13 @@ impl FromRef<Shared> for Arc<App> {
 pub fn router(app: Arc<App>) -> Router {
     let shared = Shared { app: Arc::clone(&app), log_streams: Arc::new(Semaphore::new(logs::STREAMS)) };
     let mut routes = Router::new();
+    // A key has one rate, wherever it is used.
+    let rates =
+        CallerLimitLayer::new(Arc::clone(&app.limiter), None, AtOnce { calls: usize::MAX, streams: usize::MAX })
+            .with_keys(app.config.limits.rate.key.rate());
     for operation in OPERATIONS {
-        let guarded = from_fn_with_state(guard::Guard { app: Arc::clone(&app), operation }, guard::guard);
+        let guard = guard::Guard { app: Arc::clone(&app), operation, rates: rates.clone() };
+        let guarded = from_fn_with_state(guard, guard::guard);
         routes = routes.route(operation.path, (operation.handler)().layer(guarded));
     }
     let resource = Resource { url: format!("{}/api/v1", app.mount.origin()).into(), metadata: None, server: None };

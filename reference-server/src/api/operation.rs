@@ -9,7 +9,9 @@ use jiff::Timestamp;
 use mcp_gateway_core::record::{ActorKind, Principal, Roles, Scope};
 use mcp_gateway_core::refusal::Refusal;
 
-use super::{Shared, audit, bodies, document, entries, groups, keys, logs, me, oauth, servers, session_keys, users};
+use super::{
+    Shared, audit, bodies, document, entries, groups, identities, keys, logs, me, oauth, servers, session_keys, users,
+};
 
 /// An operation of the admin API.
 pub struct Operation {
@@ -91,12 +93,17 @@ operations! {
     GET get "/api/v1", read(AUDITORS), "api.index", No => document::index;
     GET get "/api/v1/openapi.json", read(AUDITORS), "api.document", No => document::openapi;
     GET get "/api/v1/me", read(EVERYBODY), "me.read", No => me::read;
+    GET get "/api/v1/me/identities", read(EVERYBODY), "me.identities", No => identities::own;
+    DELETE delete "/api/v1/me/identities/{id}", in_person(EVERYBODY), "identity.unlink", Write => identities::unlink_own;
     GET get "/api/v1/users", read(AUDITORS), "user.list", No => users::list;
     POST post "/api/v1/users", in_person(ADMINS), "user.create", Write => users::create;
     GET get "/api/v1/users/{id}", read(AUDITORS), "user.read", No => users::read;
     DELETE delete "/api/v1/users/{id}", in_person(ADMINS), "user.delete", Write => users::delete;
     PUT put "/api/v1/users/{id}/roles", in_person(ADMINS), "user.set-roles", Write => users::set_roles;
     PUT put "/api/v1/users/{id}/password", in_person(ADMINS), "user.set-password", Write => users::set_password;
+    GET get "/api/v1/users/{id}/identities", read(AUDITORS), "user.identities", No => identities::list;
+    POST post "/api/v1/users/{id}/identities", in_person(OWNER), "user.link-identity", Write => identities::link;
+    DELETE delete "/api/v1/users/{id}/identities/{identity}", in_person(ADMINS), "user.unlink-identity", Write => identities::unlink;
     // Taking rights away must be quick, and by a program, too; giving them back is another matter.
     POST post "/api/v1/users/{id}/disable", write(ADMINS), "user.disable", Write => users::disable;
     POST post "/api/v1/users/{id}/end-sessions", write(ADMINS), "user.end-sessions", Write => users::end_sessions;
@@ -118,15 +125,18 @@ operations! {
     GET get "/api/v1/api-keys/{id}", read(EVERYBODY), "api-key.read", No => keys::read;
     DELETE delete "/api/v1/api-keys/{id}", write(EVERYBODY), "api-key.revoke", Write => keys::revoke;
     GET get "/api/v1/oauth/clients", read(AUDITORS), "oauth-client.list", No => oauth::clients;
-    POST post "/api/v1/oauth/clients", in_person(ADMINS), "oauth-client.create", Write => oauth::create_client;
+    // A client has rights by what people agree to, and none of its own: a program may keep the list of them.
+    POST post "/api/v1/oauth/clients", write(ADMINS), "oauth-client.create", Write => oauth::create_client;
     GET get "/api/v1/oauth/clients/{id}", read(AUDITORS), "oauth-client.read", No => oauth::client;
     DELETE delete "/api/v1/oauth/clients/{id}", write(ADMINS), "oauth-client.delete", Write => oauth::delete_client;
-    POST post "/api/v1/oauth/clients/{id}/approve", in_person(ADMINS), "oauth-client.approve", Write => oauth::approve;
+    POST post "/api/v1/oauth/clients/{id}/approve", write(ADMINS), "oauth-client.approve", Write => oauth::approve;
     POST post "/api/v1/oauth/clients/{id}/block", write(ADMINS), "oauth-client.block", Write => oauth::block;
-    POST post "/api/v1/oauth/clients/{id}/unblock", in_person(ADMINS), "oauth-client.unblock", Write => oauth::unblock;
+    POST post "/api/v1/oauth/clients/{id}/unblock", write(ADMINS), "oauth-client.unblock", Write => oauth::unblock;
     // What clients may do in their own name; an admin everybody's, an auditor sees everybody's.
     GET get "/api/v1/oauth/grants", read(EVERYBODY), "oauth-grant.list", No => oauth::grants;
     DELETE delete "/api/v1/oauth/grants/{id}", write(EVERYBODY), "oauth-grant.end", Write => oauth::end_grant;
+    GET get "/api/v1/oauth/consents", read(EVERYBODY), "oauth-consent.list", No => oauth::consents;
+    DELETE delete "/api/v1/oauth/consents/{id}", write(EVERYBODY), "oauth-consent.forget", Write => oauth::forget_consent;
     POST post "/api/v1/oauth/signing-keys/rotate", in_person(OWNER), "signing-key.rotate", Write => oauth::rotate_keys;
     POST post "/api/v1/oauth/signing-keys/replace", in_person(OWNER), "signing-key.replace", Write => oauth::replace_keys;
     POST post "/api/v1/session-keys/replace", in_person(OWNER), "session-key.replace", Write => session_keys::replace;

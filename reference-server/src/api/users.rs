@@ -268,7 +268,7 @@ pub(super) async fn delete(
 }
 
 /// Removes sessions and grants, which are good for nothing any more.
-async fn end_all(app: &App, id: &str) -> Result<(), Problem> {
+pub(super) async fn end_all(app: &App, id: &str) -> Result<(), Problem> {
     app.logins.sessions.end_all(id).await?;
     app.end_grants(Revoked::Subject(&User::subject(TenantId::default(), id))).await?;
     Ok(())

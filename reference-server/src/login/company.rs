@@ -21,11 +21,13 @@ use mcp_gateway_core::layer::limit::network;
 use mcp_gateway_core::record::Category;
 use serde::Deserialize;
 
-use super::{APPLY, Cx, enter, local, notice, see, set, trail, unavailable};
+use super::{APPLY, Cx, enter, link, local, notice, see, set, trail, unavailable};
 use crate::app::App;
 
 /// The action of a login in the trail.
 const LOGIN: &str = "login.provider";
+/// A login has brought what the provider says of groups up to date, and nobody is an owner any more.
+const OWNERLESS: &str = "login.last-owner-lost";
 /// The action of a logout that a provider announces.
 const LOGOUT: &str = "login.back-channel-logout";
 
@@ -89,7 +91,10 @@ pub(super) async fn callback(
     }
 }
 
-async fn sign_in(app: &App, cx: &McpContext, headers: &HeaderMap, proven: Proven) -> Response {
+async fn sign_in(app: &App, cx: &McpContext, headers: &HeaderMap, mut proven: Proven) -> Response {
+    if let Some(session) = proven.link.take() {
+        return link::finish(app, cx, headers, proven, &session).await;
+    }
     let Proven { asserted, login, authenticated_at, next, .. } = proven;
     let signed_in = match app.logins.users.sign_in(&asserted).await {
         Ok(signed_in) => signed_in,
@@ -112,12 +117,18 @@ async fn sign_in(app: &App, cx: &McpContext, headers: &HeaderMap, proven: Proven
         Ok(begun) => begun,
         Err(error) => return *unavailable(cx, &error),
     };
-    if let Err(error) = app.logins.providers.remember(&begun.id, &login, sessions.longest()).await {
+    // What was agreed to in a session may outlive it, and is asked about as long.
+    let grants = Duration::from_secs(app.config.oauth.grant_seconds);
+    let lasts = if login.refresh_token.is_some() { sessions.longest().max(grants) } else { sessions.longest() };
+    if let Err(error) = app.logins.providers.remember(&begun.id, &login, lasts).await {
         // A session that its provider could not end is none.
         let _ = sessions.end(begun.token.expose()).await;
         return *unavailable(cx, &error);
     }
     trail::done(app, cx, LOGIN, &user.id).await;
+    if signed_in.ownerless {
+        trail::done(app, cx, OWNERLESS, &user.id).await;
+    }
     enter(app, headers, &begun, &next).await
 }
 
@@ -163,7 +174,7 @@ pub(super) async fn back_channel(
 }
 
 /// `login.starts_per_address`: each login under way is a record.
-async fn start_allowed(app: &App, cx: &McpContext) -> Result<(), OidcError> {
+pub(super) async fn start_allowed(app: &App, cx: &McpContext) -> Result<(), OidcError> {
     take(app, cx, "login-start", 1, app.config.login.starts_per_address, Throttle::PERIOD).await
 }
 
@@ -209,7 +220,7 @@ pub(super) fn status(error: &OidcError) -> StatusCode {
 }
 
 /// The page about it.
-fn told(app: &App, cx: &McpContext, error: &OidcError) -> Response {
+pub(super) fn told(app: &App, cx: &McpContext, error: &OidcError) -> Response {
     let status = status(error);
     if is_strangers(error) {
         app.strangers.count(cx, Category::Auth, status.as_u16());

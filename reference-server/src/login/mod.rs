@@ -6,6 +6,7 @@
 //! | `POST /login` | name and password |
 //! | `POST /login/password` | the first password replaced |
 //! | `POST /logout` | ends the session |
+//! | `POST /login/link`, `POST /login/unlink` | another way to sign in as the same person, or one less |
 //! | `GET /login/with/{provider}?next=` | off to an identity provider |
 //! | `GET /login/callback/{provider}` | back from it |
 //! | `POST /login/back-channel/{provider}` | it has ended logins |
@@ -15,6 +16,7 @@
 
 mod company;
 mod form;
+mod link;
 mod trail;
 
 use std::sync::Arc;
@@ -34,10 +36,10 @@ use mcp_gateway_auth::login::{
     Attempt, BegunSession, HashError, KnownDevice, LocalSignIn, LoginError, Session, SessionUser, csrf_token,
     is_csrf_token, read_cookie,
 };
-use mcp_gateway_auth::page::{ErrorPage, LoginPage, PasswordPage, Provider, SignedInPage, SignedOutPage};
+use mcp_gateway_auth::page::{ErrorPage, LoginPage, PasswordPage, Provider, SignedOutPage};
 use mcp_gateway_core::context::McpContext;
 use mcp_gateway_core::layer::context::ContextLayer;
-use mcp_gateway_core::record::Revoked;
+use mcp_gateway_core::record::{Revoked, Stored};
 use serde::Deserialize;
 
 use self::form::{Fields, Form};
@@ -59,6 +61,8 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
         .route("/login", get(show).post(sign_in))
         .route("/login/password", post(change))
         .route("/logout", post(sign_out))
+        .route("/login/link", post(link::begin))
+        .route("/login/unlink", post(link::remove))
         .route("/login/with/{provider}", get(company::begin))
         .route("/login/callback/{provider}", get(company::callback))
         .route("/login/back-channel/{provider}", post(company::back_channel))
@@ -83,14 +87,13 @@ async fn show(
 ) -> Response {
     let (next, again) = query.map(|Query(query)| (query.next, query.again.is_some())).unwrap_or_default();
     match signed_in(&app, &headers).await {
-        Ok(Some((cookie, session, name))) if !again => {
-            let with = app.logins.providers.list().find(|provider| provider.name == session.via);
+        Ok(Some(who)) if !again => {
+            let with = app.logins.providers.list().find(|provider| provider.name == who.session.via);
             let again = match with {
                 Some(provider) => company_href(&provider.name, &local(&next), true),
                 None => format!("/login?again=1&next={}", encoded(&local(&next))),
             };
-            let page = SignedInPage { csrf: &csrf_token(&cookie), name: &name, again: &again };
-            page.render().into_response(StatusCode::OK)
+            link::page(&app, &who, &again, None, StatusCode::OK).await
         }
         Ok(Some(_)) => form(&app, &headers, StatusCode::OK, &local(&next), "", None),
         Ok(None) => form(&app, &headers, StatusCode::OK, &local(&next), "", None),
@@ -281,16 +284,7 @@ fn new_password(sent: &Fields, status: StatusCode, next: &str, problem: Option<&
 
 /// The form came from a page of this gateway, in this browser.
 fn checked(app: &App, headers: &HeaderMap, sent: &Fields) -> Result<(), Box<Response>> {
-    // On loopback the gateway has several names; the browser knows whether the form came from the one in use.
-    // Over plain http beyond it the browser says nothing of that, and a page without referrers has the origin `null`:
-    // there the token decides alone.
-    let foreign = match headers.get("sec-fetch-site") {
-        Some(site) => site != "same-origin",
-        None => {
-            headers.get(http::header::ORIGIN).is_some_and(|origin| origin != "null" && origin != app.mount.origin())
-        }
-    };
-    if foreign || !app.config.login.passwords {
+    if is_foreign(app, headers) || !app.config.login.passwords {
         return Err(forged());
     }
     match read_cookie(headers, app.logins.cookies.browser()) {
@@ -299,22 +293,43 @@ fn checked(app: &App, headers: &HeaderMap, sent: &Fields) -> Result<(), Box<Resp
     }
 }
 
-/// The cookie, the session and the name of whoever is signed in.
-async fn signed_in(app: &App, headers: &HeaderMap) -> Result<Option<(String, Session, String)>, Box<Response>> {
+/// Whether a form came from a page of another site.
+fn is_foreign(app: &App, headers: &HeaderMap) -> bool {
+    // On loopback the gateway has several names; the browser knows whether the form came from the one in use.
+    // Over plain http beyond it the browser says nothing of that, and a page without referrers has the origin `null`:
+    // there the token decides alone.
+    match headers.get("sec-fetch-site") {
+        Some(site) => site != "same-origin",
+        None => {
+            headers.get(http::header::ORIGIN).is_some_and(|origin| origin != "null" && origin != app.mount.origin())
+        }
+    }
+}
+
+/// Whoever is signed in at a browser.
+struct SignedInAs {
+    cookie: String,
+    /// The id of the session's record.
+    id: Box<str>,
+    session: Session,
+    name: String,
+}
+
+async fn signed_in(app: &App, headers: &HeaderMap) -> Result<Option<SignedInAs>, Box<Response>> {
     let Ok(Some(token)) = read_cookie(headers, app.logins.cookies.session()) else { return Ok(None) };
     let failed = |error: &dyn std::fmt::Display| {
         tracing::warn!(%error, "sessions cannot be read");
         notice(StatusCode::SERVICE_UNAVAILABLE, "Not now", "The gateway cannot reach its store. Try again soon.", None)
     };
     let found = app.logins.sessions.find(token).await.map_err(|error| failed(&error))?;
-    let Some(session) = found.map(|found| found.value) else { return Ok(None) };
+    let Some(Stored { id, value: session, .. }) = found else { return Ok(None) };
     let stands =
         app.snapshots.load().users.get(&*session.user).is_some_and(|user| user.enabled && user.epoch == session.epoch);
     if !stands {
         return Ok(None);
     }
     let user = app.logins.users.get(&session.user).await.map_err(|error| failed(&error))?;
-    Ok(user.map(|user| (token.to_owned(), session, user.value.name)))
+    Ok(user.map(|user| SignedInAs { cookie: token.to_owned(), id, session, name: user.value.name }))
 }
 
 type Said = (StatusCode, &'static str, Option<HeaderValue>);

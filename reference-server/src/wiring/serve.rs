@@ -189,6 +189,7 @@ impl Server {
             strangers: Arc::clone(&built.strangers),
             last_used: Arc::clone(&last_used),
             ring: Arc::clone(&storage.ring),
+            logins: logins.clone(),
             signing: oauth.as_ref().map(|oauth| oauth.keys.clone()),
             audit_store: Arc::clone(&storage.audit_store),
             sink: Arc::clone(&sink),
@@ -391,6 +392,7 @@ async fn follow(
     options.max_staleness = Duration::from_secs(config.auth.max_staleness_seconds);
     options.presets = Arc::new(config.role_presets()?);
     options.group_presets = Arc::new(config.group_presets()?);
+    options.vouching = Some(Arc::new(config.vouching()?));
     options.owned = owned;
     let (snapshots, driver) = Snapshots::follow(Arc::clone(&typed.store), options).await?;
     tasks.spawn(driver);

@@ -9,8 +9,12 @@ use mcp_gateway_auth::api_key::LastUsed;
 use mcp_gateway_auth::token::SigningKeys;
 use mcp_gateway_core::contract::{AuditSink, AuditStore, Clock};
 use mcp_gateway_core::layer::refusals::Strangers;
+use mcp_gateway_core::record::{AuditEvent, Category, EventKind, Outcome};
 use mcp_gateway_core::seal::SessionKeyRing;
 use tokio_util::sync::{CancellationToken, DropGuard};
+use ulid::Ulid;
+
+use crate::app::Logins;
 
 /// Tasks that end with their owner.
 #[derive(Debug)]
@@ -35,6 +39,8 @@ impl Background {
 
 /// How often counted refusals go to the trail.
 const STRANGERS: Duration = Duration::from_secs(60);
+/// How often logins are looked at that may be due for a question to their provider.
+const LOGINS: Duration = Duration::from_secs(60);
 /// How often old events are removed, and keys looked at for their age.
 const HOUSEKEEPING: Duration = Duration::from_secs(3_600);
 
@@ -44,6 +50,7 @@ pub(super) struct Upkeep {
     pub(super) strangers: Arc<Strangers>,
     pub(super) last_used: Arc<LastUsed>,
     pub(super) ring: Arc<SessionKeyRing>,
+    pub(super) logins: Logins,
     /// What signs access tokens, where any are given.
     pub(super) signing: Option<Arc<SigningKeys>>,
     pub(super) audit_store: Arc<dyn AuditStore>,
@@ -64,6 +71,15 @@ impl Upkeep {
                 upkeep.strangers.flush(&*upkeep.sink, upkeep.clock.now()).await;
             }
         });
+        if self.logins.providers.asks_anew() {
+            let upkeep = self.clone();
+            tasks.spawn(async move {
+                loop {
+                    tokio::time::sleep(LOGINS).await;
+                    upkeep.refresh_logins().await;
+                }
+            });
+        }
         let upkeep = self.clone();
         tasks.spawn(async move {
             loop {
@@ -71,6 +87,24 @@ impl Upkeep {
                 tokio::time::sleep(HOUSEKEEPING).await;
             }
         });
+    }
+
+    async fn refresh_logins(&self) {
+        let refreshed = match self.logins.providers.refresh_due(&self.logins.users).await {
+            Ok(refreshed) => refreshed,
+            Err(error) => return tracing::warn!(%error, "identity providers cannot be asked anew about logins"),
+        };
+        let ended = refreshed.ended.into_iter().map(|user| ("login.ended-by-provider", user));
+        let ownerless = refreshed.ownerless.into_iter().map(|user| ("login.last-owner-lost", user));
+        for (action, user) in ended.chain(ownerless) {
+            let mut event = AuditEvent::new(self.clock.now(), Ulid::generate(), Category::Auth, EventKind::Act);
+            event.method = Some(action.into());
+            event.target = Some(user.into());
+            event.outcome = Outcome::Ok;
+            if let Err(error) = self.sink.record(event).await {
+                tracing::error!(%error, action, "what a provider has ended is not in the audit trail");
+            }
+        }
     }
 
     async fn keep_house(&self) {

@@ -227,3 +227,73 @@ async fn whoever_the_company_deactivates_is_out_with_the_next_call() {
         assert!(scim(http::Method::GET, path, Value::Null).await.expect(200).json()["schemas"].is_array(), "{path}");
     }
 }
+
+/// A person of the gateway's own passwords adds the company, and is the same person from either side.
+#[tokio::test]
+async fn two_ways_to_sign_in_are_one_person() {
+    let company = IdentityProvider::start();
+    let gateway = company.gateway(json!({})).await;
+    let origin = format!("http://{}", gateway.address);
+    company.account(ada(&["ops"])).await;
+    let (first, second) = ("only for the first time", "known to nobody else");
+    let person = json!({ "name": "Ada", "login": "ada", "password": first }).to_string();
+    gateway.admin(Call::post("/api/v1/users", person)).await.expect(201);
+    let mut browser = Browser::default();
+    let sign_in = async |browser: &mut Browser, password: &str| {
+        let form = browser.get(&format!("{origin}/login")).await;
+        let fields = [("csrf", &*field(&form, "csrf")), ("login", "ada"), ("password", password)];
+        browser.post(&format!("{origin}/login"), &fields).await
+    };
+    let change = sign_in(&mut browser, first).await.expect(200);
+    let fields = [("csrf", &*field(&change, "csrf")), ("login", "ada"), ("password", first), ("new_password", second)];
+    browser.post(&format!("{origin}/login/password"), &fields).await.expect(303);
+    let id = browser.me(&gateway).await.expect("she is signed in")["subject"]["id"].clone();
+
+    // No other page begins it, and nobody goes on with it but the session that began it.
+    let forged = [("csrf", "guessed"), ("provider", "company")];
+    browser.post(&format!("{origin}/login/link"), &forged).await.expect(403);
+    let begin = async |browser: &mut Browser| {
+        let page = browser.get(&format!("{origin}/login")).await.expect(200);
+        assert!(page.text().contains("Add Company"), "{}", page.text());
+        let fields = [("csrf", &*field(&page, "csrf")), ("provider", "company")];
+        let text =
+            browser.post(&format!("{origin}/login/link"), &fields).await.expect(200).text().replace("&amp;", "&");
+        let href = text.split("href=\"").find(|part| part.starts_with(&company.issuer)).expect("a way there");
+        href.split('"').next().unwrap().to_owned()
+    };
+    let href = begin(&mut browser).await;
+    assert!(href.contains("max_age=0"), "{href}");
+    let (callback, _) = browser.follow(&href, Some(&format!("{origin}/login/callback/company"))).await;
+    let page = browser.get(&format!("{origin}/login")).await;
+    browser.post(&format!("{origin}/logout"), &[("csrf", &field(&page, "csrf"))]).await.expect(303);
+    browser.get(&callback).await.expect(403);
+    assert!(browser.me(&gateway).await.is_none());
+
+    sign_in(&mut browser, second).await.expect(303);
+    let href = begin(&mut browser).await;
+    assert_eq!(browser.follow(&href, None).await.0, format!("{origin}/login"));
+    logins(&gateway, "identity.link", "ok", 1).await;
+    let listed = browser.get(&format!("{origin}/api/v1/me/identities")).await.expect(200).json();
+    assert_eq!(listed["items"].as_array().unwrap().len(), 2, "{listed}");
+    let mut elsewhere = Browser::default();
+    let me = elsewhere.sign_in(&gateway).await.1.json();
+    assert_eq!(me["subject"]["id"], id, "by the company she is the same");
+
+    // Whoever has an account of their own is not linked to another one's.
+    company.account(json!({ "sub": "7", "name": "Eve", "email": "eve@a.example", "email_verified": true })).await;
+    let mut eve = Browser::default();
+    assert_ne!(eve.sign_in(&gateway).await.1.json()["subject"]["id"], id);
+
+    // One way less: everything ends, and the other one remains.
+    let of_company = listed["items"].as_array().unwrap().iter().find(|one| one["issuer"] == company.issuer).unwrap();
+    let page = browser.get(&format!("{origin}/login")).await;
+    let fields = [("csrf", &*field(&page, "csrf")), ("identity", of_company["id"].as_str().unwrap())];
+    browser.post(&format!("{origin}/login/unlink"), &fields).await.expect(303);
+    assert!(browser.me(&gateway).await.is_none() && elsewhere.me(&gateway).await.is_none());
+    sign_in(&mut browser, second).await.expect(303);
+    let page = browser.get(&format!("{origin}/login")).await;
+    let fields = [("csrf", &*field(&page, "csrf")), ("identity", &*field(&page, "identity"))];
+    browser.post(&format!("{origin}/login/unlink"), &fields).await.expect(409);
+    company.account(ada(&[])).await;
+    assert_ne!(Browser::default().sign_in(&gateway).await.1.json()["subject"]["id"], id, "somebody new");
+}

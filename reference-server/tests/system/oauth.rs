@@ -255,3 +255,46 @@ async fn a_loopback_address_by_another_name_is_found_again() {
     let tokens = Tokens::of(&client.redeem(&gateway, &code).await);
     assert_eq!(call(&gateway, "fixture", &tokens).await, 200);
 }
+
+/// What is published about a server is published about one that does not exist: the same but for the name.
+#[tokio::test]
+async fn no_server_is_found_out_by_metadata() {
+    let fixture = Fixture::start();
+    for issuer in ["shared", "per_server"] {
+        let settings = [SEVERAL_PEOPLE, ("OAUTH__ISSUER", issuer)];
+        let gateway = Gateway::start_with(&[fixture.entry()], &settings).await;
+        let about = async |server: &str| {
+            let mut seen = Vec::new();
+            for path in [
+                format!("/.well-known/oauth-protected-resource/mcp-connect/{server}"),
+                format!("/.well-known/oauth-authorization-server/mcp-connect/{server}"),
+                format!("/.well-known/openid-configuration/mcp-connect/{server}"),
+                format!("/mcp-connect/{server}/.well-known/openid-configuration"),
+                format!("/mcp-connect/{server}"),
+                format!("/issuers/{server}/authorize"),
+                format!("/issuers/{server}/jwks.json"),
+            ] {
+                let answer = Call::get(&path).send(gateway.address).await;
+                let fields: Vec<_> = answer
+                    .headers
+                    .iter()
+                    .filter(|(name, _)| {
+                        !matches!(name.as_str(), "date" | "x-request-id" | "set-cookie" | "content-length")
+                    })
+                    .map(|(name, value)| format!("{name}: {}", String::from_utf8_lossy(value.as_bytes())))
+                    .collect();
+                // Each answer has an id of its own.
+                let body = match answer.status.as_u16() {
+                    200 => answer.text(),
+                    _ => String::new(),
+                };
+                seen.push(format!("{path} {} {fields:?} {body}", answer.status).replace(server, "NAME"));
+            }
+            seen
+        };
+        let (there, absent) = (about("fixture").await, about("nothing").await);
+        assert_eq!(there, absent, "{issuer}");
+        assert!(there[0].contains(" 200 "), "{}", there[0]);
+        assert_eq!(there[1].contains(" 200 "), issuer == "per_server", "{}", there[1]);
+    }
+}

@@ -2,11 +2,14 @@
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use mcp_gateway_test_postgres::Cluster;
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::support::browser::Browser;
+use crate::support::client::Client;
 use crate::support::mcp::{self, Session};
 use crate::support::{Call, Fixture, Gateway, Key, until};
 
@@ -173,4 +176,106 @@ fn an_empty_database_is_refused_with_the_command_to_run() {
     let shown = String::from_utf8_lossy(&printed.stdout);
     assert!(printed.status.success() && shown.contains("database: postgres://(..)@"), "{shown}");
     assert!(!shown.contains("marked-secret"), "{shown}");
+}
+
+/// How long after an act at one replica the other refuses, and what that act was.
+async fn refused_after(act: impl AsyncFnOnce(), refused: impl AsyncFn() -> bool) -> Duration {
+    assert!(!refused().await, "it was good before");
+    let begun = Instant::now();
+    act().await;
+    while !refused().await {
+        assert!(begun.elapsed() < Duration::from_secs(30), "it goes on at the other replica");
+    }
+    begun.elapsed()
+}
+
+/// The four ways in which access ends, each at one process and measured at another: from before the act is asked for until
+/// a call at the other is refused.
+#[tokio::test]
+async fn what_is_ended_at_one_replica_stops_the_next_call_at_the_other_within_a_second() {
+    const ROUNDS: usize = 5;
+    const TOKEN: &str = "a token for the tests of SCIM, 0123456789";
+    let fixture = Fixture::start();
+    let database = Cluster::shared().database();
+    let secret = TempDir::new().unwrap();
+    let scim_token = secret.path().join("scim");
+    std::fs::write(&scim_token, TOKEN).unwrap();
+    let providers = json!([{
+        "name": "company", "issuer": "https://login.example.com", "client_id": "gateway", "email_domains": ["a.example"],
+        "scim_token_file": scim_token, "group_roles": { "ops": ["admin"] },
+    }])
+    .to_string();
+    let settings =
+        [("DATABASE", &*database), ("RUNTIME__PROCESS__ENABLED", "false"), ("LOGIN__PROVIDERS", &*providers)];
+    let entries = [fixture.entry()];
+    let a = Gateway::start_in(folder(None, &database), &entries, &settings).await;
+    let b = Gateway::start_in(folder(Some(&a), &database), &entries, &settings).await;
+    let scim = async |method: http::Method, path: &str, body: Value| {
+        let call = Call::new(method, &format!("/scim/v2/{path}")).header("content-type", "application/scim+json");
+        call.with_body(body.to_string()).bearer(TOKEN).send(a.address).await
+    };
+    let status = async |key: &Key| call(key, "x").send(b.address).await.status.as_u16();
+    let at_b =
+        async |key: &Key| until("it is good at the other", async || (status(key).await == 200).then_some(())).await;
+    let mut measured: Vec<(&str, Vec<Duration>)> = Vec::new();
+
+    let mut times = Vec::new();
+    for _ in 0..ROUNDS {
+        let key = a.key().await;
+        at_b(&key).await;
+        times.push(refused_after(async || a.revoke(&key).await, async || status(&key).await == 401).await);
+    }
+    measured.push(("key", times));
+
+    let mut times = Vec::new();
+    for n in 0..ROUNDS {
+        let name = format!("person-{n}");
+        let mut browser = Browser::of(&b, &name).await;
+        let tokens = Client::register(&b, "fixture").await.connect(&b, &mut browser, "fixture").await.key();
+        at_b(&tokens).await;
+        let disable = async || {
+            a.admin(Call::post(&format!("/api/v1/users/{name}/disable"), "")).await.expect(200);
+        };
+        times.push(refused_after(disable, async || status(&tokens).await == 401).await);
+    }
+    measured.push(("user", times));
+
+    let mut times = Vec::new();
+    for n in 0..ROUNDS {
+        let mut browser = Browser::of(&b, &format!("session-{n}")).await;
+        let tokens = Client::register(&b, "fixture").await.connect(&b, &mut browser, "fixture").await.key();
+        at_b(&tokens).await;
+        // The same session, at the other process.
+        let mut elsewhere = browser.at(&a);
+        let sign_out = async || elsewhere.sign_out().await;
+        times.push(refused_after(sign_out, async || status(&tokens).await == 401).await);
+    }
+    measured.push(("session", times));
+
+    let mut times = Vec::new();
+    let group = json!({ "displayName": "Ops", "externalId": "ops" });
+    let group = scim(http::Method::POST, "Groups", group).await.expect(201).json()["id"].as_str().unwrap().to_owned();
+    for n in 0..ROUNDS {
+        let user = json!({ "userName": format!("{n}@a.example"), "externalId": n.to_string() });
+        let user = scim(http::Method::POST, "Users", user).await.expect(201).json()["id"].as_str().unwrap().to_owned();
+        let change =
+            |op: &str| json!({ "Operations": [{ "op": op, "path": "members", "value": [{ "value": user }] }] });
+        let path = format!("Groups/{group}");
+        scim(http::Method::PATCH, &path, change("add")).await.expect(200);
+        let key = json!({ "name": "k", "servers": ["*"], "scopes": ["api:read"], "subject": user });
+        let key = a.key_for(&key).await;
+        let may = async || Call::get("/api/v1/users").bearer(&key.secret).send(b.address).await.status.as_u16();
+        until("the role at the other", async || (may().await == 200).then_some(())).await;
+        let leave = async || {
+            scim(http::Method::PATCH, &path, change("remove")).await.expect(200);
+        };
+        times.push(refused_after(leave, async || may().await == 403).await);
+    }
+    measured.push(("group membership", times));
+
+    for (what, times) in &mut measured {
+        times.sort_unstable();
+        println!("{what}: median {:?}, longest {:?}", times[ROUNDS / 2], times[ROUNDS - 1]);
+        assert!(times[ROUNDS / 2] < Duration::from_secs(1), "{what}: {times:?}");
+    }
 }

@@ -1,9 +1,13 @@
 //! Clients and signing keys.
 
 use axum::body::Body;
-use http::StatusCode;
-use mcp_gateway_core::contract::KeyRing as _;
+use http::{Request, StatusCode};
+use mcp_gateway_auth::api_key::NewKey;
+use mcp_gateway_auth::server::OAuthClient;
+use mcp_gateway_core::contract::{KeyRing as _, When};
+use mcp_gateway_core::record::{Category, EventKind, Principal, Rate, Resources, Roles, Scope, Subject, TenantId};
 use serde_json::json;
+use tower::ServiceExt as _;
 
 use super::world::{Answer, World, owners};
 
@@ -59,6 +63,75 @@ async fn clients_are_made_blocked_and_deleted() {
         let answer = world.post("/api/v1/oauth/clients", &wrong).await;
         assert_eq!(answer.status, StatusCode::UNPROCESSABLE_ENTITY, "{}", answer.body);
         assert_eq!(answer.body["data"]["field"], field);
+    }
+}
+
+/// An approval is for what was looked at; a key may do it, for whoever keeps clients by a program.
+#[tokio::test]
+async fn a_client_is_approved_as_it_was_shown() {
+    let world = World::new().await;
+    let (_, key) = world.key(&[Scope::ApiRead, Scope::ApiWrite], true).await;
+    let waits: OAuthClient = serde_json::from_value(json!({
+        "knownBy": "registration", "redirectUris": ["https://startup.example/cb"], "authentication": "none",
+        "grants": ["authorization_code"], "createdAt": "2026-01-01T00:00:00Z",
+    }))
+    .unwrap();
+    let kept =
+        Resources::<OAuthClient>::new(world.app.resources.clone(), world.app.sealer.clone(), TenantId::default());
+    kept.save("waits", &waits, When::Any).await.unwrap();
+    let path = "/api/v1/oauth/clients/waits";
+    let shown = world.with_key(&key, "GET", path).await;
+    assert_eq!(shown.body["state"], "pending");
+    let approve = async |tag: &http::HeaderValue| {
+        let request = Request::post(format!("{path}/approve")).header("authorization", format!("Bearer {key}"));
+        world.ask(request.header("if-match", tag).body(Body::empty()).unwrap()).await
+    };
+    let elsewhere = OAuthClient { redirect_uris: vec!["https://evil.example/cb".into()], ..waits.clone() };
+    kept.save("waits", &elsewhere, When::Any).await.unwrap();
+    assert_eq!(approve(&shown.headers["etag"]).await.status, StatusCode::PRECONDITION_FAILED);
+    let now = world.with_key(&key, "GET", path).await;
+    assert_eq!(now.body["state"], "pending");
+    assert_eq!(approve(&now.headers["etag"]).await.body["state"], "usable");
+}
+
+#[tokio::test]
+async fn guesses_at_a_clients_secret_are_counted_not_listed() {
+    let world = World::new().await;
+    let made = world.post("/api/v1/oauth/clients", &json!({ "name": "CI", "secret": true })).await;
+    let id = made.body["id"].as_str().unwrap();
+    world.recorded();
+    let router = crate::oauth::router(&world.app);
+    for n in 0..20 {
+        let id = if n % 2 == 0 { id } else { "made-up" };
+        let form = format!("grant_type=client_credentials&client_id={id}&client_secret=guess-{n}");
+        let request = Request::post("/token")
+            .header("content-type", "application/x-www-form-urlencoded")
+            .extension(mcp_gateway_core::context::PeerAddr("192.0.2.1:1".parse().unwrap()))
+            .body(Body::from(form))
+            .unwrap();
+        assert_eq!(router.clone().oneshot(request).await.unwrap().status(), StatusCode::UNAUTHORIZED);
+    }
+    assert!(world.recorded().is_empty(), "no row of its own");
+    world.app.strangers.flush(&*world.app.audit_sink, world.app.clock.now()).await;
+    let rows = world.recorded();
+    assert_eq!(rows.len(), 1, "{rows:?}");
+    assert_eq!((rows[0].category, rows[0].kind), (Category::Auth, EventKind::RefusedMany));
+    assert_eq!((rows[0].status, rows[0].messages), (401, 20));
+}
+
+#[tokio::test]
+async fn a_key_has_its_rate_here_too() {
+    let world = World::new().await;
+    let owner = Principal::new(Subject::LOCAL, "owner").with_roles(Roles::OWNER);
+    let mut new = NewKey::named("slow");
+    new.scopes = vec![Scope::ApiRead];
+    new.rate = Some(Rate { limit: 2, seconds: 60 });
+    let key = world.app.keys.create(&owner, new).await.unwrap();
+    world.app.snapshots.wait_for(key.revision).await;
+    for status in [200, 200, 429] {
+        let answer = world.with_key(key.key.expose(), "GET", "/api/v1/me").await;
+        assert_eq!(answer.status.as_u16(), status, "{}", answer.body);
+        assert_eq!(answer.headers.contains_key("retry-after"), status == 429);
     }
 }
 

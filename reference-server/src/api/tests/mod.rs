@@ -17,7 +17,7 @@ use self::world::{World, owners};
 use super::{OPERATIONS, Recorded};
 
 fn concrete(path: &str) -> String {
-    path.replace("{id}", "shared")
+    path.replace("{id}", "shared").replace("{identity}", "shared")
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::body::Body;
 use http::{Request, StatusCode};
 use mcp_gateway_auth::login::{Attempt, SessionUser, csrf_token};
-use mcp_gateway_auth::server::Grant;
+use mcp_gateway_auth::server::{Consent, Grant};
 use mcp_gateway_auth::user::{Asserted, AssertedGroup, IdentityKey};
 use mcp_gateway_core::contract::When;
 use mcp_gateway_core::record::{Dependence, Principal, Resources, Revoked, Roles, Scope, Secret, Subject, TenantId};
@@ -68,13 +68,13 @@ async fn the_table_says_who_may_do_what() {
             let may = operation.access.roles.iter().any(|role| roles.with_included().contains(*role));
             assert_eq!(answer.status != StatusCode::FORBIDDEN, may, "{name} {operation:?}: {}", answer.body);
         }
-        // An auditor looks, and changes nothing but their own keys and what clients may do in their own name.
+        // An auditor looks, and changes nothing but their own keys, ways to sign in, and what clients may do in their name.
         let changes = |roles: Roles| {
             OPERATIONS.iter().filter(move |operation| {
                 operation.recorded == Recorded::Write && operation.access.roles.contains(&roles)
             })
         };
-        let own = ["/api/v1/api-keys", "/api/v1/oauth/grants"];
+        let own = ["/api/v1/api-keys", "/api/v1/oauth/grants", "/api/v1/oauth/consents", "/api/v1/me/"];
         assert!(changes(Roles::AUDITOR).all(|operation| own.iter().any(|path| operation.path.starts_with(path))));
     }
 }
@@ -114,6 +114,91 @@ async fn everybody_sees_and_ends_what_clients_may_do_in_their_own_name() {
     let on = [Revoked::Grant("of-ada").id()];
     let given = Dependence { epoch: jiff::Timestamp::UNIX_EPOCH, on: on.into() };
     assert!(world.app.snapshots.load().revocations.end(&given));
+}
+
+#[tokio::test]
+async fn everybody_sees_and_forgets_what_they_have_agreed_to() {
+    let world = World::new().await;
+    let (ada, bob) = (world.person("ada", Roles::BASIC).await, world.person("bob", Roles::BASIC).await);
+    let admin = world.person("root", Roles::ADMIN).await;
+    let kept = Resources::<Consent>::new(world.app.resources.clone(), world.app.sealer.clone(), TenantId::default());
+    for (id, person) in [("of-ada", &ada), ("of-bob", &bob)] {
+        let consent: Consent = serde_json::from_value(json!({
+            "subject": Subject::local(&*person.id), "clientId": "portal", "server": "far", "scope": "mcp",
+            "redirectUri": "https://portal.example/cb", "shown": "x", "personEpoch": 0,
+            "agreedAt": "2026-01-01T00:00:00Z",
+        }))
+        .unwrap();
+        kept.save(id, &consent, When::Any).await.unwrap();
+    }
+    let seen = async |person: &Person| {
+        let listed = world.as_person(person, "GET", "/api/v1/oauth/consents", None).await.body;
+        listed["items"].as_array().unwrap().clone()
+    };
+    let [consent] = &*seen(&ada).await else { panic!("Ada sees her own alone") };
+    assert_eq!((&consent["id"], &consent["ends_at"]), (&json!("of-ada"), &json!("2026-06-30T00:00:00Z")), "180 days");
+    assert_eq!((seen(&bob).await.len(), seen(&admin).await.len()), (1, 2));
+    for (person, consent, status) in [
+        (&bob, "of-ada", StatusCode::NOT_FOUND),
+        (&ada, "of-ada", StatusCode::NO_CONTENT),
+        (&ada, "of-ada", StatusCode::NOT_FOUND),
+        (&admin, "of-bob", StatusCode::NO_CONTENT),
+    ] {
+        let path = format!("/api/v1/oauth/consents/{consent}");
+        assert_eq!(world.as_person(person, "DELETE", &path, None).await.status, status, "{consent}");
+    }
+    assert!(seen(&admin).await.is_empty());
+}
+
+#[tokio::test]
+async fn ways_to_sign_in_are_seen_linked_by_owners_and_taken_but_for_the_last() {
+    let mut config = crate::config::Config::default();
+    config.runtime.process.enabled = false;
+    let provider = json!([{ "name": "company", "issuer": "https://login.example", "client_id": "gateway" }]);
+    config.login.providers = serde_json::from_value(provider).unwrap();
+    let world = World::with(config).await;
+    let (ada, eve) = (world.person("ada", Roles::BASIC).await, world.person("eve", Roles::BASIC).await);
+    let (owner, admin) = (world.person("boss", Roles::OWNER).await, world.person("root", Roles::ADMIN).await);
+    let of_ada = format!("/api/v1/users/{}/identities", ada.id);
+    let seen = async |person: &Person, path: &str| {
+        let answer = world.as_person(person, "GET", path, None).await;
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.body);
+        answer.body["items"].as_array().unwrap().clone()
+    };
+    let [first] = &*seen(&ada, "/api/v1/me/identities").await else { panic!("one") };
+    assert_eq!((&first["issuer"], &first["subject"]), (&json!("https://login.example"), &json!("ada")));
+    let first = first["id"].as_str().unwrap().to_owned();
+    let own = format!("/api/v1/me/identities/{first}");
+    assert_eq!(world.as_person(&ada, "DELETE", &own, None).await.status, StatusCode::CONFLICT, "it is the last one");
+
+    let link = async |by: &Person, issuer: &str, subject: &str| {
+        let body = json!({ "issuer": issuer, "subject": subject });
+        world.as_person(by, "POST", &of_ada, Some(&body)).await
+    };
+    assert_eq!(
+        link(&admin, "https://login.example", "7").await.status,
+        StatusCode::FORBIDDEN,
+        "for an owner to answer"
+    );
+    let strange = link(&owner, "https://evil.example", "7").await;
+    assert_eq!((strange.status, &strange.body["data"]["field"]), (StatusCode::UNPROCESSABLE_ENTITY, &json!("issuer")));
+    assert_eq!(link(&owner, "https://login.example", "eve").await.status, StatusCode::CONFLICT, "it is Eve's");
+    let linked = link(&owner, "https://login.example", "7").await;
+    assert_eq!(linked.body["items"].as_array().unwrap().len(), 2, "{}", linked.body);
+    assert_eq!(seen(&admin, &of_ada).await.len(), 2);
+
+    assert_eq!(world.as_person(&eve, "DELETE", &own, None).await.status, StatusCode::NOT_FOUND, "not hers");
+    assert_eq!(world.as_person(&ada, "DELETE", &own, None).await.status, StatusCode::NO_CONTENT);
+    assert_eq!(
+        world.as_person(&ada, "GET", "/api/v1/me", None).await.status,
+        StatusCode::UNAUTHORIZED,
+        "all has ended"
+    );
+    let left = seen(&admin, &of_ada).await;
+    let left = format!("{of_ada}/{}", left[0]["id"].as_str().unwrap());
+    assert_eq!(world.as_person(&admin, "DELETE", &left, None).await.status, StatusCode::CONFLICT);
+    let gone = world.as_person(&admin, "GET", "/api/v1/users/nobody/identities", None).await;
+    assert_eq!(gone.status, StatusCode::NOT_FOUND);
 }
 
 #[tokio::test]

@@ -40,6 +40,11 @@ impl Browser {
         Self { address: gateway.address, cookies: BTreeMap::new(), login: login.to_owned() }
     }
 
+    /// The same browser, calling another replica.
+    pub(crate) fn at(&self, gateway: &Gateway) -> Self {
+        Self { address: gateway.address, cookies: self.cookies.clone(), login: self.login.clone() }
+    }
+
     pub(crate) async fn get(&mut self, path: &str) -> Answer {
         self.send(Call::get(path)).await
     }
