@@ -14,16 +14,18 @@ use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
 use http_body_util::BodyExt as _;
 use jiff::Timestamp;
+use mcp_gateway_auth::token::{NewToken, SigningKeyOptions, SigningKeys, TokenAuthenticator, TokenIssuer};
 use mcp_gateway_benches::audit::event;
 use mcp_gateway_benches::memory::{MemoryGateway, api_key, local};
 use mcp_gateway_benches::{legacy_call, modern_call, result};
 use mcp_gateway_core::MaybeReady;
 use mcp_gateway_core::contract::{
-    AuditRow, AuditStore as _, Authenticator as _, Incarnation, Resource, StreamId, SystemClock,
+    AuditRow, AuditStore as _, Authenticator as _, Clock as _, Incarnation, Resource, StreamId, SystemClock,
 };
 use mcp_gateway_core::memory::{MemoryKeys, MemoryStore};
-use mcp_gateway_core::record::{EventKind, Principal};
-use mcp_gateway_core::seal::{RingOptions, SessionKeyRing, SessionOwner, SessionPlain, SessionSealer};
+use mcp_gateway_core::record::{EventKind, Mount, Principal, Resources, Subject, TenantId};
+use mcp_gateway_core::seal::{RingOptions, Sealer, SessionKeyRing, SessionOwner, SessionPlain, SessionSealer};
+use mcp_gateway_core::snapshot::{SnapshotOptions, Snapshots};
 use mcp_gateway_core::wire::outcome::Scanner;
 use mcp_gateway_core::wire::sse::Splitter;
 use mcp_gateway_core::wire::{Limits, mirror, peek};
@@ -35,7 +37,7 @@ use ulid::Ulid;
 const USERS: u64 = 100;
 const BATCH: u64 = 500;
 
-const NAMES: [&str; 13] = [
+const NAMES: [&str; 14] = [
     "peek-legacy-1k",
     "peek-modern-1k",
     "mirror-check",
@@ -46,6 +48,7 @@ const NAMES: [&str; 13] = [
     "session-seal",
     "session-open",
     "api-key",
+    "token",
     "stack-legacy-1k",
     "stack-modern-1k",
     "audit-sqlite-100",
@@ -70,6 +73,7 @@ fn main() -> anyhow::Result<()> {
         "session-seal" => block_on(session(false, iterations)),
         "session-open" => block_on(session(true, iterations)),
         "api-key" => authenticate(iterations),
+        "token" => block_on(token(iterations)),
         "stack-legacy-1k" => block_on(stack(false, iterations)),
         "stack-modern-1k" => block_on(stack(true, iterations)),
         "audit-sqlite-100" => block_on(audit_rows(100 * u64::from(iterations))),
@@ -166,6 +170,40 @@ fn authenticate(iterations: u32) -> anyhow::Result<()> {
     for _ in 0..iterations {
         let answer = authenticator.authenticate(black_box(&parts), &resource);
         ensure!(matches!(answer, MaybeReady::Ready(Ok(Some(_)))), "the key does not pass");
+    }
+    Ok(())
+}
+
+/// A call with an access token that was verified before: what each call but the first costs.
+async fn token(iterations: u32) -> anyhow::Result<()> {
+    let clock = Arc::new(SystemClock);
+    let store = Arc::new(MemoryStore::new(clock.clone()));
+    let sealer = Sealer::open(store.clone(), Arc::new(MemoryKeys::new()), clock.clone()).await?;
+    let options = SnapshotOptions::new(sealer.clone(), Arc::new(|_: &_| unreachable!("there is no entry")));
+    // Not driven: nothing changes.
+    let (snapshots, _driver) = Snapshots::follow(store.clone(), options).await?;
+    let ring = Resources::new(store, sealer, TenantId::default());
+    let keys = SigningKeys::open(ring, clock.clone(), SigningKeyOptions::default()).await?;
+    let resource = Mount::new("https://gateway.example", "/mcp-connect")?.resource("bench");
+    let new = NewToken {
+        subject: &Subject::local("bench"),
+        client_id: "laptop",
+        resource: &resource,
+        scope: "mcp",
+        epoch: clock.now(),
+        person_epoch: 0,
+        grant: Some("grant"),
+        session: Some("session"),
+    };
+    let token = TokenIssuer::new("https://gateway.example", keys.clone(), clock.clone()).issue(&new).await?.token;
+    let authenticator =
+        TokenAuthenticator::builder(Arc::new(snapshots), clock).own("https://gateway.example", keys).build();
+    let request = Request::get("/").header(AUTHORIZATION, format!("Bearer {}", token.expose()));
+    let (parts, ()) = request.body(())?.into_parts();
+    ensure!(authenticator.authenticate(&parts, &resource).await.is_ok(), "the token does not pass");
+    for _ in 0..iterations {
+        let answer = authenticator.authenticate(black_box(&parts), &resource);
+        ensure!(matches!(answer, MaybeReady::Ready(Ok(Some(_)))), "the token is not remembered");
     }
     Ok(())
 }
