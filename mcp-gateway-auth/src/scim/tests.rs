@@ -280,8 +280,10 @@ async fn groups_carry_roles_and_never_those_of_owners() {
     let stranger = json!({ "op": "add", "path": "members", "value": [{ "value": "nobody" }] });
     assert!(matches!(client.members(&ops.id, stranger).await, Err(ScimError::Bad("invalidValue", _))));
 
-    // By a role of the group, and by one of the configuration.
+    // By a role of the group, and by one of the configuration. There is another owner, so that these may go.
     client.members(&ops.id, add.clone()).await.unwrap();
+    let boss = client.create("boss").await.id;
+    client.world.applied(client.world.users.set_roles(&owner(), &boss, Roles::OWNER, None).await.unwrap()).await;
     let owners = client.world.users.set_group_roles(&owner(), &ops.id, Roles::OWNER, None).await.unwrap();
     client.world.applied(owners).await;
     let replace = |ids: &[&str]| {
