@@ -26,4 +26,4 @@ mod notice;
 pub use self::consent::{Choice, ClientOrigin, ConsentPage};
 pub use self::layout::Page;
 pub use self::login::{LoginPage, PasswordPage, Provider, SignedInPage, SignedOutPage};
-pub use self::notice::{ConnectedPage, DevicePage, ErrorPage};
+pub use self::notice::{ConnectedPage, DevicePage, ErrorPage, NotConnectedPage};
