@@ -1,7 +1,9 @@
 // An identity provider for tests: whoever comes is signed in as whom the test has said, and agrees to everything.
 //
 // POST /_test takes JSON: `client` (the gateway's origin and client), `account` (the claims of whoever signs in next),
-// `rotate` (true: other signing keys from now on).
+// `ask` (true: whoever comes types which account, on a page), `rotate` (true: other signing keys from now on).
+//
+// IDENTITY_HOST is its name in the issuer, by default 127.0.0.1; `localhost` is another site than the gateway's.
 import { createServer } from 'node:http';
 import { generateKeyPairSync, randomUUID } from 'node:crypto';
 
@@ -13,14 +15,14 @@ const key = () => ({
   ...generateKeyPairSync('ec', { namedCurve: 'P-256' }).privateKey.export({ format: 'jwk' }),
   alg: 'ES256', use: 'sig', kid: randomUUID(),
 });
-const state = { accounts: new Map(), next: undefined, client: undefined, jwks: { keys: [key()] } };
+const state = { accounts: new Map(), next: undefined, ask: false, client: undefined, jwks: { keys: [key()] } };
 
 const server = createServer((request, response) => {
   if (request.method === 'POST' && request.url === '/_test') return control(request, response);
   return handle(request, response);
 });
 await new Promise((resolve) => { server.listen(0, '127.0.0.1', resolve); });
-const issuer = `http://127.0.0.1:${server.address().port}`;
+const issuer = `http://${process.env.IDENTITY_HOST ?? '127.0.0.1'}:${server.address().port}`;
 let provider;
 let handle;
 
@@ -57,10 +59,21 @@ function build() {
   handle = (request, response) => (request.url.startsWith('/interaction/') ? agree(request, response) : callback(request, response));
 }
 
+const form = `<!DOCTYPE html><title>Company</title><form method="post">
+<label>Account <input name="account" required></label> <button>Go on</button></form>`;
+
+async function body(request) {
+  let text = '';
+  for await (const chunk of request) text += chunk;
+  return text;
+}
+
 async function agree(request, response) {
   const { prompt, params, session } = await provider.interactionDetails(request, response);
   if (prompt.name === 'login') {
-    return provider.interactionFinished(request, response, { login: { accountId: state.next } });
+    if (state.ask && request.method === 'GET') return response.setHeader('content-type', 'text/html').end(form);
+    const accountId = state.ask ? new URLSearchParams(await body(request)).get('account') : state.next;
+    return provider.interactionFinished(request, response, { login: { accountId } });
   }
   const grant = new provider.Grant({ accountId: session.accountId, clientId: params.client_id });
   grant.addOIDCScope(params.scope);
@@ -68,15 +81,14 @@ async function agree(request, response) {
 }
 
 async function control(request, response) {
-  let text = '';
-  for await (const chunk of request) text += chunk;
-  const { client, account, rotate } = JSON.parse(text);
+  const { client, account, ask, rotate } = JSON.parse(await body(request));
   if (client) state.client = client;
   if (account) {
     const { sub, ...claims } = account;
     state.next = sub;
     state.accounts.set(sub, claims);
   }
+  if (ask !== undefined) state.ask = ask;
   if (rotate) state.jwks = { keys: [key()] };
   if (client || rotate) build();
   response.end('{}');

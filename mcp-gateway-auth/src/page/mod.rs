@@ -26,4 +26,4 @@ mod notice;
 pub use self::consent::{Choice, ClientOrigin, ConsentPage};
 pub use self::layout::Page;
 pub use self::login::{LinkPage, LoginPage, PasswordPage, Provider, SignedInPage, SignedOutPage, Way};
-pub use self::notice::{ConnectedPage, DevicePage, ErrorPage};
+pub use self::notice::{ConnectedPage, DevicePage, ErrorPage, NotConnectedPage};

@@ -30,6 +30,25 @@ impl ConnectedPage<'_> {
     }
 }
 
+/// Takes the browser back to a client that gets nothing.
+#[derive(Debug, Clone)]
+pub struct NotConnectedPage<'a> {
+    /// Where the browser goes on by itself, without a script.
+    pub to: &'a str,
+}
+
+impl NotConnectedPage<'_> {
+    /// The page.
+    #[must_use]
+    pub fn render(&self) -> Page {
+        let content = html! {
+            p { "The program that sent you here is told that it gets nothing. You can close this window." }
+            a.button href=(self.to) { "Back to the program" }
+        };
+        Page::new("Not connected", &content).going_on_to(self.to)
+    }
+}
+
 /// Asks for the code that a device shows (RFC 8628 §3.3). Posted as `csrf` and `user_code`.
 #[derive(Debug, Clone)]
 pub struct DevicePage<'a> {
@@ -94,6 +113,7 @@ mod tests {
         let evil = "</style><img src=x>";
         for page in [
             ConnectedPage { server: evil, to: Some(evil) }.render(),
+            NotConnectedPage { to: evil }.render(),
             DevicePage { action: "/device", csrf: "t", user_code: evil, problem: Some(evil) }.render(),
             ErrorPage { title: evil, text: evil, request_id: Some(evil) }.render(),
         ] {

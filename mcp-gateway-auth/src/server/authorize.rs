@@ -17,8 +17,8 @@ use super::form::{Form, append};
 use super::state::won;
 use super::{
     AuthorizationCode, ClientLookup, Connected, Consent, ConsentPage, DocumentClients, Grant, GrantType, Inner, Issuer,
-    KnownBy, LoggedIn, OAuthClient, PendingRequest, Problem, RedirectKind, ServerLimits, client_key, consent, paths,
-    random,
+    KnownBy, LoggedIn, NotConnected, OAuthClient, PendingRequest, Problem, RedirectKind, ServerLimits, client_key,
+    consent, paths, random,
 };
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -28,7 +28,16 @@ enum End {
     /// A page: nobody can be sent back to.
     Page(Problem),
     /// The client is told, at a redirect URI that was found to be its own.
-    Client { issuer: Issuer, redirect_uri: String, state: Option<String>, error: &'static str, why: &'static str },
+    Client(NotConnected),
+}
+
+impl End {
+    /// Tells the client what is wrong (RFC 6749 §4.1.2.1, RFC 9207).
+    fn client(issuer: &Issuer, redirect_uri: &str, state: Option<&str>, error: &str, why: &str) -> Self {
+        let parameters =
+            [("error", Some(error)), ("error_description", Some(why)), ("state", state), ("iss", Some(&*issuer.url))];
+        Self::Client(NotConnected { to: append(redirect_uri, &parameters) })
+    }
 }
 
 impl From<Problem> for End {
@@ -56,6 +65,8 @@ impl Inner {
     pub(crate) async fn authorize(&self, head: &Parts, issuer: &Issuer) -> Response<Body> {
         match self.hold(head, issuer).await {
             Ok(response) => response,
+            // A link of the client led here, and no form of ours.
+            Err(End::Client(told)) => redirect(&told.to),
             Err(end) => self.end(head, end).await,
         }
     }
@@ -86,13 +97,7 @@ impl Inner {
             Some((uri, self.speaks_for(&client, &kind)))
         };
         let refuse = |error, why| match &checked {
-            Some((uri, true)) => End::Client {
-                issuer: issuer.clone(),
-                redirect_uri: uri.clone(),
-                state: state.map(str::to_owned),
-                error,
-                why,
-            },
+            Some((uri, true)) => End::client(issuer, uri, state, error, why),
             Some((_, false)) | None => End::Page(Problem::Malformed),
         };
         if state.is_some_and(|state| state.len() > ServerLimits::STATE) {
@@ -327,11 +332,6 @@ impl Inner {
         let issuer = Issuer::remembered(&self.mount, pending.issuer.as_deref());
         let parameters = [("code", Some(&*code)), ("state", pending.state.as_deref()), ("iss", Some(&*issuer.url))];
         let to = append(&redirect_uri, &parameters);
-        // A redirect is what clients wait for. But one to a scheme leaves the browser where it is, and one that nobody
-        // was asked about may end a form of the login page, whose policy leads nowhere else.
-        if act == "oauth.consent" && !matches!(kind, RedirectKind::Scheme(_)) {
-            return Ok(redirect(&to));
-        }
         Ok(for_browser(self.interaction.connected(head, &Connected { to, server: name }).await))
     }
 
@@ -439,15 +439,7 @@ impl Inner {
     async fn end(&self, head: &Parts, end: End) -> Response<Body> {
         match end {
             End::Page(problem) => self.page(head, problem, None).await,
-            End::Client { issuer, redirect_uri, state, error, why } => redirect(&append(
-                &redirect_uri,
-                &[
-                    ("error", Some(error)),
-                    ("error_description", Some(why)),
-                    ("state", state.as_deref()),
-                    ("iss", Some(&issuer.url)),
-                ],
-            )),
+            End::Client(told) => for_browser(self.interaction.not_connected(head, &told).await),
         }
     }
 
@@ -462,13 +454,8 @@ impl Inner {
     }
 
     fn refuse(&self, pending: &PendingRequest, redirect_uri: &str, error: &'static str, why: &'static str) -> End {
-        End::Client {
-            issuer: Issuer::remembered(&self.mount, pending.issuer.as_deref()),
-            redirect_uri: redirect_uri.to_owned(),
-            state: pending.state.clone(),
-            error,
-            why,
-        }
+        let issuer = Issuer::remembered(&self.mount, pending.issuer.as_deref());
+        End::client(&issuer, redirect_uri, pending.state.as_deref(), error, why)
     }
 
     /// No access, no such server, or the person said no: the client cannot tell which.

@@ -24,11 +24,16 @@ pub trait Interaction: Send + Sync + 'static {
     /// or `deny`) to [`ConsentPage::action`], and `server` where [`ConsentPage::server`] is absent.
     async fn consent(&self, head: &Parts, page: &ConsentPage) -> Response<Body>;
 
-    /// Says that the client may go on, and takes the browser to it ([`Connected::to`]): where a redirect would leave
-    /// the person before the page that they have answered, or lead a form where its page's policy does not let it.
-    /// Without one of its own, the browser is redirected.
+    /// Says that the client may go on, and takes the browser to it ([`Connected::to`]): by a page of its own, since a
+    /// form of ours may have led here, whose page's policy browsers hold against every redirect that follows, those of
+    /// the client too; and a scheme leaves the browser where it is. Without one, the browser is redirected.
     async fn connected(&self, _: &Parts, connected: &Connected) -> Response<Body> {
         super::answer::redirect(&connected.to)
+    }
+
+    /// Takes the browser back to a client that gets nothing, in the same way.
+    async fn not_connected(&self, _: &Parts, not_connected: &NotConnected) -> Response<Body> {
+        super::answer::redirect(&not_connected.to)
     }
 
     /// Says what went wrong where nobody can be sent back to.
@@ -52,6 +57,14 @@ pub struct Connected {
     pub to: String,
     /// The name of the server.
     pub server: String,
+}
+
+/// A client gets nothing, and is told so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NotConnected {
+    /// Where the browser goes: the redirect URI with the error.
+    pub to: String,
 }
 
 /// What a person is asked.

@@ -123,7 +123,7 @@ use self::client::{ClientProof, hex_hash};
 pub use self::consent::Consent;
 use self::form::Form;
 pub use self::grant::{AuthorizationCode, Grant, PendingRequest};
-pub use self::interaction::{Connected, ConsentPage, Interaction, LoggedIn, Problem};
+pub use self::interaction::{Connected, ConsentPage, Interaction, LoggedIn, NotConnected, Problem};
 use self::issuer::Issuer;
 pub use self::issuer::Issuers;
 pub use self::limits::ServerLimits;

@@ -6,7 +6,9 @@ use http::request::Parts;
 use http::{HeaderValue, Response, StatusCode};
 use mcp_gateway_auth::login::read_cookie;
 use mcp_gateway_auth::page::{self, ClientOrigin, ErrorPage};
-use mcp_gateway_auth::server::{Connected, ConsentPage, Interaction, KnownBy, LoggedIn, Problem, RedirectKind};
+use mcp_gateway_auth::server::{
+    Connected, ConsentPage, Interaction, KnownBy, LoggedIn, NotConnected, Problem, RedirectKind,
+};
 use mcp_gateway_core::context::McpContext;
 use mcp_gateway_core::record::{Scope, Subject, TenantId, User};
 use mcp_gateway_core::snapshot::Snapshots;
@@ -94,6 +96,11 @@ impl Interaction for Browser {
 
     async fn connected(&self, _: &Parts, connected: &Connected) -> Response<Body> {
         let page = page::ConnectedPage { server: &connected.server, to: Some(&connected.to) };
+        page.render().into_response::<String>(StatusCode::OK).map(body)
+    }
+
+    async fn not_connected(&self, _: &Parts, not_connected: &NotConnected) -> Response<Body> {
+        let page = page::NotConnectedPage { to: &not_connected.to };
         page.render().into_response::<String>(StatusCode::OK).map(body)
     }
 

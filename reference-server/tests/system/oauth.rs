@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::browser::{Browser, field, parameters};
+use crate::support::browser::{Browser, field, onward, parameters};
 use crate::support::client::{Client, Tokens, discover, path_of};
 use crate::support::gateway::remote;
 use crate::support::mcp;
@@ -41,7 +41,7 @@ async fn a_person_connects_a_client_that_registers_itself() {
     assert!(!text.contains("<script") && page.header("referrer-policy") == "no-referrer");
 
     let answer = browser.decide(&page, "allow", None).await;
-    assert!(answer.header("location").starts_with(&client.redirect));
+    assert!(onward(&answer).starts_with(&client.redirect));
     let parameters = parameters(&answer);
     assert_eq!((&*parameters["state"], &parameters["iss"]), ("of the client", &format!("http://{}", gateway.address)));
     let answer = client.redeem(&gateway, &parameters["code"]).await;

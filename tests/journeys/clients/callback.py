@@ -30,6 +30,6 @@ class Callback:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def wait(self):
-        if not self.came.wait(60):
+        if not self.came.wait(240):
             raise TimeoutError("no browser came")
         return self.answer

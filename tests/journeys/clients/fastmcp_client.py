@@ -7,7 +7,7 @@ import sys
 from fastmcp import Client
 from fastmcp.client.auth import OAuth
 
-PATIENCE = 60
+PATIENCE = 240
 
 
 class Told(OAuth):
@@ -15,6 +15,12 @@ class Told(OAuth):
 
     async def redirect_handler(self, authorization_url):
         print(f"OPEN {authorization_url}", flush=True)
+
+
+async def call(client, target):
+    text = str(await client.call_tool(target["tool"], {}))
+    if target["expect"] not in text:
+        raise RuntimeError(f"{target['expect']!r} is not in {text}")
 
 
 async def main():
@@ -25,10 +31,16 @@ async def main():
         options.update(callback_port=target["port"], callback_host="127.0.0.1")
     if "document" in target:
         options.update(client_metadata_url=target["document"], callback_port=target["port"], callback_host="127.0.0.1")
-    async with Client(target["url"], auth=Told(**options)) as client:
-        text = str(await client.call_tool(target["tool"], {}))
-        if target["expect"] not in text:
-            raise RuntimeError(f"{target['expect']!r} is not in {text}")
+    auth = Told(**options)
+    async with Client(target["url"], auth=auth) as client:
+        await call(client, target)
+        first = auth.context.current_tokens
+        # As if an hour had passed: the next call renews the token, with nobody at a browser.
+        auth.context.token_expiry_time = 1
+        await call(client, target)
+    last = auth.context.current_tokens
+    if last.access_token == first.access_token or last.refresh_token == first.refresh_token:
+        raise RuntimeError("the token was not renewed")
     return "connected"
 
 

@@ -1,6 +1,6 @@
 """Connects with the OAuthClientProvider of the Python SDK.
 
-The argument is a JSON document `{"url", "tool", "expect", "registration", "client"?, "document"?}`. A line `OPEN URL` asks
+The argument is a JSON document `{"url", "tool", "expect", "port"?, "client"?, "document"?}`. A line `OPEN URL` asks
 for a person at a browser; a line `{"ok", "detail"}` is the end.
 """
 
@@ -16,7 +16,7 @@ from mcp.shared.auth import AuthorizationCodeResult, OAuthClientInformationFull,
 
 from callback import Callback
 
-PATIENCE = 60
+PATIENCE = 240
 
 
 class Storage:

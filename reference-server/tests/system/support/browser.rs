@@ -131,11 +131,18 @@ pub(crate) fn field(page: &Answer, name: &str) -> String {
     after.split('"').next().unwrap().replace("&amp;", "&")
 }
 
-/// The parameters that a browser is sent on with.
+/// Where a page of the gateway sends the browser on. Not by a redirect: browsers hold the policy of the page whose form
+/// was posted against every redirect that follows, those of the client too.
 #[track_caller]
-pub(crate) fn parameters(answer: &Answer) -> HashMap<String, String> {
-    assert_eq!(answer.status, 303, "{}", answer.text());
-    let (_, query) = answer.header("location").split_once('?').expect("a query");
+pub(crate) fn onward(page: &Answer) -> &str {
+    assert_eq!(page.status, 200, "{}", page.text());
+    page.header("refresh").strip_prefix("0; url=").expect("a URL, at once")
+}
+
+/// The parameters that it takes along.
+#[track_caller]
+pub(crate) fn parameters(page: &Answer) -> HashMap<String, String> {
+    let (_, query) = onward(page).split_once('?').expect("a query");
     form_urlencoded::parse(query.as_bytes()).into_owned().collect()
 }
 

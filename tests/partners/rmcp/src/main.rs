@@ -1,7 +1,11 @@
 //! Calls servers with the client of the Rust SDK.
 //!
-//! Reads a list of `{"name", "url", "token", "tool", "arguments", "expect"}` as one JSON document on stdin; the only
-//! argument is the lifecycle: `initialize`, `auto` or `discover`. Writes a line for each: `{"name", "ok", "detail"}`.
+//! With `initialize`, `auto` or `discover`, a lifecycle, it reads a list of `{"name", "url", "token", "tool", "arguments",
+//! "expect"}` as one JSON document on stdin, and writes a line for each: `{"name", "ok", "detail"}`.
+//!
+//! With `journey TARGET` it gets its token itself ([`journey`]).
+
+mod journey;
 
 use std::io::Write as _;
 use std::time::Duration;
@@ -29,7 +33,11 @@ struct Target {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let lifecycle = std::env::args().nth(1).context("the lifecycle is missing")?;
+    let mut arguments = std::env::args().skip(1);
+    let lifecycle = arguments.next().context("the lifecycle is missing")?;
+    if lifecycle == "journey" {
+        return journey::run(&arguments.next().context("the target is missing")?).await;
+    }
     let preferred_versions = vec![ProtocolVersion::V_2026_07_28];
     let lifecycle = match &*lifecycle {
         "initialize" => ClientLifecycleMode::Initialize,
