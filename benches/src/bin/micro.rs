@@ -16,10 +16,13 @@ use http_body_util::BodyExt as _;
 use jiff::Timestamp;
 use mcp_gateway_benches::audit::event;
 use mcp_gateway_benches::memory::{MemoryGateway, api_key, local};
+use mcp_gateway_benches::rules::{PEOPLE, company, person};
 use mcp_gateway_benches::{legacy_call, modern_call, result};
 use mcp_gateway_core::MaybeReady;
+use mcp_gateway_core::context::McpContext;
 use mcp_gateway_core::contract::{
-    AuditRow, AuditStore as _, Authenticator as _, Incarnation, Resource, StreamId, SystemClock,
+    Action, Ask, AuditRow, AuditStore as _, Authenticator as _, Authorizer as _, Incarnation, Resource, StreamId,
+    SystemClock, Target,
 };
 use mcp_gateway_core::memory::{MemoryKeys, MemoryStore};
 use mcp_gateway_core::record::{EventKind, Principal};
@@ -35,7 +38,7 @@ use ulid::Ulid;
 const USERS: u64 = 100;
 const BATCH: u64 = 500;
 
-const NAMES: [&str; 13] = [
+const NAMES: [&str; 14] = [
     "peek-legacy-1k",
     "peek-modern-1k",
     "mirror-check",
@@ -46,6 +49,7 @@ const NAMES: [&str; 13] = [
     "session-seal",
     "session-open",
     "api-key",
+    "access-rules",
     "stack-legacy-1k",
     "stack-modern-1k",
     "audit-sqlite-100",
@@ -70,6 +74,7 @@ fn main() -> anyhow::Result<()> {
         "session-seal" => block_on(session(false, iterations)),
         "session-open" => block_on(session(true, iterations)),
         "api-key" => authenticate(iterations),
+        "access-rules" => decide(iterations),
         "stack-legacy-1k" => block_on(stack(false, iterations)),
         "stack-modern-1k" => block_on(stack(true, iterations)),
         "audit-sqlite-100" => block_on(audit_rows(100 * u64::from(iterations))),
@@ -166,6 +171,19 @@ fn authenticate(iterations: u32) -> anyhow::Result<()> {
     for _ in 0..iterations {
         let answer = authenticator.authenticate(black_box(&parts), &resource);
         ensure!(matches!(answer, MaybeReady::Ready(Ok(Some(_)))), "the key does not pass");
+    }
+    Ok(())
+}
+
+/// By 10,000 rules about 100,000 people.
+fn decide(iterations: u32) -> anyhow::Result<()> {
+    let ruled = company(PEOPLE)?;
+    let (principal, cx) = (Principal::new("local", person(4_711)), McpContext::new(&SystemClock));
+    let target = Target { server: "server-7", name: Some("read_all") };
+    let (principal, action) = (&principal, Action::Method("tools/call"));
+    for _ in 0..iterations {
+        let ask = Ask { principal, action, target, cx: &cx, arguments: None };
+        black_box(ruled.decide(black_box(&ask)));
     }
     Ok(())
 }

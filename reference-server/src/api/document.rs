@@ -14,7 +14,7 @@ use utoipa::{OpenApi, ToSchema};
 
 use super::answer::{Problem, ProblemDetails, plain, tagged};
 use super::operation::OPERATIONS;
-use super::{audit, bodies, entries, groups, keys, logs, me, oauth, servers, session_keys, users};
+use super::{audit, bodies, entries, evaluate, groups, keys, logs, me, oauth, policies, servers, session_keys, users};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -45,6 +45,12 @@ use super::{audit, bodies, entries, groups, keys, logs, me, oauth, servers, sess
         servers::restart,
         servers::stop,
         logs::follow,
+        policies::list,
+        policies::create,
+        policies::read,
+        policies::replace,
+        policies::delete,
+        evaluate::evaluate,
         keys::list,
         keys::create,
         keys::read,
