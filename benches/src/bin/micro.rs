@@ -183,7 +183,7 @@ fn decide(iterations: u32) -> anyhow::Result<()> {
     let (principal, action) = (&principal, Action::Method("tools/call"));
     for _ in 0..iterations {
         let ask = Ask { principal, action, target, cx: &cx, arguments: None };
-        black_box(ruled.decide(black_box(&ask)));
+        ensure!(matches!(ruled.decide(black_box(&ask)), MaybeReady::Ready(_)), "the decision has to be waited for");
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use crate::MaybeReady;
 use crate::context::{Completes, MessageFacts};
 use crate::contract::{Action, Ask, Authorizer, Decision, Target};
 use crate::record::{ActorKind, Principal, Roles, Subject};
-use crate::snapshot::Snapshots;
+use crate::snapshot::{Snapshot, Snapshots};
 use crate::wire::method::Method;
 
 /// Decides by access rules, and by what the caller's credential is good for: both must let.
@@ -112,14 +112,21 @@ impl SnapshotRules {
         self.decision(Asked { principal, action, target, completes })
     }
 
+    /// The same by other rules, with the users, groups and roles of now: for drafts.
+    #[must_use]
+    pub fn explain_by(
+        &self,
+        rules: &AccessRules,
+        principal: &Principal,
+        action: Action<'_>,
+        target: Target<'_>,
+    ) -> Decision {
+        decide_for(&self.0.load(), rules, Asked { principal, action, target, completes: None })
+    }
+
     fn decision(&self, asked: Asked<'_>) -> Decision {
         let snapshot = self.0.load();
-        match snapshot.user(&asked.principal.subject) {
-            Some(user) if !user.enabled => Decision::deny(Arc::clone(&NAMES.disabled)),
-            // Roles of now, also for what began under others.
-            Some(user) => decide(&snapshot.rules, &user.groups, user.roles, asked),
-            None => decide(&snapshot.rules, &[], asked.principal.roles, asked),
-        }
+        decide_for(&snapshot, &snapshot.rules, asked)
     }
 }
 
@@ -158,6 +165,15 @@ impl<'a> Asked<'a> {
             method if method.starts_with("resources/") => Thing::Resource(name),
             _ => Thing::Server,
         }
+    }
+}
+
+fn decide_for(snapshot: &Snapshot, rules: &AccessRules, asked: Asked<'_>) -> Decision {
+    match snapshot.user(&asked.principal.subject) {
+        Some(user) if !user.enabled => Decision::deny(Arc::clone(&NAMES.disabled)),
+        // Roles of now, also for what began under others.
+        Some(user) => decide(rules, &user.groups, user.roles, asked),
+        None => decide(rules, &[], asked.principal.roles, asked),
     }
 }
 

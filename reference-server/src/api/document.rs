@@ -14,7 +14,9 @@ use utoipa::{OpenApi, ToSchema};
 
 use super::answer::{Problem, ProblemDetails, plain, tagged};
 use super::operation::OPERATIONS;
-use super::{audit, bodies, entries, evaluate, groups, keys, logs, me, oauth, policies, servers, session_keys, users};
+use super::{
+    audit, bodies, entries, evaluate, groups, keys, logs, me, oauth, policies, replay, servers, session_keys, users,
+};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -51,6 +53,7 @@ use super::{audit, bodies, entries, evaluate, groups, keys, logs, me, oauth, pol
         policies::replace,
         policies::delete,
         evaluate::evaluate,
+        replay::replay,
         keys::list,
         keys::create,
         keys::read,

@@ -26,6 +26,7 @@ mod oauth;
 mod operation;
 mod people;
 mod policies;
+mod replay;
 mod servers;
 mod session_keys;
 mod users;

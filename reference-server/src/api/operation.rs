@@ -10,8 +10,8 @@ use mcp_gateway_core::record::{ActorKind, Principal, Roles, Scope};
 use mcp_gateway_core::refusal::Refusal;
 
 use super::{
-    Shared, audit, bodies, document, entries, evaluate, groups, keys, logs, me, oauth, policies, servers, session_keys,
-    users,
+    Shared, audit, bodies, document, entries, evaluate, groups, keys, logs, me, oauth, policies, replay, servers,
+    session_keys, users,
 };
 
 /// An operation of the admin API.
@@ -121,6 +121,7 @@ operations! {
     PUT put "/api/v1/policies/{id}", in_person(ADMINS), "policy.replace", Write => policies::replace;
     DELETE delete "/api/v1/policies/{id}", in_person(ADMINS), "policy.delete", Write => policies::delete;
     POST post "/api/v1/policies/evaluate", read(AUDITORS), "policy.evaluate", Look => evaluate::evaluate;
+    POST post "/api/v1/policies/replay", read(AUDITORS), "policy.replay", Look => replay::replay;
     // Their own keys; an admin everybody's.
     GET get "/api/v1/api-keys", read(EVERYBODY), "api-key.list", No => keys::list;
     // A key that makes keys would outlive its own revocation.

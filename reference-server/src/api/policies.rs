@@ -1,13 +1,14 @@
 //! `/api/v1/policies`: who may use what.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse as _, Response};
 use http::header::{ETAG, LOCATION};
 use http::{HeaderMap, HeaderValue, StatusCode};
-use mcp_gateway_core::contract::{Cursor, Query, Record, Revision, StoreError, StoreErrorKind, When};
-use mcp_gateway_core::policy::{AccessPolicy, AccessRule, PolicyError};
+use mcp_gateway_core::contract::{Cursor, Query, Record, Revision, StoreError, StoreErrorKind, StoreLimits, When};
+use mcp_gateway_core::policy::{AccessPolicy, AccessRule, AccessRules, PolicyError};
 use mcp_gateway_core::record::{Resource as _, Resources, Stored, TenantId};
 use mcp_gateway_core::refusal::Refusal;
 use serde::{Deserialize, Serialize};
@@ -93,8 +94,16 @@ pub(super) struct PolicyDocument {
 
 impl PolicyDocument {
     fn checked(self) -> Result<AccessPolicy, Problem> {
+        self.checked_at("")
+    }
+
+    /// The policy; where in the body it stands begins the names of its fields.
+    fn checked_at(self, at: &str) -> Result<AccessPolicy, Problem> {
         let policy = AccessPolicy { name: self.name, enabled: self.enabled.unwrap_or(true), rules: self.rules };
-        policy.check().map_err(|PolicyError { field, problem }| invalid(&field, format!("`{field}` {problem}.")))?;
+        policy.check().map_err(|PolicyError { field, problem }| {
+            let field = format!("{at}{field}");
+            invalid(&field, format!("`{field}` {problem}."))
+        })?;
         Ok(policy)
     }
 }
@@ -192,6 +201,30 @@ pub(super) async fn delete(
     let revision = policies(&app).delete(&id, when).await?;
     let status = if applied(&app, revision).await { StatusCode::NO_CONTENT } else { StatusCode::ACCEPTED };
     Ok(status.into_response())
+}
+
+/// The rules as they are, and as they would be with a draft.
+pub(super) async fn with_draft(app: &App, draft: NewPolicyDocument) -> Result<(AccessRules, AccessRules), Problem> {
+    let NewPolicyDocument { id, name, enabled, rules } = draft;
+    let draft = PolicyDocument { name, enabled, rules }.checked_at("policy.")?;
+    let (mut kept, mut after) = (BTreeMap::new(), None::<Box<str>>);
+    loop {
+        let (page, next) = policies(app).list(None, after.as_deref(), StoreLimits::PAGE).await?;
+        kept.extend(page.into_iter().map(|stored| (stored.id, stored.value)));
+        after = next;
+        if after.is_none() {
+            break;
+        }
+    }
+    let compile = |policies: &BTreeMap<Box<str>, AccessPolicy>| {
+        AccessRules::compile(policies.iter().map(|(id, policy)| (&**id, policy))).map_err(|error| {
+            let text = "A policy that is kept cannot be used: replace or delete it.";
+            Refusal::new(StatusCode::CONFLICT, text).because(error)
+        })
+    };
+    let before = compile(&kept)?;
+    kept.insert(id.unwrap_or_else(|| "draft".to_owned()).into(), draft);
+    Ok((before, compile(&kept)?))
 }
 
 /// The version that a write is about: the one that the caller demands, or the one that is there.

@@ -2,8 +2,11 @@
 
 use axum::body::Body;
 use http::StatusCode;
-use mcp_gateway_core::contract::When;
-use mcp_gateway_core::record::{Resources, Roles, Scope, TenantId, User, UserState};
+use jiff::SignedDuration;
+use mcp_gateway_core::contract::{AuditRow, AuditStore as _, StreamId, When};
+use mcp_gateway_core::record::{
+    ActorFacts, ActorKind, AuditEvent, Category, EventKind, Resources, Roles, Scope, Subject, TenantId, User, UserState,
+};
 use serde_json::{Value, json};
 
 use super::world::{Answer, World, owners};
@@ -147,4 +150,51 @@ async fn a_dry_run_names_the_rule() {
         let answer = world.post("/api/v1/policies/evaluate", &body).await;
         assert_eq!((answer.status, &answer.body["data"]["field"]), (StatusCode::UNPROCESSABLE_ENTITY, &json!(field)));
     }
+}
+
+#[tokio::test]
+async fn a_draft_is_tried_on_what_happened() {
+    let world = World::with_servers().await;
+    let now = jiff::Timestamp::now();
+    let call = |seq: u64, who: &str, method: &'static str, target: &str| {
+        let mut event = AuditEvent::new(now, ulid::Ulid::from_parts(0, seq.into()), Category::Mcp, EventKind::Exchange);
+        event.actor =
+            Some(ActorFacts { subject: Subject::local(who), kind: ActorKind::Client, id: "laptop".into(), name: None });
+        (event.server, event.method, event.target) = (Some("shared".into()), Some(method.into()), Some(target.into()));
+        AuditRow { stream: StreamId(ulid::Ulid::nil()), seq, event }
+    };
+    let rows = vec![
+        call(1, "ada", "tools/call", "delete_x"),
+        call(2, "ada", "tools/call", "delete_x"),
+        call(3, "ada", "tools/call", "list"),
+        call(4, "eve", "tools/call", "list"),
+        call(5, "eve", "completion/complete", "x"),
+    ];
+    world.audit.append(rows).await.unwrap();
+    let (from, to) = (now - SignedDuration::from_secs(60), now + SignedDuration::from_secs(60));
+    let replay = async |policy: Value| {
+        let body = json!({ "from": from, "to": to, "policy": policy });
+        world.post("/api/v1/policies/replay", &body).await
+    };
+    let deny = json!([{ "effect": "deny", "subjects": ["everyone"], "targets": [{ "tools": ["delete_*"] }] }]);
+    let beside = replay(json!({ "name": "less", "rules": deny })).await;
+    assert_eq!(
+        (beside.status, &beside.body["examined"], &beside.body["undecided"]),
+        (StatusCode::OK, &json!(5), &json!(1))
+    );
+    let changes = beside.body["changes"]["items"].as_array().unwrap();
+    assert_eq!(changes.len(), 1, "{}", beside.body);
+    assert_eq!((&changes[0]["calls"], &changes[0]["target"]), (&json!(2), &json!("delete_x")));
+    assert_eq!(changes[0]["before"], json!({ "allow": true, "rule": "default/0" }));
+    assert_eq!(changes[0]["after"], json!({ "allow": false, "rule": "draft/0" }));
+
+    let allow = json!([{ "effect": "allow", "subjects": [{ "user": "ada" }], "targets": [{}] }]);
+    let instead = replay(json!({ "id": "default", "name": "ada", "rules": allow })).await;
+    let changes = instead.body["changes"]["items"].as_array().unwrap();
+    assert_eq!((changes.len(), &changes[0]["subject"]["id"]), (1, &json!("eve")), "{}", instead.body);
+    assert_eq!(replay(json!({ "name": "same", "rules": [] })).await.body["changes"]["items"], json!([]));
+    let wrong = json!([{ "effect": "deny", "subjects": [], "targets": [{}] }]);
+    assert_eq!(replay(json!({ "name": "x", "rules": wrong })).await.body["data"]["field"], "policy.rules[0].subjects");
+    // Nothing came into force.
+    assert_eq!(world.get("/api/v1/policies").await.body["items"].as_array().unwrap().len(), 1);
 }
