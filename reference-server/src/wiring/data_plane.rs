@@ -169,6 +169,10 @@ pub(super) fn build(config: &Config, with: Ingredients) -> Result<Built, ConfigE
 
 /// Whether the rules still allow what is open.
 fn allowed(access: &SnapshotRules, cx: &McpContext) -> bool {
+    // What was refused has its answer, which may still wait for the audit trail.
+    if cx.refusal().is_some() {
+        return true;
+    }
     // Who is not known yet has nothing open.
     let (Some(principal), Some(route)) = (cx.principal(), cx.route()) else { return true };
     let message = cx.message();
