@@ -85,17 +85,21 @@ impl Filter for RuleFilter {
     }
 
     fn needs(&self, head: &Head<'_>) -> Needs {
+        let lists = match head.method {
+            Some("tools/list" | "prompts/list" | "resources/list" | "resources/templates/list") => true,
+            Some("server/discover" | "resources/read" | "subscriptions/listen") | None => false,
+            // Most of what is called: nothing is looked up.
+            Some(_) => return Needs::NONE,
+        };
         let reach = (self.reach)(head.server);
-        // Earlier revisions know no scopes of caches.
-        let scoped = reach.some && head.era == Era::Modern;
         match head.method {
-            Some("tools/list" | "prompts/list" | "resources/list" | "resources/templates/list") => {
-                Needs { response: reach.parts || scoped, ..Needs::NONE }
-            }
-            Some("server/discover" | "resources/read") => Needs { response: scoped, ..Needs::NONE },
             Some("subscriptions/listen") => Needs { request: reach.resources, events: reach.resources, ..Needs::NONE },
             None => Needs { events: reach.resources, ..Needs::NONE },
-            Some(_) => Needs::NONE,
+            Some(_) => {
+                // Earlier revisions know no scopes of caches.
+                let scoped = reach.some && head.era == Era::Modern;
+                Needs { response: scoped || (lists && reach.parts), ..Needs::NONE }
+            }
         }
     }
 

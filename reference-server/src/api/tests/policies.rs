@@ -114,7 +114,6 @@ async fn a_dry_run_names_the_rule() {
     };
     let users = Resources::<User>::new(world.app.resources.clone(), world.app.sealer.clone(), TenantId::default());
     world.app.snapshots.wait_for(users.save("ada", &user, When::Any).await.unwrap()).await;
-    world.post("/api/v1/policies", &json!({ "id": "ops", "name": "Ops", "rules": rules() })).await;
     let ada = json!({ "user": "ada" });
     let asks = async |subject: &Value, more: Value| {
         let mut body = json!({ "subject": subject, "server": "shared" });
@@ -125,6 +124,7 @@ async fn a_dry_run_names_the_rule() {
     };
     let call = |name: &str| json!({ "method": "tools/call", "name": name });
     assert_eq!(asks(&ada, json!({})).await, "true default/0");
+    world.post("/api/v1/policies", &json!({ "id": "ops", "name": "Ops", "rules": rules() })).await;
     assert_eq!(
         send(&world, "DELETE", "/api/v1/policies/default", None, &Value::Null).await.status,
         StatusCode::NO_CONTENT
