@@ -2,6 +2,7 @@
 
 pub mod audit;
 pub mod memory;
+pub mod rules;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;

@@ -9,12 +9,15 @@ use http::{HeaderValue, Response};
 use mcp_gateway_auth::api_key::{ApiKeyAuthenticator, KeyDirectory, NewKeyText};
 use mcp_gateway_core::context::{Agreed, SessionFacts};
 use mcp_gateway_core::contract::{
-    Address, AuditFull, AuditSink, Clock as _, Incarnation, Program, Runtime, Seq, SystemClock, Upstream, UpstreamError,
+    Address, AuditFull, AuditSink, Authorizer, Clock as _, Incarnation, Program, Runtime, Seq, SystemClock, Upstream,
+    UpstreamError,
 };
 use mcp_gateway_core::egress::EgressPolicy;
 use mcp_gateway_core::gateway::{Gateway, GatewayOptions, Parts};
+use mcp_gateway_core::layer::filter::FilterOptions;
 use mcp_gateway_core::layer::session::{SessionCodec, SessionError};
 use mcp_gateway_core::memory::{MemoryRoutes, MemoryRuntime};
+use mcp_gateway_core::policy::RuleFilter;
 use mcp_gateway_core::record::{
     ApiKey, AuditEvent, Mount, Placement, Principal, Route, RouteTarget, Scope, Subject, TenantId,
 };
@@ -24,6 +27,7 @@ use mcp_gateway_core::snapshot::KeyFacts;
 use mcp_gateway_core::{Body, BoxFuture, MaybeReady};
 
 use crate::result;
+use crate::rules::company;
 
 /// The id of the one server behind the gateway.
 pub const SERVER: &str = "bench";
@@ -71,13 +75,21 @@ impl MemoryGateway {
         let sink: Arc<dyn AuditSink> = Arc::new(Counted(Arc::clone(&events)));
         let egress = EgressPolicy::new(["127.0.0.0/8".parse()?]);
         let forward = ForwardOptions { egress, ..ForwardOptions::default() };
-        let shim = Shim::builder(Arc::clone(&sink)).forward(forward).build();
+        let ruled = Arc::new(company(1_000)?);
+        let authorizer: Arc<dyn Authorizer> = ruled.clone();
+        let lists = RuleFilter::new(ruled.clone(), move |server| ruled.reach(server));
+        let shim = Shim::builder(Arc::clone(&sink))
+            .authorizer(Arc::clone(&authorizer))
+            .filters(vec![Arc::new(lists)], FilterOptions::default())
+            .forward(forward)
+            .build();
         let mut parts = Parts::new(
             Arc::new(MemoryRoutes::from_iter([route])),
             vec![Arc::new(authenticator)],
             Arc::new(NoSessions),
             sink,
         );
+        parts.authorizer = authorizer;
         parts.shim = Some(Arc::new(shim));
         parts.runtime = runtime;
         let gateway = Gateway::builder(parts)

@@ -15,6 +15,7 @@ use mcp_gateway_core::contract::{
 use mcp_gateway_core::egress::Connections;
 use mcp_gateway_core::layer::admit::Load;
 use mcp_gateway_core::layer::refusals::Strangers;
+use mcp_gateway_core::policy::SnapshotRules;
 use mcp_gateway_core::record::{FieldSealer, Mount, Revoked, Subject};
 use mcp_gateway_core::seal::SessionKeyRing;
 use mcp_gateway_core::snapshot::Snapshots;
@@ -44,6 +45,8 @@ pub struct App {
     pub audit_sink: Arc<dyn AuditSink>,
     /// Routes, entries, keys and people, in memory.
     pub snapshots: Snapshots,
+    /// Who may use what.
+    pub access: Arc<SnapshotRules>,
     /// Runs servers; `None` when this server runs none.
     pub runtime: Option<Arc<dyn Runtime>>,
     /// Makes, lists and revokes API keys.

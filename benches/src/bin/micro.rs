@@ -17,10 +17,13 @@ use jiff::Timestamp;
 use mcp_gateway_auth::token::{NewToken, SigningKeyOptions, SigningKeys, TokenAuthenticator, TokenIssuer};
 use mcp_gateway_benches::audit::event;
 use mcp_gateway_benches::memory::{MemoryGateway, api_key, local};
+use mcp_gateway_benches::rules::{PEOPLE, company, person};
 use mcp_gateway_benches::{legacy_call, modern_call, result};
 use mcp_gateway_core::MaybeReady;
+use mcp_gateway_core::context::McpContext;
 use mcp_gateway_core::contract::{
-    AuditRow, AuditStore as _, Authenticator as _, Clock as _, Incarnation, Resource, StreamId, SystemClock,
+    Action, Ask, AuditRow, AuditStore as _, Authenticator as _, Authorizer as _, Clock as _, Incarnation, Resource,
+    StreamId, SystemClock, Target,
 };
 use mcp_gateway_core::memory::{MemoryKeys, MemoryStore};
 use mcp_gateway_core::record::{EventKind, Mount, Principal, Resources, Subject, TenantId};
@@ -49,6 +52,7 @@ const NAMES: [&str; 14] = [
     "session-open",
     "api-key",
     "token",
+    "access-rules",
     "stack-legacy-1k",
     "stack-modern-1k",
     "audit-sqlite-100",
@@ -74,6 +78,7 @@ fn main() -> anyhow::Result<()> {
         "session-open" => block_on(session(true, iterations)),
         "api-key" => authenticate(iterations),
         "token" => block_on(token(iterations)),
+        "access-rules" => decide(iterations),
         "stack-legacy-1k" => block_on(stack(false, iterations)),
         "stack-modern-1k" => block_on(stack(true, iterations)),
         "audit-sqlite-100" => block_on(audit_rows(100 * u64::from(iterations))),
@@ -204,6 +209,19 @@ async fn token(iterations: u32) -> anyhow::Result<()> {
     for _ in 0..iterations {
         let answer = authenticator.authenticate(black_box(&parts), &resource);
         ensure!(matches!(answer, MaybeReady::Ready(Ok(Some(_)))), "the token is not remembered");
+    }
+    Ok(())
+}
+
+/// By 10,000 rules about 100,000 people.
+fn decide(iterations: u32) -> anyhow::Result<()> {
+    let ruled = company(PEOPLE)?;
+    let (principal, cx) = (Principal::new("local", person(4_711)), McpContext::new(&SystemClock));
+    let target = Target { server: "server-7", name: Some("read_all") };
+    let (principal, action) = (&principal, Action::Method("tools/call"));
+    for _ in 0..iterations {
+        let ask = Ask { principal, action, target, cx: &cx, arguments: None };
+        ensure!(matches!(ruled.decide(black_box(&ask)), MaybeReady::Ready(_)), "the decision has to be waited for");
     }
     Ok(())
 }

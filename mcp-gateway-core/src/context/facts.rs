@@ -36,6 +36,8 @@ pub struct MessageFacts {
     pub method: Option<Cow<'static, str>>,
     /// The tool, prompt, resource or task it names, unescaped.
     pub target: Option<Arc<str>>,
+    /// Of `completion/complete`: what its target is.
+    pub completes: Option<Completes>,
     /// Its id, byte for byte.
     pub id: Option<Arc<str>>,
     /// Where in the body the arguments are.
@@ -60,6 +62,7 @@ impl MessageFacts {
             version: None,
             method: None,
             target: None,
+            completes: None,
             id: None,
             arguments: None,
             client_name: None,
@@ -80,6 +83,15 @@ impl MessageFacts {
     pub fn arguments(&self) -> Option<&[u8]> {
         self.body.get(self.arguments.clone()?)
     }
+}
+
+/// What a completion is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Completes {
+    /// The arguments of a prompt.
+    Prompt,
+    /// The variables of a resource template.
+    Resource,
 }
 
 /// How a client can ask its user for something, as it declared at `initialize`.

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use crate::MaybeReady;
 use crate::context::McpContext;
+use crate::wire::version::Era;
 
 /// Inspects or changes messages.
 ///
@@ -56,9 +57,16 @@ pub trait Filter: Send + Sync + 'static {
 
     /// What it wants to see of this exchange.
     ///
-    /// Whatever it says, it sees the responses on GET streams, by which a client resumes one that broke off: their
+    /// Whatever it says, it sees the responses on GET streams if it is to see [resumed](Self::resumed) ones: their
     /// [`method`](View::method) is `None`.
     fn needs(&self, head: &Head<'_>) -> Needs;
+
+    /// Whether it sees the responses on a server's GET streams, by which a client resumes one that broke off: one that
+    /// judges responses by their method would else be gone around. It does by default.
+    fn resumed(&self, server: &str) -> bool {
+        let _ = server;
+        true
+    }
 
     /// Whether messages go on unjudged when it [fails](Verdict::Failed). They do not by default.
     fn fail_open(&self) -> bool {
@@ -119,6 +127,8 @@ pub struct Head<'a> {
     pub method: Option<&'a str>,
     /// The tool, prompt or resource.
     pub target: Option<&'a str>,
+    /// The era of the message; of GET streams the legacy one, which alone has them.
+    pub era: Era,
 }
 
 /// What a filter wants to see.

@@ -17,9 +17,21 @@ pub struct AccessRules {
     every: Concerns,
 }
 
+/// How far the rules of a server go.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Reach {
+    /// Whether there is a rule other than one that lets everyone use all of it: answers are not the same for all callers.
+    pub some: bool,
+    /// Whether a rule names tools, prompts or resources.
+    pub parts: bool,
+    /// Whether a rule names resources.
+    pub resources: bool,
+}
+
 /// Rules of one server, by subject.
 #[derive(Debug, Clone, Default)]
 struct Concerns {
+    reach: Reach,
     everyone: Vec<Clause>,
     users: HashMap<Box<str>, Vec<Clause>>,
     groups: HashMap<Box<str>, Vec<Clause>>,
@@ -61,8 +73,8 @@ pub(super) enum Thing<'a> {
     Tool(&'a str),
     Prompt(&'a str),
     Resource(&'a str),
-    /// A prompt or a resource.
-    Reference(&'a str),
+    /// A prompt or a resource, nobody knows which.
+    Either(&'a str),
 }
 
 /// What the rules say.
@@ -95,13 +107,43 @@ impl AccessRules {
         let mut rules = Self::default();
         for (id, policy) in policies {
             policy.check()?;
-            if policy.enabled {
-                for (number, rule) in policy.rules.iter().enumerate() {
-                    rules.add(&Arc::from(format!("{id}/{number}")), rule);
-                }
-            }
+            rules.add_policy(id, policy);
         }
         Ok(rules)
+    }
+
+    /// The same of policies that were kept. One that cannot be read, `None`, or is wrong forbids everything: nobody knows
+    /// what it was to forbid.
+    pub(crate) fn of_kept<'a>(policies: impl IntoIterator<Item = (&'a str, Option<&'a AccessPolicy>)>) -> Self {
+        let mut rules = Self::default();
+        for (id, policy) in policies {
+            let problem = match policy.map(|policy| (policy, policy.check())) {
+                Some((policy, Ok(()))) => {
+                    rules.add_policy(id, policy);
+                    continue;
+                }
+                Some((_, Err(error))) => error.to_string(),
+                None => "it cannot be read".to_owned(),
+            };
+            tracing::error!(
+                policy = id,
+                problem,
+                "an access policy cannot be used: every call is refused until it is replaced or deleted"
+            );
+            let whole = PolicyTarget::default();
+            let (subjects, targets) = (vec![PolicySubject::Everyone], vec![whole]);
+            let closed = AccessRule { effect: Effect::Deny, subjects, targets };
+            rules.add(&Arc::from(format!("{id}/unreadable")), &closed);
+        }
+        rules
+    }
+
+    fn add_policy(&mut self, id: &str, policy: &AccessPolicy) {
+        if policy.enabled {
+            for (number, rule) in policy.rules.iter().enumerate() {
+                self.add(&Arc::from(format!("{id}/{number}")), rule);
+            }
+        }
     }
 
     fn add(&mut self, name: &Arc<str>, rule: &AccessRule) {
@@ -111,11 +153,23 @@ impl AccessRules {
                 Some(server) => self.servers.entry(server.as_str().into()).or_default(),
                 None => &mut self.every,
             };
+            concerns.reach.parts |= !target.is_whole();
+            concerns.reach.resources |= target.resources.is_some();
             for subject in &rule.subjects {
+                let usual = rule.effect == Effect::Allow && *subject == PolicySubject::Everyone && target.is_whole();
+                concerns.reach.some |= !usual;
                 let clause = Clause { effect: rule.effect, name: Arc::clone(name), part: Arc::clone(&part) };
                 concerns.of(subject).push(clause);
             }
         }
+    }
+
+    /// How far the rules go that concern a server.
+    #[must_use]
+    pub fn reach(&self, server: &str) -> Reach {
+        let Reach { some, parts, resources } = self.servers.get(server).map_or_else(Reach::default, |own| own.reach);
+        let every = self.every.reach;
+        Reach { some: some || every.some, parts: parts || every.parts, resources: resources || every.resources }
     }
 
     /// What the rules say of a caller and a thing. A rule that forbids wins.
@@ -183,12 +237,16 @@ impl Part {
             Thing::Tool(name) => any(tools, name),
             Thing::Prompt(name) => any(prompts, name),
             Thing::Resource(uri) => any(resources, uri),
-            Thing::Reference(name) => any(prompts, name) || any(resources, name),
+            Thing::Either(name) => any(prompts, name) || any(resources, name),
         }
     }
 
     fn lets(&self, thing: Thing<'_>) -> bool {
-        thing == Thing::Server || self.names(thing)
+        match thing {
+            Thing::Server => true,
+            Thing::Either(name) => self.names(Thing::Prompt(name)) && self.names(Thing::Resource(name)),
+            thing => self.names(thing),
+        }
     }
 
     fn forbids(&self, thing: Thing<'_>) -> bool {
@@ -204,10 +262,18 @@ impl AccessPolicy {
     pub fn check(&self) -> Result<(), PolicyError> {
         text("name", &self.name)?;
         length("rules", self.rules.len(), PolicyLimits::RULES)?;
+        let mut pairs = 0_usize;
         for (number, rule) in self.rules.iter().enumerate() {
             let at = format!("rules[{number}]");
             some(&format!("{at}.subjects"), rule.subjects.len())?;
             some(&format!("{at}.targets"), rule.targets.len())?;
+            pairs = pairs.saturating_add(rule.subjects.len().saturating_mul(rule.targets.len()));
+            if pairs > PolicyLimits::PAIRS {
+                let most = PolicyLimits::PAIRS;
+                let problem =
+                    format!("makes more than {most} pairs of a subject and a target; use groups or roles, or split it");
+                return wrong(&at, problem);
+            }
             for (index, subject) in rule.subjects.iter().enumerate() {
                 if let PolicySubject::User(id) | PolicySubject::Group(id) | PolicySubject::ApiKey(id) = subject {
                     text(&format!("{at}.subjects[{index}]"), id)?;

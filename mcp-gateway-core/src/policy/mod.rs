@@ -15,7 +15,7 @@
 //!     ]
 //! }"#)?;
 //! let rules = AccessRules::compile([("support", &policy)])?;
-//! let authorizer = Ruled::new(Arc::new(rules)).with_groups(|_| vec![Arc::from("support")]);
+//! let authorizer = Ruled::new(Arc::new(rules)).with_groups(|_| [Arc::from("support")].into());
 //!
 //! let (ada, cx) = (Principal::new("local", "ada"), McpContext::new(&SystemClock));
 //! let may = async |tool| {
@@ -31,13 +31,22 @@
 //! ```
 
 mod authorizer;
+mod first;
 mod index;
+mod lists;
 mod pattern;
 mod record;
+mod uri;
+mod visible;
 
-pub use self::authorizer::Ruled;
-pub use self::index::{AccessRules, PolicyError, Verdict};
+pub use self::authorizer::{Ruled, SnapshotRules};
+pub use self::first::everybody_at_first;
+pub use self::index::{AccessRules, PolicyError, Reach, Verdict};
+pub use self::lists::RuleFilter;
 pub use self::record::{AccessPolicy, AccessRule, Effect, PolicyLimits, PolicySubject, PolicyTarget, RoleName};
+pub use self::visible::Visible;
 
+#[cfg(test)]
+mod differential;
 #[cfg(test)]
 mod tests;

@@ -130,6 +130,8 @@ impl PolicyLimits {
     pub const RULES: usize = 1_000;
     /// Subjects, targets and patterns of one rule, each.
     pub const ITEMS: usize = 1_000;
+    /// Pairs of a subject and a target, of all rules of one policy: what it takes in memory.
+    pub const PAIRS: usize = 10_000;
     /// Bytes of one id, name or pattern.
     pub const TEXT: usize = 1_024;
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::index::{Caller, Thing};
 use super::*;
 use crate::MaybeReady;
-use crate::context::McpContext;
+use crate::context::{Completes, McpContext, MessageFacts};
 use crate::contract::{Action, Ask, Authorizer as _, Decision, SystemClock, Target};
 use crate::record::{Actor, ActorKind, Principal, Roles, ServerList};
 
@@ -80,8 +80,9 @@ fn parts_of_a_server_are_what_they_name() {
         (Thing::Prompt("read_x"), ""),
         (Thing::Resource("file:///x"), "+p/0"),
         (Thing::Resource("http://x"), ""),
-        (Thing::Reference("file:///x"), "+p/0"),
-        (Thing::Reference("read_x"), ""),
+        // Of what nobody knows whether it is a prompt or a resource, both must be let.
+        (Thing::Either("file:///x"), ""),
+        (Thing::Either("read_x"), ""),
     ] {
         assert_eq!(says(&rules, NOBODY, "a", thing), expected, "{thing:?}");
     }
@@ -108,11 +109,13 @@ fn what_is_wrong_is_named() {
         (rule(json!(["everyone"]), json!([{ "tools": ["a", ""] }])), "rules[0].targets[0].tools[1]"),
         (rule(json!(["everyone"]), json!([{ "prompts": vec!["a"; 1_001] }])), "rules[0].targets[0].prompts"),
         (rule(json!(vec!["everyone"; 1_001]), json!([{}])), "rules[0].subjects"),
+        (rule(json!(vec!["everyone"; 101]), json!(vec![json!({}); 100])), "rules[0]"),
     ] {
         assert_eq!(policy(rules).check().unwrap_err().field, field);
     }
     let edge = rule(json!(vec![json!({ "user": "x".repeat(1_024) }); 1_000]), json!([{ "tools": vec!["a"; 1_000] }]));
     policy(edge).check().unwrap();
+    policy(rule(json!(vec!["everyone"; 100]), json!(vec![json!({}); 100]))).check().unwrap();
     for wrong in [
         json!([{ "effect": "allow", "subjects": [{ "role": "king" }], "targets": [{}] }]),
         json!([{ "effect": "allow", "subjects": ["nobody"], "targets": [{}] }]),
@@ -162,4 +165,84 @@ fn the_credential_and_the_rules_must_both_let() {
     assert!(!decide(&Principal::new("https://login.example", "ada"), "d", "ping", None).allow);
     ruled.replace(Arc::default());
     assert!(!decide(&ada, "a", "ping", None).allow);
+}
+
+#[test]
+fn how_far_rules_go_is_told_for_each_server() {
+    let allow =
+        |subject: Value, target: Value| json!({ "effect": "allow", "subjects": [subject], "targets": [target] });
+    let open = allow(json!("everyone"), json!({}));
+    let of = |rule: Value| rules(json!([open, rule]));
+    for (rule, some, parts, resources) in [
+        (allow(json!("everyone"), json!({ "server": "a" })), false, false, false),
+        (allow(json!({ "group": "g" }), json!({ "server": "a" })), true, false, false),
+        (allow(json!("everyone"), json!({ "server": "a", "tools": ["x"] })), true, true, false),
+        (allow(json!("everyone"), json!({ "server": "a", "resources": [] })), true, true, true),
+    ] {
+        let reach = Reach { some, parts, resources };
+        assert_eq!(of(rule.clone()).reach("a"), reach, "{rule}");
+        assert_eq!(of(rule).reach("b"), Reach::default());
+    }
+    let everywhere = allow(json!("everyone"), json!({ "prompts": ["x"] }));
+    assert_eq!(of(everywhere).reach("b"), Reach { some: true, parts: true, resources: false });
+}
+
+#[test]
+fn a_kept_policy_that_is_no_good_forbids_everything() {
+    let good = policy(json!([{ "effect": "allow", "subjects": ["everyone"], "targets": [{}] }]));
+    let wrong = policy(json!([{ "effect": "allow", "subjects": [], "targets": [{}] }]));
+    for (bad, kept) in [("bad", None), ("wrong", Some(&wrong))] {
+        let rules = AccessRules::of_kept([("good", Some(&good)), (bad, kept)]);
+        assert_eq!(says(&rules, NOBODY, "a", Thing::Tool("x")), format!("-{bad}/unreadable"));
+    }
+    let rules = AccessRules::of_kept([("good", Some(&good))]);
+    assert_eq!(says(&rules, NOBODY, "a", Thing::Tool("x")), "+good/0");
+}
+
+fn asked(ruled: &Ruled, cx: &McpContext, method: &str, name: Option<&str>) -> String {
+    let ada = Principal::new("local", "ada");
+    let (action, target) = (Action::Method(method), Target { server: "a", name });
+    match ruled.decide(&Ask { principal: &ada, action, target, cx, arguments: None }) {
+        MaybeReady::Ready(decision) => format!("{}{}", if decision.allow { '+' } else { '-' }, decision.rule),
+        MaybeReady::Wait(_) => panic!("nothing to wait for"),
+    }
+}
+
+#[test]
+fn where_rules_name_parts_what_they_cannot_name_is_denied() {
+    let rule = |target: Value| json!({ "effect": "allow", "subjects": ["everyone"], "targets": [target] });
+    let whole = Ruled::new(Arc::new(rules(json!([rule(json!({ "server": "a" }))]))));
+    let parts = json!({ "server": "a", "resources": ["file:///a/*"] });
+    let parts = Ruled::new(Arc::new(rules(json!([rule(parts)]))));
+    let cx = McpContext::new(&SystemClock);
+    for (method, name, of_whole, of_parts) in [
+        ("ping", None, "+p/0", "+p/0"),
+        ("tools/list", None, "+p/0", "+p/0"),
+        ("tasks/get", Some("t"), "+p/0", "+p/0"),
+        ("tasks/list", None, "+p/0", "-unruled-method"),
+        ("tools/call ", Some("x"), "+p/0", "-unruled-method"),
+        ("x/invoke", None, "+p/0", "-unruled-method"),
+        ("tools/call", Some("x"), "+p/0", "-no-rule"),
+        ("resources/read", Some("file:///a/b"), "+p/0", "+p/0"),
+        ("resources/read", Some("file:///b"), "+p/0", "-no-rule"),
+        ("resources/read", Some("file:///a/../b"), "+p/0", "-ambiguous-uri"),
+        ("resources/subscribe", Some("file:///a/%2e%2e/b"), "+p/0", "-ambiguous-uri"),
+    ] {
+        assert_eq!(asked(&whole, &cx, method, name), of_whole, "{method} {name:?}");
+        assert_eq!(asked(&parts, &cx, method, name), of_parts, "{method} {name:?}");
+    }
+}
+
+#[test]
+fn a_completion_is_of_what_it_says_and_of_nothing_else() {
+    let rule =
+        json!([{ "effect": "allow", "subjects": ["everyone"], "targets": [{ "server": "a", "prompts": ["*"] }] }]);
+    let ruled = Ruled::new(Arc::new(rules(rule)));
+    for (completes, expected) in
+        [(Some(Completes::Prompt), "+p/0"), (Some(Completes::Resource), "-no-rule"), (None, "-no-rule")]
+    {
+        let cx = McpContext::new(&SystemClock);
+        cx.set_message(MessageFacts { completes, ..MessageFacts::none() }).unwrap();
+        assert_eq!(asked(&ruled, &cx, "completion/complete", Some("a:b")), expected, "{completes:?}");
+    }
 }

@@ -41,6 +41,7 @@ use crate::MaybeReady;
 use crate::contract::{
     Clock, EntryError, Resolve, ResolveError, ResourceStore, Revision, StoreError, StoreErrorKind, SystemClock,
 };
+use crate::policy::AccessRules;
 use crate::record::{Entry, FieldSealer, Principal, Revocations, Route, Subject, TenantId};
 
 /// One tenant's servers, keys and people at one moment. Immutable: a change makes a new one that shares what did not change.
@@ -59,6 +60,8 @@ pub struct Snapshot {
     pub revocations: Arc<Revocations>,
     /// By the id of the user; those who may do nothing, too.
     pub users: Arc<HashMap<Arc<str>, Arc<UserFacts>>>,
+    /// What the access policies say. Without any, nobody may do anything.
+    pub rules: Arc<AccessRules>,
     /// Whether a person has taken over, at any time since [`SnapshotOptions::owned`] was last said to be false: what
     /// was good before there were owners is good for nothing. A user who cannot be read may be an owner.
     pub owned: bool,
@@ -287,5 +290,7 @@ impl Shared {
 
 #[cfg(test)]
 mod people_tests;
+#[cfg(test)]
+mod rules_tests;
 #[cfg(test)]
 mod tests;

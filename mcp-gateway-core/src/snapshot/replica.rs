@@ -1,6 +1,6 @@
 //! The state that changes are applied to before it is published.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -8,16 +8,21 @@ use bytes::Bytes;
 use super::people::People;
 use super::{KeyFacts, Snapshot, SnapshotOptions};
 use crate::contract::{Change, Key, Kind, Record, Revision, StoreError, StoreErrorKind};
+use crate::policy::{AccessPolicy, AccessRules};
 use crate::record::{ApiKey, Entry, Group, Resource, Revocation, Stored, User};
 
 /// The kinds that are in a snapshot.
-pub(super) const KINDS: [Kind; 5] = [Entry::KIND, ApiKey::KIND, Revocation::KIND, User::KIND, Group::KIND];
+pub(super) const KINDS: [Kind; 6] =
+    [AccessPolicy::KIND, Entry::KIND, ApiKey::KIND, Revocation::KIND, User::KIND, Group::KIND];
 
 /// A snapshot in the making. Each map is copied at most once between two swaps, when its first change comes.
 pub(super) struct Replica {
     options: SnapshotOptions,
     snapshot: Snapshot,
     people: People,
+    /// Every policy by its id, `None` for one that cannot be read.
+    policies: BTreeMap<Box<str>, Option<AccessPolicy>>,
+    policies_changed: bool,
     /// Everything up to here is applied.
     pub(super) position: Revision,
     /// Whether the snapshot differs from what was published.
@@ -40,6 +45,8 @@ impl Replica {
             options,
             snapshot: Snapshot::default(),
             people,
+            policies: BTreeMap::new(),
+            policies_changed: false,
             position: Revision(0),
             changed: true,
             incomplete: false,
@@ -83,13 +90,21 @@ impl Replica {
             return None;
         }
         self.people.settle(&mut self.snapshot);
+        if std::mem::take(&mut self.policies_changed) {
+            let policies = self.policies.iter().map(|(id, policy)| (&**id, policy.as_ref()));
+            self.snapshot.rules = Arc::new(AccessRules::of_kept(policies));
+        }
         self.snapshot.revision = self.position;
         Some(self.snapshot.clone())
     }
 
     fn set(&mut self, key: &Key, revision: Revision, value: &Bytes) {
         let record = Record { key: key.clone(), revision, value: value.clone() };
-        if key.kind == Entry::KIND {
+        if key.kind == AccessPolicy::KIND {
+            let policy = self.read::<AccessPolicy>(&record);
+            self.policies.insert(key.id.clone(), policy);
+            self.policies_changed = true;
+        } else if key.kind == Entry::KIND {
             self.set_entry(&record);
         } else if key.kind == ApiKey::KIND {
             self.set_key(&record);
@@ -177,7 +192,10 @@ impl Replica {
     }
 
     fn remove(&mut self, key: &Key) {
-        if key.kind == Entry::KIND {
+        if key.kind == AccessPolicy::KIND {
+            self.policies.remove(&key.id);
+            self.policies_changed = true;
+        } else if key.kind == Entry::KIND {
             Arc::make_mut(&mut self.snapshot.entries).remove(&*key.id);
             Arc::make_mut(&mut self.snapshot.routes).remove(&*key.id);
         } else if key.kind == ApiKey::KIND {

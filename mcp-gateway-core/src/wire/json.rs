@@ -339,6 +339,35 @@ impl<'a> Json<'a> {
     }
 }
 
+impl<'a> Json<'a> {
+    /// Reads an array of level `depth`; stands on its bracket. `on` must read each element.
+    pub(super) fn array<F>(&mut self, depth: u32, mut on: F) -> Result<(), PeekError>
+    where
+        F: FnMut(&mut Self) -> Result<(), PeekError>,
+    {
+        self.enter(depth)?;
+        self.eat(b'[')?;
+        self.space();
+        if self.peek() == Some(b']') {
+            self.pos += 1;
+            return Ok(());
+        }
+        loop {
+            on(self)?;
+            self.space();
+            match self.peek() {
+                Some(b',') => self.pos += 1,
+                Some(b']') => {
+                    self.pos += 1;
+                    return Ok(());
+                }
+                _ => return self.unexpected(),
+            }
+            self.space();
+        }
+    }
+}
+
 fn classify<T: Copy>(key: Text<'_>, known: &[(&str, T)]) -> Result<Name<T>, PeekError> {
     let plain = key.escapes == 0 && key.raw.is_ascii();
     for (index, (name, member)) in known.iter().enumerate() {

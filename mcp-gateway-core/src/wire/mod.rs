@@ -12,6 +12,7 @@
 //! | [`mirror`] | the headers that mirror the body since revision 2026-07-28 |
 //! | [`sse`] | server-sent events, byte-exact |
 //! | [`outcome`] | how a response ended, from chunks, without keeping them |
+//! | [`list`] | what a list result lists, and what a listener subscribes to |
 //! | [`rpc`] | JSON-RPC errors that the gateway answers itself |
 //! | [`untrusted`] | foreign text on its way into a log |
 
@@ -23,6 +24,7 @@ mod error;
 mod id;
 mod json;
 mod limits;
+pub mod list;
 mod message;
 pub mod method;
 pub mod mirror;

@@ -307,7 +307,7 @@ fn wrong(field: &str, problem: &str) -> Problem {
 }
 
 /// Version, time in nanoseconds, stream and number, big-endian.
-fn cursor_of(cursor: &AuditCursor) -> String {
+pub(super) fn cursor_of(cursor: &AuditCursor) -> String {
     let mut bytes = [0; 41];
     bytes[0] = 1;
     bytes[1..17].copy_from_slice(&cursor.ts.as_nanosecond().to_be_bytes());
@@ -316,7 +316,7 @@ fn cursor_of(cursor: &AuditCursor) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-fn cursor_in(text: &str) -> Result<AuditCursor, Problem> {
+pub(super) fn cursor_in(text: &str) -> Result<AuditCursor, Problem> {
     let read = || {
         let bytes: [u8; 41] = URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()?;
         let (version, rest) = bytes.split_first()?;

@@ -14,7 +14,10 @@ use utoipa::{OpenApi, ToSchema};
 
 use super::answer::{Problem, ProblemDetails, plain, tagged};
 use super::operation::OPERATIONS;
-use super::{audit, bodies, entries, groups, identities, keys, logs, me, oauth, servers, session_keys, users};
+use super::{
+    audit, bodies, entries, evaluate, groups, identities, keys, logs, me, oauth, policies, replay, servers,
+    session_keys, users,
+};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -50,6 +53,13 @@ use super::{audit, bodies, entries, groups, identities, keys, logs, me, oauth, s
         servers::restart,
         servers::stop,
         logs::follow,
+        policies::list,
+        policies::create,
+        policies::read,
+        policies::replace,
+        policies::delete,
+        evaluate::evaluate,
+        replay::replay,
         keys::list,
         keys::create,
         keys::read,

@@ -10,7 +10,8 @@ use mcp_gateway_core::record::{ActorKind, Principal, Roles, Scope};
 use mcp_gateway_core::refusal::Refusal;
 
 use super::{
-    Shared, audit, bodies, document, entries, groups, identities, keys, logs, me, oauth, servers, session_keys, users,
+    Shared, audit, bodies, document, entries, evaluate, groups, identities, keys, logs, me, oauth, policies, replay,
+    servers, session_keys, users,
 };
 
 /// An operation of the admin API.
@@ -118,6 +119,14 @@ operations! {
     GET get "/api/v1/servers/{id}/logs", read(ADMINS), "server.logs", Look => logs::follow;
     POST post "/api/v1/servers/{id}/restart", write(ADMINS), "server.restart", Write => servers::restart;
     POST post "/api/v1/servers/{id}/stop", write(ADMINS), "server.stop", Write => servers::stop;
+    // A deleted rule may have been the one that forbade: every change may give somebody something.
+    GET get "/api/v1/policies", read(AUDITORS), "policy.list", No => policies::list;
+    POST post "/api/v1/policies", in_person(ADMINS), "policy.create", Write => policies::create;
+    GET get "/api/v1/policies/{id}", read(AUDITORS), "policy.read", No => policies::read;
+    PUT put "/api/v1/policies/{id}", in_person(ADMINS), "policy.replace", Write => policies::replace;
+    DELETE delete "/api/v1/policies/{id}", in_person(ADMINS), "policy.delete", Write => policies::delete;
+    POST post "/api/v1/policies/evaluate", read(AUDITORS), "policy.evaluate", Look => evaluate::evaluate;
+    POST post "/api/v1/policies/replay", read(AUDITORS), "policy.replay", Look => replay::replay;
     // Their own keys; an admin everybody's.
     GET get "/api/v1/api-keys", read(EVERYBODY), "api-key.list", No => keys::list;
     // A key that makes keys would outlive its own revocation.

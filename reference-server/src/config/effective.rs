@@ -100,6 +100,7 @@ impl Config {
             ("limits.body_chunk_seconds", self.limits.body_chunk_seconds),
             ("limits.body_total_seconds", self.limits.body_total_seconds),
             ("limits.event_bytes", self.limits.event_bytes as u64),
+            ("limits.filter_body_bytes", self.limits.filter_body_bytes as u64),
             ("limits.id_bytes", self.limits.id_bytes as u64),
             ("limits.message_depth", self.limits.message_depth.into()),
             ("sessions.max_age_days", self.sessions.max_age_days),

@@ -250,8 +250,10 @@ section! {
         body_chunk_seconds: u64 = 30,
         /// How long a whole body may take, however steadily it comes.
         body_total_seconds: u64 = 120,
-        /// Bytes of one event of a stream that is read for the audit trail.
+        /// Bytes of one event of a stream that is read for the audit trail and access rules.
         event_bytes: usize = 16 << 20,
+        /// Bytes of an answer that access rules are about and that is no stream: a list, of 2026-07-28 also a resource, on a server whose rules tell callers apart.
+        filter_body_bytes: usize = 8 << 20,
         /// Bytes of a message's id; at most 8192.
         id_bytes: usize = 1 << 10,
         /// Nesting of a message; at most 127.

@@ -1,5 +1,7 @@
 //! Who is at the browser, and the pages on the way to a code.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use http::header::LOCATION;
 use http::request::Parts;
@@ -10,7 +12,9 @@ use mcp_gateway_auth::server::{
     Connected, ConsentPage, Interaction, KnownBy, LoggedIn, NotConnected, Problem, RedirectKind,
 };
 use mcp_gateway_core::context::McpContext;
-use mcp_gateway_core::record::{Scope, Subject, TenantId, User};
+use mcp_gateway_core::contract::{Action, Target};
+use mcp_gateway_core::policy::SnapshotRules;
+use mcp_gateway_core::record::{Principal, Scope, Subject, TenantId, User};
 use mcp_gateway_core::snapshot::Snapshots;
 use mcp_gateway_core::{Body, BoxError};
 use url::Url;
@@ -25,6 +29,7 @@ const CHOICES: usize = 200;
 pub(crate) struct Browser {
     pub(crate) logins: Logins,
     pub(crate) snapshots: Snapshots,
+    pub(crate) access: Arc<SnapshotRules>,
 }
 
 #[async_trait]
@@ -72,7 +77,7 @@ impl Interaction for Browser {
             RedirectKind::Loopback => "a program on this computer".to_owned(),
             RedirectKind::Scheme(scheme) => format!("the program on this computer that opens {scheme}: links"),
         };
-        let choices = if asked.server.is_none() { self.choices() } else { Vec::new() };
+        let choices = if asked.server.is_none() { self.choices(&asked.subject) } else { Vec::new() };
         let choices: Vec<_> = choices.iter().map(|(id, name)| page::Choice { id, name }).collect();
         let scopes: Vec<&str> = asked.scopes.iter().map(|scope| meaning(scope)).collect();
         page::ConsentPage {
@@ -118,11 +123,16 @@ impl Browser {
         Ok(user.map_or_else(|| subject.id.to_string(), |user| user.value.name))
     }
 
-    /// Ids and names of the servers that there are, by name.
-    fn choices(&self) -> Vec<(String, String)> {
+    /// Ids and names of the servers that a person may reach, by name.
+    fn choices(&self, subject: &Subject) -> Vec<(String, String)> {
         let snapshot = self.snapshots.load();
-        let mut all: Vec<_> =
-            snapshot.routes.values().map(|route| (route.id.to_string(), route.name.to_string())).collect();
+        let person = Principal::new(Arc::clone(&subject.issuer), Arc::clone(&subject.id));
+        let may = |id: &str| {
+            let server = Target { server: id, name: None };
+            self.access.explain(&person, Action::Connect, server, None).allow
+        };
+        let routes = snapshot.routes.values().filter(|route| may(&route.id));
+        let mut all: Vec<_> = routes.map(|route| (route.id.to_string(), route.name.to_string())).collect();
         all.sort_by(|a, b| (&a.1, &a.0).cmp(&(&b.1, &b.0)));
         all.truncate(CHOICES);
         all

@@ -6,16 +6,17 @@ use std::time::Duration;
 use mcp_gateway_auth::api_key::{ApiKeyAuthenticator, LastUsed};
 use mcp_gateway_auth::token::TokenAuthenticator;
 use mcp_gateway_core::context::{McpContext, Sampling};
-use mcp_gateway_core::contract::{AuditSink, Authenticator, Clock, RateLimiter, Runtime};
+use mcp_gateway_core::contract::{Action, AuditSink, Authenticator, Authorizer, Clock, RateLimiter, Runtime, Target};
 use mcp_gateway_core::egress::Connections;
 use mcp_gateway_core::gateway::{Built, Gateway, GatewayOptions, Parts};
 use mcp_gateway_core::layer::admit::AdmitLimits;
 use mcp_gateway_core::layer::audit::AuditOptions;
-use mcp_gateway_core::layer::authorize::KeyServers;
+use mcp_gateway_core::layer::filter::FilterOptions;
 use mcp_gateway_core::layer::limit::AtOnce;
 use mcp_gateway_core::layer::peek::PeekOptions;
 use mcp_gateway_core::layer::revoke::{RevokeLayer, Standing};
 use mcp_gateway_core::layer::session::SessionCodec;
+use mcp_gateway_core::policy::{RuleFilter, SnapshotRules};
 use mcp_gateway_core::record::{ActorKind, Dependence, Mount, Principal, Route};
 use mcp_gateway_core::shim::{ForwardOptions, Shim};
 use mcp_gateway_core::snapshot::Snapshots;
@@ -28,6 +29,7 @@ pub(super) struct Ingredients {
     pub(super) mount: Mount,
     pub(super) capacity: Capacity,
     pub(super) snapshots: Snapshots,
+    pub(super) access: Arc<SnapshotRules>,
     pub(super) last_used: Arc<LastUsed>,
     /// What accepts OAuth tokens, where somebody gives them.
     pub(super) tokens: Option<TokenAuthenticator>,
@@ -45,6 +47,7 @@ pub(super) fn build(config: &Config, with: Ingredients) -> Result<Built, ConfigE
         mount,
         capacity,
         snapshots,
+        access,
         last_used,
         tokens,
         limiter,
@@ -55,8 +58,32 @@ pub(super) fn build(config: &Config, with: Ingredients) -> Result<Built, ConfigE
         clock,
     } = with;
     let limits = &config.limits;
+    let peek = PeekOptions {
+        message: wire::Limits {
+            max_bytes: usize::try_from(limits.body_bytes).unwrap_or(usize::MAX),
+            max_depth: limits.message_depth,
+            max_id: limits.id_bytes,
+            ..wire::Limits::default()
+        },
+        first_byte: Duration::from_secs(limits.body_first_byte_seconds),
+        chunk: Duration::from_secs(limits.body_chunk_seconds),
+        total: Duration::from_secs(limits.body_total_seconds),
+        unknown_methods: config.policy.unknown_methods,
+    };
+    let authorizer: Arc<dyn Authorizer> = access.clone();
+    let ruled = Arc::clone(&access);
+    let lists = RuleFilter::new(Arc::clone(&authorizer), move |server| ruled.reach(server));
     let shim = Shim::builder(Arc::clone(&sink))
-        .authorizer(Arc::new(KeyServers))
+        .authorizer(Arc::clone(&authorizer))
+        .filters(
+            vec![Arc::new(lists)],
+            FilterOptions {
+                body_bytes: limits.filter_body_bytes,
+                event_bytes: limits.event_bytes,
+                peek: peek.clone(),
+                ..FilterOptions::default()
+            },
+        )
         .limits(Arc::clone(&limiter), limits.rate.server.rate(), limits.rate.tool.rate())
         .audit(AuditOptions {
             on_full: config.audit.on_full,
@@ -66,18 +93,7 @@ pub(super) fn build(config: &Config, with: Ingredients) -> Result<Built, ConfigE
             max_event: limits.event_bytes,
             clock: Arc::clone(&clock),
         })
-        .peek(PeekOptions {
-            message: wire::Limits {
-                max_bytes: usize::try_from(limits.body_bytes).unwrap_or(usize::MAX),
-                max_depth: limits.message_depth,
-                max_id: limits.id_bytes,
-                ..wire::Limits::default()
-            },
-            first_byte: Duration::from_secs(limits.body_first_byte_seconds),
-            chunk: Duration::from_secs(limits.body_chunk_seconds),
-            total: Duration::from_secs(limits.body_total_seconds),
-            unknown_methods: config.policy.unknown_methods,
-        })
+        .peek(peek)
         .forward(ForwardOptions {
             egress: config.egress_policy()?,
             connect_timeout: Duration::from_secs(limits.connect_timeout_seconds),
@@ -95,7 +111,7 @@ pub(super) fn build(config: &Config, with: Ingredients) -> Result<Built, ConfigE
     let mut authenticators: Vec<Arc<dyn Authenticator>> = vec![Arc::new(authenticator)];
     authenticators.extend(tokens.map(|tokens| Arc::new(tokens) as Arc<dyn Authenticator>));
     let mut parts = Parts::new(Arc::new(snapshots.clone()), authenticators, sessions, sink);
-    parts.authorizer = Arc::new(KeyServers);
+    parts.authorizer = authorizer;
     parts.limiter = limiter;
     parts.runtime = runtime;
     parts.shim = Some(Arc::new(shim));
@@ -113,6 +129,7 @@ pub(super) fn build(config: &Config, with: Ingredients) -> Result<Built, ConfigE
         let removed = |route: &Arc<Route>| !snapshot.routes.contains_key(&route.id);
         match () {
             () if cx.principal().is_some_and(revoked) || cx.route().is_some_and(removed) => Standing::Revoked,
+            () if !allowed(&access, cx) => Standing::Forbidden,
             () if known.refuses() => Standing::Unknown,
             () => Standing::Stands,
         }
@@ -148,4 +165,19 @@ pub(super) fn build(config: &Config, with: Ingredients) -> Result<Built, ConfigE
         .revocations(revoke)
         .known_resources(Arc::new(move |id| snapshots.load().routes.get(id).map(|route| route.resource.clone())))
         .build(&mount))
+}
+
+/// Whether the rules still allow what is open.
+fn allowed(access: &SnapshotRules, cx: &McpContext) -> bool {
+    // What was refused has its answer, which may still wait for the audit trail.
+    if cx.refusal().is_some() {
+        return true;
+    }
+    // Who is not known yet has nothing open.
+    let (Some(principal), Some(route)) = (cx.principal(), cx.route()) else { return true };
+    let message = cx.message();
+    let action = message.and_then(|message| message.method.as_deref()).map_or(Action::Connect, Action::Method);
+    let name = message.and_then(|message| message.target.as_deref());
+    let completes = message.and_then(|message| message.completes);
+    access.explain(principal, action, Target { server: &route.id, name }, completes).allow
 }

@@ -8,8 +8,9 @@ use mcp_gateway_auth::server::{
     AuthorizationServer, DocumentClients, Issuers, RegistrationPolicy, ServerOptions, ServerParts,
 };
 use mcp_gateway_auth::token::{SigningKeyOptions, SigningKeys, TokenAuthenticator};
-use mcp_gateway_core::contract::{AuditSink, Clock, RateLimiter};
+use mcp_gateway_core::contract::{AuditSink, Authorizer, Clock, RateLimiter};
 use mcp_gateway_core::egress::Fetcher;
+use mcp_gateway_core::policy::{SnapshotRules, Visible};
 use mcp_gateway_core::record::{Mount, TenantId};
 use mcp_gateway_core::snapshot::Snapshots;
 
@@ -24,6 +25,7 @@ pub(super) struct Ingredients<'a> {
     pub(super) mount: &'a Mount,
     pub(super) typed: &'a Typed,
     pub(super) snapshots: &'a Snapshots,
+    pub(super) access: &'a Arc<SnapshotRules>,
     pub(super) logins: &'a Logins,
     pub(super) limiter: Arc<dyn RateLimiter>,
     pub(super) sink: Arc<dyn AuditSink>,
@@ -36,7 +38,9 @@ pub(super) async fn build(config: &Config, with: Ingredients<'_>) -> Result<Opti
     if !settings.enabled {
         return Ok(None);
     }
-    let Ingredients { mount, typed, snapshots, logins, limiter, sink, clock } = with;
+    let Ingredients { mount, typed, snapshots, access, logins, limiter, sink, clock } = with;
+    let visible =
+        Visible::new(Arc::new(snapshots.clone()), Arc::clone(access) as Arc<dyn Authorizer>, Arc::clone(clock));
     let keys = SigningKeys::open(typed.of(), Arc::clone(clock), SigningKeyOptions::default()).await?;
     let parts = ServerParts {
         mount: mount.clone(),
@@ -45,9 +49,14 @@ pub(super) async fn build(config: &Config, with: Ingredients<'_>) -> Result<Opti
         sealer: Arc::clone(&typed.sealer),
         signer: keys.clone(),
         keys: keys.clone(),
-        resolve: Arc::new(snapshots.clone()),
+        // No token, page or error names a server that the person may not reach.
+        resolve: Arc::new(visible),
         standing: Arc::new(snapshots.clone()),
-        interaction: Arc::new(Browser { logins: logins.clone(), snapshots: snapshots.clone() }),
+        interaction: Arc::new(Browser {
+            logins: logins.clone(),
+            snapshots: snapshots.clone(),
+            access: Arc::clone(access),
+        }),
         clock: Arc::clone(clock),
     };
     let mut options = ServerOptions::default();

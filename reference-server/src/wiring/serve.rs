@@ -16,6 +16,7 @@ use mcp_gateway_core::catalog;
 use mcp_gateway_core::contract::{AuditSink, Authenticator, Clock, ResourceStore, Runtime, SystemClock};
 use mcp_gateway_core::egress::Connections;
 use mcp_gateway_core::memory::MemoryRateLimiter;
+use mcp_gateway_core::policy::{AccessPolicy, SnapshotRules, everybody_at_first};
 use mcp_gateway_core::record::{FieldSealer, Mount, Resource, Resources, Secret, TenantId};
 use mcp_gateway_core::snapshot::{SnapshotOptions, Snapshots};
 use mcp_gateway_store::spool::SpoolDriver;
@@ -106,9 +107,16 @@ impl Server {
         let tasks = Background::default();
         let typed = Typed { store: Arc::clone(&storage.resources), sealer: Arc::clone(&storage.sealer) };
         super::catalog::follow(&config, &typed.of(), &mount, &tasks).await?;
+        if everybody_at_first(&typed.of()).await?.is_some() {
+            tracing::info!(
+                policy = AccessPolicy::FIRST,
+                "everyone may use every server, as far as their credential goes, until this policy is changed"
+            );
+        }
         let bootstrap =
             Arc::new(Bootstrap::open(typed.of(), Arc::clone(&clock), bootstrap_options(&config, &options)).await?);
         let snapshots = follow(&config, &typed, &mount, &clock, bootstrap.had_ended(), &tasks).await?;
+        let access = Arc::new(SnapshotRules::new(snapshots.clone()));
         tasks.spawn(end_bootstrap(Arc::clone(&bootstrap), snapshots.clone()));
         let last_used = Arc::new(LastUsed::new(typed.of()));
         let key_days = config.auth.key_max_days;
@@ -153,6 +161,7 @@ impl Server {
                 mount: &mount,
                 typed: &typed,
                 snapshots: &snapshots,
+                access: &access,
                 logins: &logins,
                 limiter: limiter.clone(),
                 sink: Arc::clone(&sink),
@@ -167,6 +176,7 @@ impl Server {
                 mount: mount.clone(),
                 capacity,
                 snapshots: snapshots.clone(),
+                access: Arc::clone(&access),
                 last_used: Arc::clone(&last_used),
                 tokens,
                 limiter: limiter.clone(),
@@ -205,6 +215,7 @@ impl Server {
             audit_store: storage.audit_store,
             audit_sink: sink,
             snapshots: snapshots.clone(),
+            access,
             runtime,
             keys,
             last_used,

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests, which print what they measure")]
 #![allow(clippy::disallowed_methods, reason = "a client that shows every byte")]
 
+mod access;
 mod answers;
 mod audit;
 mod bodies;

@@ -12,7 +12,9 @@ use super::gate::{Gate, gate_layer};
 use crate::MaybeReady;
 use crate::context::{McpContext, MessageFacts, MessageKind};
 use crate::contract::{Action, Ask, Authorizer, Decision, Target};
+use crate::layer::peek::method_not_found;
 use crate::refusal::Refusal;
+use crate::wire::method::is_known;
 use crate::wire::rpc::code;
 use crate::wire::version::Era;
 
@@ -105,6 +107,8 @@ fn refuse(decision: &Decision, message: &MessageFacts) -> Refusal {
         (Some("tasks/get" | "tasks/result" | "tasks/update" | "tasks/cancel"), true) => {
             Refusal::new(StatusCode::OK, format!("Task not found: {target}")).with_code(code::INVALID_PARAMS)
         }
+        // A method that no rule can name is denied where rules name parts of a server.
+        (Some(method), true) if !is_known(message.era, method) => method_not_found(message.era),
         (Some("tools/call"), false) => Refusal::tool_result("This call is not allowed."),
         _ => Refusal::new(StatusCode::OK, "This is not allowed.").with_code(code::REFUSED_BY_POLICY),
     }

@@ -24,14 +24,15 @@ use crate::layer::peek::{PeekOptions, is_utf8};
 use crate::refusal::Refusal;
 use crate::wire::rpc::{code, error_body};
 use crate::wire::sse::is_event_stream;
+use crate::wire::version::Era;
 use crate::{Body, BoxFuture};
 
 /// Runs filters over the messages that they ask for, in their order.
 ///
 /// Required facts: `route`, `message`. An exchange that no filter asks for passes through without a copy or an
 /// allocation. A request that a filter replaced is read and authorized again; its method and id cannot change, and its
-/// mirrored headers are made anew. What cannot be read although a filter wants to see it is refused. Every filter sees
-/// every response on a GET stream, and every one on another stream that answers a different request.
+/// mirrored headers are made anew. What cannot be read although a filter wants to see it is refused. Filters see every
+/// response on a GET stream, unless they say otherwise, and every one on another stream that answers a different request.
 #[derive(Clone)]
 pub struct FilterLayer(Arc<Chain>);
 
@@ -124,10 +125,9 @@ where
             return FilterFuture::slow(Box::pin(async move { Ok(refusal.into_mcp(None)) }));
         };
         let resumes = request.method() == Method::GET;
-        let needs = self.chain.needs(&cx, resumes);
-        if needs.iter().all(|needs| *needs == Needs::NONE) {
+        let Some(needs) = self.chain.needs(&cx, resumes) else {
             return FilterFuture::inner(self.inner.call(request));
-        }
+        };
         let chain = Arc::clone(&self.chain);
         let clone = self.inner.clone();
         // The service that was polled ready is the one that is called.
@@ -150,20 +150,24 @@ where
 pub type FilterFuture<F> = super::either::Either<F, BoxFuture<Result<Response<Body>, Infallible>>>;
 
 impl Chain {
-    /// A stream that a client `resumes` may bring the response to any call of its session, of which no head tells: every
-    /// filter sees it, or hanging up and coming back would be a way around those that ask by method.
-    fn needs(&self, cx: &McpContext, resumes: bool) -> Vec<Needs> {
+    /// What the filters want to see of an exchange; `None` when that is nothing. A stream that a client `resumes` may
+    /// bring the response to any call of its session, of which no head tells: filters see it, or hanging up and coming
+    /// back would be a way around those that ask by method.
+    fn needs(&self, cx: &McpContext, resumes: bool) -> Option<Vec<Needs>> {
         let message = cx.message();
         let head = Head {
             server: cx.route().map_or("", |route| &route.id),
             method: message.and_then(|message| message.method.as_deref()),
             target: message.and_then(|message| message.target.as_deref()),
+            era: message.map_or(Era::Legacy, |message| message.era),
         };
         let needs = |filter: &Arc<dyn Filter>| {
             let needs = filter.needs(&head);
-            Needs { response: needs.response || resumes, ..needs }
+            Needs { response: needs.response || (resumes && filter.resumed(head.server)), ..needs }
         };
-        self.filters.iter().map(needs).collect()
+        // Asked again only by the few exchanges that somebody wants to see.
+        let wanted = self.filters.iter().any(|filter| needs(filter) != Needs::NONE);
+        wanted.then(|| self.filters.iter().map(needs).collect())
     }
 
     fn chosen<'a>(

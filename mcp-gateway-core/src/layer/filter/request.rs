@@ -51,6 +51,9 @@ pub(super) async fn filter(
     if facts.method != message.method || facts.id != message.id || facts.kind != message.kind {
         return Err(nonsense("another method or id"));
     }
+    if facts.completes != message.completes {
+        return Err(nonsense("another kind of reference"));
+    }
     authorize(chain, cx, &facts).await?;
     cx.note_request_mutated();
     if let Some(target) = facts.target.filter(|target| message.target.as_ref() != Some(target)) {

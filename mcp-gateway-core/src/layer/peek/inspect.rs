@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::{PeekOptions, UnknownMethods};
-use crate::context::{Elicitation, MessageFacts, MessageKind};
+use crate::context::{Completes, Elicitation, MessageFacts, MessageKind};
 use crate::refusal::Refusal;
 use crate::wire::method::{Method, is_known};
 use crate::wire::mirror::{self, MirrorError};
@@ -86,6 +86,7 @@ fn facts(message: &Message<'_>, claim: Claim, body: &Bytes) -> MessageFacts {
         version,
         method,
         target: message.target().map(Into::into),
+        completes: completes(message),
         id: message.id.map(|id| text(id.raw())),
         arguments,
         client_name: client(
@@ -98,6 +99,17 @@ fn facts(message: &Message<'_>, claim: Claim, body: &Bytes) -> MessageFacts {
         ),
         elicitation: params.and_then(|params| params.capabilities).map(elicitation).unwrap_or_default(),
         body: body.clone(),
+    }
+}
+
+fn completes(message: &Message<'_>) -> Option<Completes> {
+    if message.method() != Method::CompletionComplete.as_str() {
+        return None;
+    }
+    match message.params.as_ref()?.reference.as_ref()?.kind.as_deref()? {
+        "ref/prompt" => Some(Completes::Prompt),
+        "ref/resource" => Some(Completes::Resource),
+        _ => None,
     }
 }
 
@@ -136,7 +148,7 @@ fn removed(body: &Bytes) -> Option<(Refusal, Box<MessageFacts>)> {
     Some((method_not_found(Era::Modern), Box::new(facts)))
 }
 
-fn method_not_found(era: Era) -> Refusal {
+pub(crate) fn method_not_found(era: Era) -> Refusal {
     let status = if era == Era::Modern { StatusCode::NOT_FOUND } else { StatusCode::OK };
     Refusal::new(status, "Method not found").with_code(code::METHOD_NOT_FOUND)
 }

@@ -16,6 +16,7 @@ use tower_service::Service;
 pub use self::future::PeekFuture;
 pub(crate) use self::inspect::cut as inspect_cut;
 pub use self::inspect::inspect;
+pub(crate) use self::inspect::method_not_found;
 use crate::context::{McpContext, MessageFacts};
 use crate::refusal::Refusal;
 use crate::wire::Limits;

@@ -116,7 +116,8 @@ pub(crate) fn no_such_path() -> Refusal {
     Refusal::new(StatusCode::NOT_FOUND, "The server has no such path.")
 }
 
-fn no_such_server() -> Refusal {
+/// 404: absent, and hidden.
+pub(crate) fn no_such_server() -> Refusal {
     Refusal::new(StatusCode::NOT_FOUND, "There is no such server.")
 }
 

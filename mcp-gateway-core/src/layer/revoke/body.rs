@@ -72,6 +72,7 @@ impl RevocableBody {
             Over::Expired | Over::Unknown => Poll::Ready(None),
             // A call's answer that is cut off must not look whole.
             Over::Revoked | Over::TooLong => Poll::Ready(Some(Err("the credential is no longer valid".into()))),
+            Over::Forbidden => Poll::Ready(Some(Err("a rule no longer allows this".into()))),
         }
     }
 }

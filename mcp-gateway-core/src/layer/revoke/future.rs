@@ -9,6 +9,7 @@ use pin_project_lite::pin_project;
 
 use super::{Leash, Over, RevocableBody};
 use crate::Body;
+use crate::layer::resolve::no_such_server;
 use crate::refusal::Refusal;
 
 pin_project! {
@@ -54,6 +55,8 @@ where
             Over::Unknown => {
                 Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "Credentials cannot be checked now.").retry_after(5)
             }
+            // Nor here: another token would not help. It is as if there were no such server.
+            Over::Forbidden => no_such_server(),
             Over::Revoked | Over::Expired | Over::TooLong => {
                 Refusal::new(StatusCode::UNAUTHORIZED, "The credential is no longer valid.")
             }

@@ -19,7 +19,7 @@ use crate::context::McpContext;
 use crate::contract::{Clock, Revision};
 use crate::{Body, BoxFuture};
 
-/// Cuts calls and streams of a principal that has been revoked, and ends streams whose credential has expired or of
+/// Cuts calls and streams of a principal that has been revoked or may not do this any more, and ends streams whose credential has expired or of
 /// whose principal nobody can tell any more.
 ///
 /// Required fact: `principal`. What is open asks again once per change of the snapshot, not per event. A call that is
@@ -38,6 +38,8 @@ pub enum Standing {
     Stands,
     /// The caller was revoked, or the server removed: everything is cut.
     Revoked,
+    /// The caller may not do this any more: everything is cut.
+    Forbidden,
     /// The store was not heard from for longer than `auth.max_staleness`: streams end, calls may finish.
     Unknown,
 }
@@ -84,6 +86,7 @@ impl Watcher {
                 loop {
                     match (watcher.stands)(&cx) {
                         Standing::Revoked => return Over::Revoked,
+                        Standing::Forbidden => return Over::Forbidden,
                         Standing::Unknown if kind == Exchange::Stream => return Over::Unknown,
                         Standing::Unknown | Standing::Stands => {}
                     }
@@ -121,6 +124,7 @@ enum Exchange {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Over {
     Revoked,
+    Forbidden,
     Expired,
     /// A call has outlived its credential for too long.
     TooLong,

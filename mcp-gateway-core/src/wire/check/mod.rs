@@ -3,6 +3,7 @@
 //! Property tests, the replay of the corpus under `fuzz/corpus` and the fuzz targets all call these.
 
 mod duplicates;
+mod list;
 mod mirror;
 mod outcome;
 mod peek;
@@ -10,6 +11,7 @@ mod sse;
 mod tree;
 
 pub use self::duplicates::duplicates;
+pub use self::list::list;
 pub use self::mirror::mirror;
 pub use self::outcome::outcome;
 pub use self::peek::peek;

@@ -20,6 +20,7 @@ fn replay(target: &str, check: fn(&[u8])) {
 fn the_corpora_hold() {
     replay("peek", super::peek);
     replay("duplicates", super::duplicates);
+    replay("list", super::list);
     replay("mirror", super::mirror);
     replay("sse", super::sse);
     replay("outcome", super::outcome);
@@ -187,6 +188,26 @@ fn stream() -> impl Strategy<Value = Vec<u8>> {
     vec(select(PIECES), 0..24).prop_map(|pieces| pieces.concat())
 }
 
+fn lists() -> impl Strategy<Value = Vec<u8>> {
+    let item = select(vec![
+        r#"{"name":"a"}"#,
+        r#" { "uri" : "a:b", "name":"b\u0041" } "#,
+        r#"{"uriTemplate":"a:{b}","x":[{"name":"c"}]}"#,
+        r#"{"name":7}"#,
+        r#"{"Name":"a"}"#,
+        "{}",
+        "null",
+        r#"["a"]"#,
+        "",
+    ]);
+    let list = select(vec!["tools", "prompts", "resources", "resourceTemplates", "Tools", "other"]);
+    let other =
+        select(vec![r#""cacheScope":"public""#, r#""cacheScope" : "private""#, r#""a":1.0"#, r#""tools":null"#]);
+    let list = (list, vec(item, 0..4)).prop_map(|(list, items)| format!(r#""{list}": [{}]"#, items.join(",")));
+    vec(prop_oneof![3 => list, 1 => other.prop_map(str::to_owned)], 0..4)
+        .prop_map(|members| format!(r#"{{"id":1,"result":{{{}}}}}"#, members.join(",")).into_bytes())
+}
+
 fn name() -> impl Strategy<Value = Vec<u8>> {
     let piece = select(vec!["=?base64?", "?=", "aGk", "aGk=", "=", " ", "\t", "tool", "/", "w6k=", "//8="]);
     vec(piece, 0..6).prop_map(|pieces| pieces.concat().into_bytes())
@@ -214,6 +235,11 @@ proptest! {
     #[test]
     fn duplicates_on_anything(text in prop_oneof![message(), mutated(), pieces(), vec(any::<u8>(), 0..64)]) {
         super::duplicates(&text);
+    }
+
+    #[test]
+    fn list_on_lists(text in lists()) {
+        super::list(&text);
     }
 
     #[test]

@@ -24,6 +24,7 @@ use mcp_gateway_core::layer::refusals::Strangers;
 use mcp_gateway_core::memory::{
     MemoryAuditSink, MemoryAuditStore, MemoryKeys, MemoryRateLimiter, MemoryRuntime, MemoryStore,
 };
+use mcp_gateway_core::policy::{SnapshotRules, Visible, everybody_at_first};
 use mcp_gateway_core::record::{ApiKey, AuditEvent, Entry, Mount, Resources, Scope, Secret, Subject, TenantId};
 use mcp_gateway_core::seal::{RingOptions, Sealer, SessionKeyRing};
 use mcp_gateway_core::snapshot::{SnapshotOptions, Snapshots};
@@ -82,6 +83,7 @@ impl World {
             Arc::new(move |entry| mcp_gateway_core::catalog::compile(entry, &compiled)),
         );
         options.clock = clock.clone();
+        everybody_at_first(&Resources::new(resources.clone(), sealer.clone(), tenant.clone())).await.unwrap();
         let (snapshots, driver) = Snapshots::follow(resources.clone(), options).await.unwrap();
         tokio::spawn(driver);
         let last_used = Arc::new(LastUsed::new(Resources::new(resources.clone(), sealer.clone(), tenant.clone())));
@@ -118,6 +120,7 @@ impl World {
         let logins = Logins { users, local, providers, sessions, cookies: CookieNames::for_url(mount.origin()) };
         let ring = Resources::new(resources.clone(), sealer.clone(), tenant.clone());
         let signing = SigningKeys::open(ring, clock.clone(), SigningKeyOptions::default()).await.unwrap();
+        let access = Arc::new(SnapshotRules::new(snapshots.clone()));
         let server = AuthorizationServer::new(ServerParts {
             mount: mount.clone(),
             tenant: tenant.clone(),
@@ -125,9 +128,13 @@ impl World {
             sealer: sealer.clone(),
             signer: signing.clone(),
             keys: signing.clone(),
-            resolve: Arc::new(snapshots.clone()),
+            resolve: Arc::new(Visible::new(Arc::new(snapshots.clone()), access.clone(), clock.clone())),
             standing: Arc::new(snapshots.clone()),
-            interaction: Arc::new(Browser { logins: logins.clone(), snapshots: snapshots.clone() }),
+            interaction: Arc::new(Browser {
+                logins: logins.clone(),
+                snapshots: snapshots.clone(),
+                access: access.clone(),
+            }),
             clock: clock.clone(),
         });
         let oauth = OAuth { server: server.documents(None), keys: signing };
@@ -149,6 +156,7 @@ impl World {
             audit_store: audit.clone() as Arc<dyn AuditStore>,
             audit_sink: Arc::new(metered),
             snapshots,
+            access,
             runtime: Some(runtime.clone()),
             keys,
             last_used,
