@@ -40,7 +40,7 @@ use ulid::Ulid;
 const USERS: u64 = 100;
 const BATCH: u64 = 500;
 
-const NAMES: [&str; 14] = [
+const NAMES: [&str; 15] = [
     "peek-legacy-1k",
     "peek-modern-1k",
     "mirror-check",
