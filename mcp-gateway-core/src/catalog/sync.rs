@@ -44,6 +44,7 @@ pub struct Sync {
     source: Arc<dyn CatalogSource>,
     entries: Resources<Entry>,
     mount: Mount,
+    fence: Option<Write>,
     version: Option<String>,
 }
 
@@ -77,7 +78,14 @@ pub enum SyncError {
 impl Sync {
     /// A synchronisation of this source into these entries. The mount is what entries are compiled for.
     pub fn new(source: Arc<dyn CatalogSource>, entries: Resources<Entry>, mount: Mount) -> Self {
-        Self { source, entries, mount, version: None }
+        Self { source, entries, mount, fence: None, version: None }
+    }
+
+    /// The same, where each batch carries this check: the [fence](crate::lease::Term::fence) of who synchronises.
+    #[must_use]
+    pub fn fenced(mut self, fence: Option<Write>) -> Self {
+        self.fence = fence;
+        self
     }
 
     /// Reads the source and writes what changed; `None` when the source has not changed since the last time.
@@ -176,7 +184,7 @@ impl Sync {
             }
         }
 
-        let mut batch = Batch::default();
+        let mut batch = Batch::new(self.fence.clone());
         for (id, entry) in wanted {
             let old = held.get(id);
             if taken.contains(id) {
@@ -223,13 +231,18 @@ impl std::fmt::Debug for Sync {
 
 /// Removes the entries of every source that is not named: those of a source that was taken out of the configuration.
 ///
-/// Entries without a source, made through the admin API, stay. Returns the ids that were removed.
+/// Entries without a source, made through the admin API, stay. Each batch carries the fence, if there is one. Returns the
+/// ids that were removed.
 ///
 /// # Errors
 /// As [`ResourceStore::commit`](crate::contract::ResourceStore::commit).
-pub async fn retain_sources(entries: &Resources<Entry>, sources: &[&str]) -> Result<Vec<String>, StoreError> {
+pub async fn retain_sources(
+    entries: &Resources<Entry>,
+    sources: &[&str],
+    fence: Option<Write>,
+) -> Result<Vec<String>, StoreError> {
     let mut report = SyncReport::default();
-    let mut batch = Batch::default();
+    let mut batch = Batch::new(fence);
     let mut after = None;
     loop {
         let (page, next) = entries.list(None, after.as_deref(), StoreLimits::PAGE).await?;
@@ -265,8 +278,8 @@ async fn by_source(entries: &Resources<Entry>, name: &str) -> Result<BTreeMap<St
 }
 
 /// Writes that wait for their commit, within the bounds of a batch.
-#[derive(Default)]
 struct Batch {
+    fence: Option<Write>,
     writes: Vec<Write>,
     done: Vec<(Done, String)>,
     bytes: usize,
@@ -279,6 +292,10 @@ enum Done {
 }
 
 impl Batch {
+    fn new(fence: Option<Write>) -> Self {
+        Self { fence, writes: Vec::new(), done: Vec::new(), bytes: 0 }
+    }
+
     async fn push(
         &mut self,
         entries: &Resources<Entry>,
@@ -288,7 +305,9 @@ impl Batch {
     ) -> Result<(), StoreError> {
         // Room for ids and tenants beside the values.
         let bytes = size(&write) + 2 * StoreLimits::ID;
-        if self.writes.len() == StoreLimits::WRITES || self.bytes + bytes > StoreLimits::BATCH {
+        // The fence is one of them.
+        let most = StoreLimits::WRITES - usize::from(self.fence.is_some());
+        if self.writes.len() == most || self.bytes + bytes > StoreLimits::BATCH {
             self.flush(entries, report).await?;
         }
         self.bytes += bytes;
@@ -302,6 +321,7 @@ impl Batch {
             return Ok(());
         }
         self.bytes = 0;
+        self.writes.extend(self.fence.clone());
         entries.store().commit(std::mem::take(&mut self.writes)).await?;
         for (done, id) in self.done.drain(..) {
             match done {

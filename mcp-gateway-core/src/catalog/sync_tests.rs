@@ -129,7 +129,7 @@ async fn other_peoples_entries_are_left_to_them() {
     assert_eq!((report.added, report.errors.len()), (vec!["mine".into()], 1));
     assert_eq!(entries.get("time").await.unwrap().unwrap().value, by_api);
 
-    assert_eq!(retain_sources(&entries, &["scripted"]).await.unwrap(), ["everything", "memory"]);
+    assert_eq!(retain_sources(&entries, &["scripted"], None).await.unwrap(), ["everything", "memory"]);
     assert_eq!(ids(&entries).await, ["mine", "time"]);
 }
 

@@ -127,6 +127,16 @@ impl Leases {
         self.0.as_ref().map(|inner| inner.held().keys().cloned().collect()).unwrap_or_default()
     }
 
+    /// Whether another process has this lease now; not where there is none.
+    ///
+    /// # Errors
+    /// As [`ResourceStore::get`].
+    pub async fn is_led_elsewhere(&self, name: &str) -> Result<bool, StoreError> {
+        let Some(inner) = &self.0 else { return Ok(false) };
+        let lease = inner.store.get(&[key(LEASE, name)]).await?.into_iter().flatten().next();
+        Ok(lease.is_some_and(|lease| !inner.is_ours(&lease)))
+    }
+
     /// Gives back what is held, so that another replica need not wait. For the end of the process, when no work that
     /// leads is under way any more.
     pub async fn give_back(&self) {

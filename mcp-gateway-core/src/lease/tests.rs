@@ -34,7 +34,9 @@ async fn one_leads_and_another_takes_over_when_it_is_gone() {
     let store = store();
     let (first, mut firsts) = lead(&Leases::new(store.clone()), "work");
     firsts.recv().await.unwrap();
-    let (_second, mut seconds) = lead(&Leases::new(store), "work");
+    let other = Leases::new(store);
+    assert!(other.is_led_elsewhere("work").await.unwrap());
+    let (_second, mut seconds) = lead(&other, "work");
     tokio::time::sleep(100 * SECOND).await;
     assert!(seconds.try_recv().is_err(), "two lead");
     assert!(firsts.try_recv().is_err(), "the first one's term ended");
@@ -44,6 +46,7 @@ async fn one_leads_and_another_takes_over_when_it_is_gone() {
     seconds.recv().await.unwrap();
     assert!(died.elapsed() > 6 * SECOND, "the lease was taken before it ran out");
     assert!(died.elapsed() <= 13 * SECOND, "nobody led for {:?}", died.elapsed());
+    assert!(!other.is_led_elsewhere("work").await.unwrap());
 }
 
 #[tokio::test(start_paused = true)]

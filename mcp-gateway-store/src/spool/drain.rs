@@ -126,6 +126,8 @@ impl Drain {
         self.inner.counters.stored_row.store(last, Release);
         self.inner.answer_stored();
         while let Some(segment) = self.inner.backlog.pop_stored(last) {
+            // A file that is held open keeps its room on the disk.
+            self.reader.take_if(|(number, _)| *number == segment.number);
             if let Err(source) = std::fs::remove_file(&segment.path) {
                 self.inner.counters.error(&SpoolError::io(&segment.path, source));
             }

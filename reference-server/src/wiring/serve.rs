@@ -106,7 +106,7 @@ impl Server {
         let storage = storage::open(&config, &clock).await?;
         let tasks = Background::default();
         let typed = Typed { store: Arc::clone(&storage.resources), sealer: Arc::clone(&storage.sealer) };
-        super::catalog::follow(&config, &typed.of(), &mount, &tasks).await?;
+        super::catalog::follow(&config, &typed.of(), &mount, &storage.leases, &tasks).await;
         if everybody_at_first(&typed.of()).await?.is_some() {
             tracing::info!(
                 policy = AccessPolicy::FIRST,
@@ -204,6 +204,7 @@ impl Server {
             audit_store: Arc::clone(&storage.audit_store),
             sink: Arc::clone(&sink),
             clock: Arc::clone(&clock),
+            leases: storage.leases,
             retention_days: config.audit.retention_days,
         };
         upkeep.spawn(&tasks);

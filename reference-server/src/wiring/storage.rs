@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use mcp_gateway_core::contract::{AuditSink, AuditStore, Clock, KeyManagement, ResourceStore, SystemClock};
+use mcp_gateway_core::lease::Leases;
 use mcp_gateway_core::memory::{MemoryAuditStore, MemoryStore};
 use mcp_gateway_core::record::FieldSealer;
 use mcp_gateway_core::seal::{LocalKeyFile, RingOptions, Sealer, SessionKeyRing, SessionSealer};
@@ -25,6 +26,8 @@ const SPOOL_KEY: &str = "spool.key";
 /// Everything that is kept.
 pub(super) struct Storage {
     pub(super) resources: Arc<dyn ResourceStore>,
+    /// What one of several replicas does at a time.
+    pub(super) leases: Leases,
     pub(super) sealer: Arc<dyn FieldSealer>,
     pub(super) sessions: SessionSealer,
     pub(super) ring: Arc<SessionKeyRing>,
@@ -55,7 +58,13 @@ pub(super) async fn open(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Res
     };
     let (spool, spool_driver) = Spool::open(options, Arc::clone(&audit_store), Arc::clone(clock))?;
     let sessions = SessionSealer::new(Arc::clone(&ring));
-    Ok(Storage { resources, sealer, sessions, ring, audit_store, spool, spool_driver })
+    let leases = match config.database()? {
+        #[cfg(feature = "postgres")]
+        Database::Postgres(_) => Leases::new(Arc::clone(&resources)),
+        // A file has one process.
+        _ => Leases::alone(),
+    };
+    Ok(Storage { resources, leases, sealer, sessions, ring, audit_store, spool, spool_driver })
 }
 
 /// How databases are migrated.

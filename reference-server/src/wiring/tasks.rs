@@ -9,6 +9,7 @@ use mcp_gateway_auth::api_key::LastUsed;
 use mcp_gateway_auth::token::SigningKeys;
 use mcp_gateway_core::contract::{AuditSink, AuditStore, Clock};
 use mcp_gateway_core::layer::refusals::Strangers;
+use mcp_gateway_core::lease::Leases;
 use mcp_gateway_core::record::{AuditEvent, Category, EventKind, Outcome};
 use mcp_gateway_core::seal::SessionKeyRing;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -43,6 +44,8 @@ const STRANGERS: Duration = Duration::from_secs(60);
 const LOGINS: Duration = Duration::from_secs(60);
 /// How often old events are removed, and keys looked at for their age.
 const HOUSEKEEPING: Duration = Duration::from_secs(3_600);
+/// What the lease of removing old events is called.
+const RETENTION: &str = "audit-retention";
 
 /// Parts that have to be looked after.
 #[derive(Clone)]
@@ -56,6 +59,7 @@ pub(super) struct Upkeep {
     pub(super) audit_store: Arc<dyn AuditStore>,
     pub(super) sink: Arc<dyn AuditSink>,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) leases: Leases,
     pub(super) retention_days: u64,
 }
 
@@ -83,10 +87,14 @@ impl Upkeep {
         let upkeep = self.clone();
         tasks.spawn(async move {
             loop {
-                upkeep.keep_house().await;
+                upkeep.renew_keys().await;
                 tokio::time::sleep(HOUSEKEEPING).await;
             }
         });
+        if self.retention_days > 0 {
+            let upkeep = self.clone();
+            tasks.spawn(async move { upkeep.leases.lead(RETENTION, |_| upkeep.keep_to_retention()).await });
+        }
     }
 
     async fn refresh_logins(&self) {
@@ -107,7 +115,7 @@ impl Upkeep {
         }
     }
 
-    async fn keep_house(&self) {
+    async fn renew_keys(&self) {
         if let Err(error) = self.ring.rotate_if_due().await {
             tracing::warn!(%error, "the session keys cannot be renewed");
         }
@@ -118,9 +126,17 @@ impl Upkeep {
                 Err(error) => tracing::warn!(%error, "the signing keys cannot be renewed"),
             }
         }
-        if self.retention_days == 0 {
-            return;
+    }
+
+    /// Removes old events, which is harmless when two replicas do it.
+    async fn keep_to_retention(&self) {
+        loop {
+            self.remove_old().await;
+            tokio::time::sleep(HOUSEKEEPING).await;
         }
+    }
+
+    async fn remove_old(&self) {
         let hours = i64::try_from(self.retention_days.saturating_mul(24)).unwrap_or(i64::MAX / 3_600);
         let Ok(before) = self.clock.now().checked_sub(SignedDuration::from_secs(hours.saturating_mul(3_600))) else {
             // Longer than there has been time.
@@ -139,6 +155,8 @@ impl Upkeep {
         if let Err(error) = self.last_used.flush().await {
             tracing::warn!(%error, "when API keys were used last cannot be written");
         }
+        // Nothing that leads runs any more.
+        self.leases.give_back().await;
         self.sink.flush().await;
     }
 }

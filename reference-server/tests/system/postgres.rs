@@ -10,6 +10,7 @@ use tempfile::TempDir;
 
 use crate::support::browser::Browser;
 use crate::support::client::Client;
+use crate::support::gateway::remote;
 use crate::support::mcp::{self, Session};
 use crate::support::{Call, Fixture, Gateway, Key, until};
 
@@ -78,6 +79,26 @@ async fn what_one_replica_does_the_other_knows() {
         (call(&key, "third").send(a.address).await.status == 401).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn the_catalog_is_followed_by_one_replica_and_by_another_after_its_death() {
+    let fixture = Fixture::start();
+    let [mut a, b] = replicas(&Cluster::shared().database(), &fixture).await;
+    let leads = |gateway: &Gateway| {
+        gateway.log().lines().any(|line| line.contains("this replica leads\"") && line.contains("\"catalog\""))
+    };
+    assert!(leads(&a) && !leads(&b), "{}\n{}", a.log(), b.log());
+    let key = a.key().await;
+    let (address, folder) = (b.address, b.folder().join("catalog/late.json"));
+    std::fs::write(folder, remote("late", &fixture.url())).unwrap();
+    a.kill();
+    until("the other replica's catalog", async || {
+        let call = mcp::modern_tool("late", &key, "1", "test_simple_text", &json!({}));
+        (call.send(address).await.status == 200).then_some(())
+    })
+    .await;
+    assert!(leads(&b));
 }
 
 #[tokio::test]

@@ -261,3 +261,37 @@ fn a_key_file_is_made_once_and_must_be_private() {
     std::fs::write(&path, [1; 31]).unwrap();
     assert!(matches!(SpoolKey::load_or_create(&path), Err(SpoolError::KeyLength { .. })));
 }
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn nobody_holds_a_removed_segment_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Gate::new(true);
+    let mut options = options(dir.path());
+    (options.segment_bytes, options.memory_rows) = (4 << 10, 5);
+    let (spool, driver) = open(options, &store);
+    for n in 1..100 {
+        spool.record(exchange(n)).await.unwrap();
+    }
+    // Most are read back from disk, and later ones are not.
+    store.away(false);
+    spool.flush().await;
+    for n in 100..200 {
+        spool.record(exchange(n)).await.unwrap();
+        spool.flush().await;
+    }
+    let held = || {
+        let open = std::fs::read_dir("/proc/self/fd").unwrap().filter_map(|file| file.ok()?.path().read_link().ok());
+        let removed =
+            |path: &std::path::PathBuf| path.starts_with(dir.path()) && path.to_string_lossy().ends_with("(deleted)");
+        open.filter(removed).collect::<Vec<_>>()
+    };
+    // What was written last may still wait for its sync.
+    let begun = Instant::now();
+    while !held().is_empty() {
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", held());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    drop(spool);
+    driver.close().await;
+}

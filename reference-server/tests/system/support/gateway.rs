@@ -55,9 +55,14 @@ impl Gateway {
         gateway
     }
 
+    /// Ends it as a power cut would.
+    pub(crate) fn kill(&mut self) {
+        self.process.kill();
+    }
+
     /// Ends it as a power cut would, and starts it again over the same data.
     pub(crate) async fn kill_and_restart(&mut self) {
-        self.process.kill();
+        self.kill();
         self.process = run(self.folder.path(), self.address, &self.settings);
         self.ready().await;
     }
