@@ -90,7 +90,7 @@ async fn the_catalog_is_followed_by_one_replica_and_by_another_after_its_death()
     };
     assert!(leads(&a) && !leads(&b), "{}\n{}", a.log(), b.log());
     let key = a.key().await;
-    let (address, folder) = (b.address, b.folder().join("catalog/late.json"));
+    let (address, folder) = (b.address, b.folder().join("catalog/late.yaml"));
     std::fs::write(folder, remote("late", &fixture.url())).unwrap();
     a.kill();
     until("the other replica's catalog", async || {
