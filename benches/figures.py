@@ -27,6 +27,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 GATEWAY = pathlib.Path(os.environ["GATEWAY_BIN"]).resolve()
 BENCHES = pathlib.Path(os.environ["BENCHES_BIN"]).resolve()
 RIVAL = os.environ.get("MCP_PROXY_BIN")
+BUILD = os.environ.get("GATEWAY_BUILD", "cargo build --release")
 
 raw = []  # everything the tools said, in order
 
@@ -383,7 +384,7 @@ def report(found, commit, load):
     lines = [
         "# Figures", "",
         f"Commit `{commit}`, {datetime.date.today()}, {'a quick try' if QUICK else 'a full run'}: medians of {RUNS} runs "
-        f"of {SECONDS} s, in turns. Raw output: [raw.txt](raw.txt).", "",
+        f"of {SECONDS} s, in turns. The gateway was built by `{BUILD}`. Raw output: [raw.txt](raw.txt).", "",
         f"Load of the machine: {load}. Figures of a machine that does other work too are worse than they should be, and "
         "ratios within one run say more than times do.", "",
         "Core 0 had the gateway or nginx with all their threads, core 1 the server behind them and the load. A call is a "

@@ -7,7 +7,8 @@
 #
 # Core 0 has the gateway or nginx with all their threads, core 1 the server behind them and the load. Needs wrk, nginx
 # and Python 3, and a machine that has nothing else to do: the report shows its load. GATEWAY_BIN and BENCHES_BIN name
-# a built mcp-gateway and the folder with the built benchmarks; without them they are built.
+# a built mcp-gateway and the folder with the built benchmarks, GATEWAY_BUILD says how it was built (for example by
+# benches/pgo.sh, as for publication); without them they are built.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
