@@ -560,7 +560,7 @@ mod between_logins {
         let token = json!({ "access_token": "at", "id_token": id_token });
         asked.login.provider.answer(&format!("{ISSUER}/token"), token);
         let refreshed = asked.ask().await;
-        assert_eq!(refreshed.ownerless, [asked.user.clone()]);
+        assert_eq!(refreshed.ownerless, std::slice::from_ref(&asked.user));
         assert_eq!(asked.login.provider.token_form.lock().unwrap()["refresh_token"], "r2");
         assert!(asked.user().await.groups.is_empty() && asked.is_signed_in().await);
         assert!(!asked.login.world.users.effective_roles(&asked.user).contains(Roles::OWNER));
@@ -595,7 +595,7 @@ mod between_logins {
         asked.login.sessions.end(&asked.session).await.unwrap();
         asked.later();
         asked.login.provider.answer(&format!("{ISSUER}/token"), json!({ "error": "invalid_grant" }));
-        assert_eq!(asked.ask().await.ended, [asked.user.clone()]);
+        assert_eq!(asked.ask().await.ended, std::slice::from_ref(&asked.user));
         assert!(grants.get("g").await.unwrap().is_none());
         let session = Revoked::Session(&asked.id).id();
         let given = mcp_gateway_core::record::Dependence { epoch: now, on: [session].into() };

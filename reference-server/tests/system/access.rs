@@ -17,6 +17,7 @@ async fn rules(gateway: &Gateway, id: &str, rules: Value) {
     gateway.admin(Call::post("/api/v1/policies", policy.to_string())).await.expect(201);
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "json! makes values")]
 fn rule(effect: &str, target: Value) -> Value {
     json!({ "effect": effect, "subjects": ["everyone"], "targets": [target] })
 }

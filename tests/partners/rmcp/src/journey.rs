@@ -3,6 +3,8 @@
 //! The argument is a JSON document `{"url", "tool", "expect", "port"?, "client"?, "document"?}`. A line `OPEN URL` asks for
 //! a person at a browser; a line `{"ok", "detail"}` is the end.
 
+#![expect(clippy::disallowed_types, reason = "a client that others wrote makes its calls as it does")]
+
 use std::io::Write as _;
 
 use anyhow::{Context as _, bail, ensure};
