@@ -9,7 +9,7 @@ use crate::token::check as token;
 
 pub use oidc::{callback, id_token, provider};
 pub use scim_check::scim;
-pub use server::{form, redirect, registration, resource};
+pub use server::{form, redirect, registration, resource, user_code};
 pub use token::{keys, token};
 
 #[cfg(test)]
@@ -18,7 +18,7 @@ mod tests {
 
     type Check = fn(&[u8]);
 
-    const CHECKS: [(&str, Check); 10] = [
+    const CHECKS: [(&str, Check); 11] = [
         ("callback", super::callback),
         ("form", super::form),
         ("id_token", super::id_token),
@@ -29,6 +29,7 @@ mod tests {
         ("resource", super::resource),
         ("scim", super::scim),
         ("token", super::token),
+        ("user_code", super::user_code),
     ];
 
     #[test]
@@ -101,6 +102,10 @@ mod tests {
             "[{\"value\":\"a\"}]",
             "}",
             "cursor:",
+            "WDJB",
+            "mjht",
+            "-",
+            " ",
         ]);
         prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat().into_bytes())
     }

@@ -1,11 +1,13 @@
 // An identity provider for tests: whoever comes is signed in as whom the test has said, and agrees to everything.
 //
 // POST /_test takes JSON: `client` (the gateway's origin and client), `account` (the claims of whoever signs in next),
-// `ask` (true: whoever comes types which account, on a page), `rotate` (true: other signing keys from now on).
+// `ask` (true: whoever comes types which account, on a page), `rotate` (true: other signing keys from now on), `tokens`
+// (`format` and `audience` of access tokens for a `resource`), `sign` (`header` and `claims` of a JWT, which comes back as
+// `jwt`). Beside the gateway there is `cli`, a public client.
 //
 // IDENTITY_HOST is its name in the issuer, by default 127.0.0.1; `localhost` is another site than the gateway's.
 import { createServer } from 'node:http';
-import { generateKeyPairSync, randomUUID } from 'node:crypto';
+import { createPrivateKey, generateKeyPairSync, randomUUID, sign as signature } from 'node:crypto';
 
 // Standard output is for the issuer alone: whoever starts this reads no further.
 console.info = console.error;
@@ -15,7 +17,10 @@ const key = () => ({
   ...generateKeyPairSync('ec', { namedCurve: 'P-256' }).privateKey.export({ format: 'jwk' }),
   alg: 'ES256', use: 'sig', kid: randomUUID(),
 });
-const state = { accounts: new Map(), next: undefined, ask: false, client: undefined, jwks: { keys: [key()] } };
+const state = {
+  accounts: new Map(), next: undefined, ask: false, client: undefined, jwks: { keys: [key()] },
+  tokens: { format: 'jwt', audience: undefined },
+};
 
 const server = createServer((request, response) => {
   if (request.method === 'POST' && request.url === '/_test') return control(request, response);
@@ -36,6 +41,12 @@ function build() {
       post_logout_redirect_uris: [`${state.client}/login`],
       backchannel_logout_uri: `${state.client}/login/back-channel/company`,
       backchannel_logout_session_required: true,
+    }, {
+      client_id: 'cli',
+      token_endpoint_auth_method: 'none',
+      application_type: 'native',
+      id_token_signed_response_alg: 'ES256',
+      redirect_uris: ['http://127.0.0.1:33418/callback'],
     }] : [],
     jwks: state.jwks,
     cookies: { keys: ['a key of a test'] },
@@ -47,6 +58,18 @@ function build() {
       rpInitiatedLogout: {
         enabled: true,
         logoutSource: (ctx, form) => { ctx.body = form; },
+      },
+      introspection: { enabled: true, allowedPolicy: (ctx, client) => client.clientId === 'gateway' },
+      revocation: { enabled: true },
+      resourceIndicators: {
+        enabled: true,
+        useGrantedResource: () => true,
+        getResourceServerInfo: (ctx, resource) => ({
+          scope: 'mcp',
+          audience: state.tokens.audience ?? resource,
+          accessTokenFormat: state.tokens.format,
+          jwt: { sign: { alg: 'ES256' } },
+        }),
       },
     },
     // It posts logout tokens to no private address of its own accord.
@@ -77,11 +100,20 @@ async function agree(request, response) {
   }
   const grant = new provider.Grant({ accountId: session.accountId, clientId: params.client_id });
   grant.addOIDCScope(params.scope);
+  if (params.resource) grant.addResourceScope(params.resource, 'mcp');
   return provider.interactionFinished(request, response, { consent: { grantId: await grant.save() } });
 }
 
+function sign({ header, claims }) {
+  const [jwk] = state.jwks.keys;
+  const part = (json) => Buffer.from(JSON.stringify(json)).toString('base64url');
+  const input = `${part({ alg: 'ES256', kid: jwk.kid, ...header })}.${part(claims)}`;
+  const key = createPrivateKey({ key: jwk, format: 'jwk' });
+  return `${input}.${signature('sha256', Buffer.from(input), { key, dsaEncoding: 'ieee-p1363' }).toString('base64url')}`;
+}
+
 async function control(request, response) {
-  const { client, account, ask, rotate } = JSON.parse(await body(request));
+  const { client, account, ask, rotate, tokens, sign: jwt } = JSON.parse(await body(request));
   if (client) state.client = client;
   if (account) {
     const { sub, ...claims } = account;
@@ -90,8 +122,9 @@ async function control(request, response) {
   }
   if (ask !== undefined) state.ask = ask;
   if (rotate) state.jwks = { keys: [key()] };
+  if (tokens) state.tokens = tokens;
   if (client || rotate) build();
-  response.end('{}');
+  response.end(JSON.stringify(jwt ? { jwt: sign(jwt) } : {}));
 }
 
 build();

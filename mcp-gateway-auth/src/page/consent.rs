@@ -1,6 +1,6 @@
 //! May this client act for you?
 
-use maud::html;
+use maud::{Markup, html};
 
 use super::Page;
 use super::layout::hidden;
@@ -44,6 +44,17 @@ pub struct Choice<'a> {
     pub id: &'a str,
     /// Its name, for people.
     pub name: &'a str,
+}
+
+/// Asks for one of the servers; nothing is chosen beforehand.
+pub(super) fn choice_of(choices: &[Choice<'_>]) -> Markup {
+    html! {
+        label for="server" { "It does not say which server it wants to use. Choose one:" }
+        select #server name="server" {
+            option value="" { "None" }
+            @for choice in choices { option value=(choice.id) { (choice.name) } }
+        }
+    }
 }
 
 /// How a client is known.
@@ -100,14 +111,7 @@ impl ConsentPage<'_> {
             form method="post" action=(self.action) {
                 (hidden("csrf", self.csrf))
                 (hidden("request", self.request))
-                @if self.server.is_none() {
-                    label for="server" { "It does not say which server it wants to use. Choose one:" }
-                    // Nothing is chosen beforehand.
-                    select #server name="server" {
-                        option value="" { "None" }
-                        @for choice in self.choices { option value=(choice.id) { (choice.name) } }
-                    }
-                }
+                @if self.server.is_none() { (choice_of(self.choices)) }
                 button type="submit" name="decision" value="allow" { "Allow" }
                 button.second type="submit" name="decision" value="deny" { "Deny" }
             }

@@ -19,11 +19,13 @@
 //! ```
 
 mod consent;
+mod device;
 mod layout;
 mod login;
 mod notice;
 
 pub use self::consent::{Choice, ClientOrigin, ConsentPage};
+pub use self::device::{DeviceConsentPage, DevicePage};
 pub use self::layout::Page;
 pub use self::login::{LinkPage, LoginPage, PasswordPage, Provider, SignedInPage, SignedOutPage, Way};
-pub use self::notice::{ConnectedPage, DevicePage, ErrorPage, NotConnectedPage};
+pub use self::notice::{ConnectedPage, ErrorPage, NotConnectedPage};

@@ -1,9 +1,8 @@
-//! Pages that say how it went, and that of device codes.
+//! Pages that say how it went.
 
 use maud::html;
 
 use super::Page;
-use super::layout::{hidden, problem};
 
 /// Says that a client may go on.
 #[derive(Debug, Clone)]
@@ -49,38 +48,6 @@ impl NotConnectedPage<'_> {
     }
 }
 
-/// Asks for the code that a device shows (RFC 8628 §3.3). Posted as `csrf` and `user_code`.
-#[derive(Debug, Clone)]
-pub struct DevicePage<'a> {
-    /// Where the form is posted.
-    pub action: &'a str,
-    /// The token of the session's cookie.
-    pub csrf: &'a str,
-    /// The code, when the link had it: it is shown to be compared, never taken unseen.
-    pub user_code: &'a str,
-    /// What went wrong before.
-    pub problem: Option<&'a str>,
-}
-
-impl DevicePage<'_> {
-    /// The page.
-    #[must_use]
-    pub fn render(&self) -> Page {
-        let content = html! {
-            (problem(self.problem))
-            p { "Type the code that your own device shows. Never one that somebody has sent you." }
-            form method="post" action=(self.action) {
-                (hidden("csrf", self.csrf))
-                label for="code" { "Code" }
-                input #code name="user_code" value=(self.user_code) autocomplete="off" autocapitalize="characters"
-                    spellcheck="false" required autofocus;
-                button type="submit" { "Go on" }
-            }
-        };
-        Page::new("Connect a device", &content)
-    }
-}
-
 /// Says what went wrong, and what to do.
 #[derive(Debug, Clone)]
 pub struct ErrorPage<'a> {
@@ -114,7 +81,6 @@ mod tests {
         for page in [
             ConnectedPage { server: evil, to: Some(evil) }.render(),
             NotConnectedPage { to: evil }.render(),
-            DevicePage { action: "/device", csrf: "t", user_code: evil, problem: Some(evil) }.render(),
             ErrorPage { title: evil, text: evil, request_id: Some(evil) }.render(),
         ] {
             assert!(!page.html().contains("<img"), "{}", page.html());

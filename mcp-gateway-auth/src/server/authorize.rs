@@ -427,7 +427,7 @@ impl Inner {
         known || self.policy.lists(kind)
     }
 
-    async fn visible(&self, id: &str, who: &LoggedIn) -> Result<Option<std::sync::Arc<Route>>, Problem> {
+    pub(crate) async fn visible(&self, id: &str, who: &LoggedIn) -> Result<Option<std::sync::Arc<Route>>, Problem> {
         let Some(person) = self.standing.person(&who.subject) else { return Ok(None) };
         let subject = &who.subject;
         let principal = Principal::new(subject.issuer.clone(), subject.id.clone())
@@ -465,14 +465,14 @@ impl Inner {
 
     /// Whether a form was sent by a page of ours. The browser knows; only older ones say no more than the origin, which
     /// is `null` for a page without referrers.
-    fn is_ours(&self, head: &Parts) -> bool {
+    pub(crate) fn is_ours(&self, head: &Parts) -> bool {
         match head.headers.get(SEC_FETCH_SITE) {
             Some(site) => site == "same-origin",
             None => head.headers.get(ORIGIN).is_none_or(|origin| origin == "null" || origin == self.mount.origin()),
         }
     }
 
-    fn nonce(&self, head: &Parts) -> Option<String> {
+    pub(crate) fn nonce(&self, head: &Parts) -> Option<String> {
         let name = self.nonce_name();
         let mut found = None;
         for field in head.headers.get_all(COOKIE) {
@@ -492,7 +492,7 @@ impl Inner {
         if self.mount.is_https() { "__Host-mcp-gateway-request" } else { "mcp-gateway-request" }
     }
 
-    fn nonce_cookie(&self, nonce: &str) -> String {
+    pub(crate) fn nonce_cookie(&self, nonce: &str) -> String {
         let secure = if self.mount.is_https() { "; Secure" } else { "" };
         format!("{}={nonce}; Path=/; HttpOnly; SameSite=Lax{secure}", self.nonce_name())
     }

@@ -11,7 +11,7 @@ use url::Url;
 
 use super::client::hex_hash;
 use super::grant::of_subject;
-use super::{Inner, LoggedIn, ServerLimits};
+use super::{DeviceOptions, Inner, LoggedIn, ServerLimits};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -50,14 +50,37 @@ impl Inner {
         self.take(&[("oauth-document-person", person, limit), ("oauth-document-host", hex_hash(&host), of_host)]).await
     }
 
-    /// These budgets are small, and nothing here is on the way of a call: a limiter that has to ask is waited for.
+    /// Takes from the budget of all addresses together for the codes of devices.
+    pub(crate) async fn limit_devices(&self, options: &DeviceOptions) -> Result<(), Limited> {
+        self.take(&[("oauth-devices-all", String::new(), options.requests_total_per_minute)]).await
+    }
+
+    /// Takes from the budgets of a person and of the address for a user code that is entered (RFC 8628 §5.1).
+    pub(crate) async fn limit_tries(
+        &self,
+        head: &Parts,
+        subject: &Subject,
+        options: &DeviceOptions,
+    ) -> Result<(), Limited> {
+        let mut budgets = vec![("oauth-device-account", hex_hash(&of_subject(subject)), options.tries_per_account)];
+        if let Some(address) = McpContext::of(&head.extensions).and_then(McpContext::address) {
+            budgets.push(("oauth-device-address", network(*address).to_string(), options.tries_per_address));
+        }
+        self.take_within(options.life, &budgets).await
+    }
+
     async fn take(&self, budgets: &[(&'static str, String, u32)]) -> Result<(), Limited> {
+        self.take_within(MINUTE, budgets).await
+    }
+
+    /// These budgets are small, and nothing here is on the way of a call: a limiter that has to ask is waited for.
+    async fn take_within(&self, period: Duration, budgets: &[(&'static str, String, u32)]) -> Result<(), Limited> {
         let Some(limiter) = &self.limiter else { return Ok(()) };
         let of = |(scope, id, limit): &(&'static str, String, u32)| Budget {
             key: LimitKey { scope, id: id.clone().into() },
             cost: 1,
             limit: *limit,
-            period: MINUTE,
+            period,
         };
         limiter.check(&budgets.iter().map(of).collect::<Vec<_>>()).await.map(drop)
     }

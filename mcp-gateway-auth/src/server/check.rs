@@ -7,6 +7,7 @@ use mcp_gateway_core::record::Mount;
 use url::Url;
 
 use super::client::{ClientMetadata, matches};
+use super::device::UserCode;
 use super::form::{Form, append};
 use super::grant::RefreshToken;
 use super::target::server_id;
@@ -75,4 +76,15 @@ pub fn resource(data: &[u8]) {
     let canonical = mount.resource(&id).url;
     assert_eq!(server_id(&mount, std::iter::once(&*canonical)), Ok(Some(id.clone())));
     assert!(Url::parse(text).expect("it was parsed before").path().starts_with(&format!("/mcp-connect/{id}")));
+}
+
+/// A user code that is read is eight letters, and what is shown of it is read as the same.
+pub fn user_code(data: &[u8]) {
+    let Ok(typed) = std::str::from_utf8(data) else { return };
+    let Some(code) = UserCode::parse(typed) else { return };
+    let shown = code.to_string();
+    assert!(shown.len() == UserCode::LENGTH + 1 && shown.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-'));
+    let letters = |text: &str| text.chars().filter(char::is_ascii_alphabetic).collect::<String>();
+    assert!(letters(typed).eq_ignore_ascii_case(&letters(&shown)));
+    assert_eq!(UserCode::parse(&shown), Some(code));
 }

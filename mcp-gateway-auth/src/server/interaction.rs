@@ -36,6 +36,12 @@ pub trait Interaction: Send + Sync + 'static {
         super::answer::redirect(&not_connected.to)
     }
 
+    /// Shows a step of the way on which a person lets a device in (RFC 8628 §3.3). Asked for only by a server with
+    /// [`devices`](super::AuthorizationServer::devices); without pages of one's own, there is nothing to be seen.
+    async fn device(&self, _: &Parts, _: &DeviceStep) -> Response<Body> {
+        super::answer::empty(http::StatusCode::NOT_FOUND)
+    }
+
     /// Says what went wrong where nobody can be sent back to.
     async fn problem(&self, head: &Parts, problem: &Problem) -> Response<Body>;
 }
@@ -95,6 +101,65 @@ pub struct ConsentPage {
     pub scopes: Vec<String>,
 }
 
+/// A page for somebody who lets a device in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DeviceStep {
+    /// Asks for the code: a form that posts `csrf` and `user_code`.
+    Enter(DeviceEntry),
+    /// Asks whether the device may have what it asks for: a form that posts `request`, `csrf` and `decision` (`allow` or
+    /// `deny`), and `server` where [`DeviceConfirm::server`] is absent. It warns of codes that somebody else has sent
+    /// (RFC 8628 §5.4).
+    Confirm(Box<DeviceConfirm>),
+    /// Says that the device may go on, and that the window can be closed.
+    Allowed {
+        /// The name of the server.
+        server: String,
+    },
+    /// Says that the device got nothing.
+    Denied,
+}
+
+/// A person is asked for the code that a device shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DeviceEntry {
+    /// Where the form goes: a path.
+    pub action: String,
+    /// The hidden field `csrf`.
+    pub csrf: String,
+    /// The code, when it is known: to be shown, and compared by the person; never sent on unseen.
+    pub user_code: String,
+    /// Whether one was entered that is none, or none any more.
+    pub wrong: bool,
+}
+
+/// A person is asked about a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DeviceConfirm {
+    /// Who is asked.
+    pub subject: Subject,
+    /// Where the form goes: a path.
+    pub action: String,
+    /// The hidden field `request`.
+    pub request: String,
+    /// The hidden field `csrf`.
+    pub csrf: String,
+    /// The code that the device shows.
+    pub user_code: String,
+    /// The client, which an operator has made.
+    pub client_id: String,
+    /// What it is called.
+    pub client_name: Option<String>,
+    /// The address of the device, where it is known.
+    pub from: Option<String>,
+    /// The server it asks for, as id and name; `None`: the person chooses one.
+    pub server: Option<(String, String)>,
+    /// What it asks for.
+    pub scopes: Vec<String>,
+}
+
 /// What went wrong, for a person in front of a browser.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -111,6 +176,8 @@ pub enum Problem {
     Malformed,
     /// The person may not use what the client asks for.
     NoAccess,
+    /// The person was to choose a server and did not.
+    NoServer,
     /// The form of the page came too slowly.
     TooSlow,
     /// Too much came from this address or person.
@@ -145,6 +212,7 @@ impl Problem {
             Self::Redirect => "The program that sent you here wants you to go on to a place that it did not register.",
             Self::RequestGone => "This request has ended. Go back to the program and connect again.",
             Self::Malformed => "The program that sent you here made a mistake. Its makers should look at it.",
+            Self::NoServer => "You have chosen no server. Go back and choose one.",
             Self::NoAccess => "You may not use what the program that sent you here asks for.",
             Self::TooSlow => "Your answer came too slowly. Go back to the program and connect again.",
             Self::TooMany => "That was too often. Wait a minute, then connect again.",

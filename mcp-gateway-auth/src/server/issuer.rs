@@ -55,7 +55,14 @@ impl Issuer {
         if let Some(rest) = path.strip_prefix(paths::ISSUERS).and_then(|rest| rest.strip_prefix('/')) {
             let (id, endpoint) = rest.split_once('/')?;
             let endpoint = &rest[id.len()..][..=endpoint.len()];
-            let own = [paths::AUTHORIZE, paths::TOKEN, paths::REVOKE, paths::INTROSPECT, paths::REGISTER];
+            let own = [
+                paths::AUTHORIZE,
+                paths::TOKEN,
+                paths::REVOKE,
+                paths::INTROSPECT,
+                paths::REGISTER,
+                paths::DEVICE_AUTHORIZATION,
+            ];
             let is_own = own.contains(&endpoint) || endpoint.starts_with("/register/");
             return of(id).filter(|_| per_server && is_own).map(|issuer| (issuer, endpoint));
         }
@@ -116,6 +123,7 @@ mod tests {
             "/issuers/A/token",
             "/issuers/a/authorize/continue",
             "/issuers/a/jwks.json",
+            "/issuers/a/device",
             "/.well-known/oauth-authorization-server/mcp-connect/",
             "/.well-known/oauth-authorization-server/mcp-connect/a/b",
         ] {

@@ -39,6 +39,8 @@ impl ServerLimits {
     pub const REQUEST: Duration = Duration::from_secs(600);
     /// How long a code is good.
     pub const CODE: Duration = Duration::from_secs(60);
+    /// How much longer than it is good the request of a device is kept, so that it hears that it is too late.
+    pub const DEVICE_KEPT: Duration = Duration::from_secs(600);
     /// How long an access token lives that an identity provider's decision gave.
     pub const IDENTITY_TOKEN: Duration = Duration::from_secs(600);
     /// How far ahead a client's assertion may end.

@@ -8,8 +8,13 @@ use super::{Issuer, RegistrationMode, paths};
 /// Says that company identity providers decide too (ID-JAG).
 pub(crate) fn add_identity_grant(metadata: &mut Value) {
     metadata["authorization_grant_profiles_supported"] = json!(["urn:ietf:params:oauth:grant-profile:id-jag"]);
+    add_grant(metadata, "urn:ietf:params:oauth:grant-type:jwt-bearer");
+}
+
+/// Names a further way to ask the token endpoint.
+pub(crate) fn add_grant(metadata: &mut Value, grant: &str) {
     if let Some(grants) = metadata["grant_types_supported"].as_array_mut() {
-        grants.push("urn:ietf:params:oauth:grant-type:jwt-bearer".into());
+        grants.push(grant.into());
     }
 }
 

@@ -80,6 +80,7 @@ mod budget;
 pub(crate) mod check;
 mod client;
 mod consent;
+mod device;
 mod form;
 mod grant;
 mod inspect;
@@ -121,9 +122,12 @@ pub use self::client::{
 };
 use self::client::{ClientProof, hex_hash};
 pub use self::consent::Consent;
+pub use self::device::DeviceOptions;
 use self::form::Form;
 pub use self::grant::{AuthorizationCode, Grant, PendingRequest};
-pub use self::interaction::{Connected, ConsentPage, Interaction, LoggedIn, NotConnected, Problem};
+pub use self::interaction::{
+    Connected, ConsentPage, DeviceConfirm, DeviceEntry, DeviceStep, Interaction, LoggedIn, NotConnected, Problem,
+};
 use self::issuer::Issuer;
 pub use self::issuer::Issuers;
 pub use self::limits::ServerLimits;
@@ -144,6 +148,9 @@ mod paths {
     pub(super) const REVOKE: &str = "/revoke";
     pub(super) const INTROSPECT: &str = "/introspect";
     pub(super) const REGISTER: &str = "/register";
+    pub(super) const DEVICE_AUTHORIZATION: &str = "/device_authorization";
+    pub(super) const DEVICE: &str = "/device";
+    pub(super) const DEVICE_DECIDE: &str = "/device/decide";
     /// Below it the endpoints of servers that have an issuer of their own.
     pub(super) const ISSUERS: &str = "/issuers";
 }
@@ -237,6 +244,7 @@ pub(crate) struct Inner {
     standing: Arc<dyn Standing>,
     interaction: Arc<dyn Interaction>,
     documents: Option<Arc<DocumentClients>>,
+    devices: Option<DeviceOptions>,
     policy: RegistrationPolicy,
     options: ServerOptions,
     limiter: Option<Arc<dyn RateLimiter>>,
@@ -264,6 +272,7 @@ impl AuthorizationServer {
             standing,
             interaction,
             documents,
+            devices: None,
             policy: RegistrationPolicy::default(),
             options: ServerOptions::default(),
             limiter: None,
@@ -300,6 +309,17 @@ impl AuthorizationServer {
     #[must_use]
     pub fn limit_addresses(self, limiter: Arc<dyn RateLimiter>) -> Self {
         self.edit(|inner| inner.limiter = Some(limiter))
+    }
+
+    /// The same, giving codes to devices (RFC 8628) whose clients an operator has made for it. People enter them at
+    /// `/device`, by [`Interaction::device`]. Guesses are held back by this limiter, and everything else where there is
+    /// no other.
+    #[must_use]
+    pub fn devices(self, options: DeviceOptions, limiter: Arc<dyn RateLimiter>) -> Self {
+        self.edit(|inner| {
+            inner.devices = Some(options);
+            inner.limiter.get_or_insert(limiter);
+        })
     }
 
     /// The same, accepting what this company identity provider has decided: see [`IdentityProvider`].
@@ -380,6 +400,10 @@ impl Inner {
                 Err(problem) => self.page(head, problem, None).await,
                 Ok(form) => self.decide(head, &form).await,
             },
+            paths::DEVICE | paths::DEVICE_DECIDE => match &self.devices {
+                Some(options) => self.device_page(head, options, path, body).await,
+                None => empty(StatusCode::NOT_FOUND),
+            },
             paths::AUTHORIZE | paths::CONTINUE => method_not_allowed("GET"),
             paths::DECIDE => method_not_allowed("POST"),
             _ => self.for_programs(head, &issuer, path, body).await,
@@ -392,10 +416,13 @@ impl Inner {
         if !self.identity_providers.is_empty() {
             metadata::add_identity_grant(&mut metadata);
         }
+        if self.devices.is_some() {
+            device::describe(&mut metadata, issuer);
+        }
         metadata
     }
 
-    /// The form of the consent page.
+    /// The form of a page.
     async fn decision(&self, head: &Parts, body: Body) -> Result<Form, Problem> {
         self.limit_address(head, false).await.map_err(|_| Problem::TooMany)?;
         self.form(head, body).await.map_err(|error| match error.status {
@@ -407,8 +434,10 @@ impl Inner {
     /// The endpoints that programs call, from pages of any origin too.
     async fn for_programs(&self, head: &Parts, issuer: &Issuer, path: &str, body: Body) -> Response<Body> {
         let managed = path.strip_prefix(paths::REGISTER).and_then(|rest| rest.strip_prefix('/'));
-        let known =
-            managed.is_some() || matches!(path, paths::TOKEN | paths::REVOKE | paths::INTROSPECT | paths::REGISTER);
+        let devices = self.devices.as_ref().filter(|_| path == paths::DEVICE_AUTHORIZATION);
+        let known = managed.is_some()
+            || devices.is_some()
+            || matches!(path, paths::TOKEN | paths::REVOKE | paths::INTROSPECT | paths::REGISTER);
         if !known {
             return empty(StatusCode::NOT_FOUND);
         }
@@ -418,6 +447,9 @@ impl Inner {
         let answer = async {
             let registration = path == paths::REGISTER;
             self.limit_address(head, registration).await.map_err(OAuthError::too_many)?;
+            if let (&Method::POST, Some(options)) = (&head.method, devices) {
+                return self.device_authorization(head, issuer, options, &self.form(head, body).await?).await;
+            }
             match (&head.method, path, managed) {
                 (&Method::POST, paths::TOKEN, _) => self.token(head, issuer, &self.form(head, body).await?).await,
                 (&Method::POST, paths::REVOKE, _) => self.revoke(head, issuer, &self.form(head, body).await?).await,

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use mcp_gateway_core::contract::{Clock, Key, ResourceStore, StoreError, StoreErrorKind, When, Write};
-use mcp_gateway_core::record::{FieldSealer, Resources, Revocation, Revoked, Stored, TenantId};
+use mcp_gateway_core::record::{FieldSealer, Resources, Revocation, Revoked, Secret, Stored, TenantId};
 
 use super::client::hex_hash;
+use super::device::{DevicePoll, DeviceRequest, UserCode, UserCodeKey, UserCodeRecord};
 use super::grant::UsedAssertionRecord;
-use super::{AuthorizationCode, Consent, Grant, OAuthClient, PendingRequest};
+use super::{AuthorizationCode, Consent, Grant, OAuthClient, PendingRequest, random};
 use crate::token::TokenLimits;
 
 /// How long the end of something is remembered: as long as a token that depends on it may live.
@@ -23,6 +24,10 @@ pub(crate) struct State {
     pub(crate) codes: Resources<AuthorizationCode>,
     pub(crate) requests: Resources<PendingRequest>,
     pub(crate) consents: Resources<Consent>,
+    pub(crate) devices: Resources<DeviceRequest>,
+    pub(crate) polls: Resources<DevicePoll>,
+    pub(crate) user_codes: Resources<UserCodeRecord>,
+    user_code_keys: Resources<UserCodeKey>,
     revocations: Resources<Revocation>,
     assertions: Resources<UsedAssertionRecord>,
 }
@@ -41,6 +46,10 @@ impl State {
             codes: of(parts),
             requests: of(parts),
             consents: of(parts),
+            devices: of(parts),
+            polls: of(parts),
+            user_codes: of(parts),
+            user_code_keys: of(parts),
             revocations: of(parts),
             assertions: of(parts),
         }
@@ -92,6 +101,20 @@ impl State {
         let key = hex_hash(&format!("{} {client} {id}", client.len()));
         let put = self.assertions.put(&key, &UsedAssertionRecord {}, Some(life), When::Absent)?;
         won(self.commit(vec![put]).await)
+    }
+
+    /// The id of the record of a user code, the same at every replica.
+    pub(crate) async fn user_code_id(&self, code: &UserCode) -> Result<String, StoreError> {
+        const ID: &str = "1";
+        loop {
+            if let Some(kept) = self.user_code_keys.get(ID).await? {
+                return Ok(code.id(&kept.value.secret));
+            }
+            let key = UserCodeKey { secret: Secret::new(random()) };
+            let put = self.user_code_keys.put(ID, &key, None, When::Absent)?;
+            // Of several replicas that make the first, one does.
+            won(self.commit(vec![put]).await)?;
+        }
     }
 
     pub(crate) async fn request(&self, id: &str) -> Result<Option<Stored<PendingRequest>>, StoreError> {

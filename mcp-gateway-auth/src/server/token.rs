@@ -21,7 +21,7 @@ use super::form::Form;
 use super::grant::RefreshToken;
 use super::state::won;
 use super::target::server_id;
-use super::{AuthorizationCode, Grant, GrantType, Inner, Issuer, OAuthClient};
+use super::{AuthorizationCode, Grant, GrantType, Inner, Issuer, OAuthClient, device};
 use crate::token::{NewToken, TokenLimits};
 
 /// Rounds that are tried when a refresh token is used in several places at the same time.
@@ -40,6 +40,7 @@ impl Inner {
             "refresh_token" => GrantType::RefreshToken,
             "client_credentials" => GrantType::ClientCredentials,
             "urn:ietf:params:oauth:grant-type:jwt-bearer" => GrantType::JwtBearer,
+            device::GRANT if self.devices.is_some() => GrantType::DeviceCode,
             _ => return Err(OAuthError::bad("unsupported_grant_type", "This grant_type is not supported.")),
         };
         if !client.may(wanted) {
@@ -49,6 +50,7 @@ impl Inner {
             GrantType::AuthorizationCode => self.redeem(head, issuer, &id, form).await,
             GrantType::RefreshToken => self.refresh(head, issuer, &id, form).await,
             GrantType::ClientCredentials => self.client_credentials(head, issuer, &id, &client, form).await,
+            GrantType::DeviceCode => self.poll_device(head, issuer, (&id, &client), form).await,
             // Whoever can copy an assertion must not be able to use it.
             GrantType::JwtBearer if client.is_public() => {
                 Err(OAuthError::bad("unauthorized_client", "A client without a secret cannot present assertions."))
@@ -268,7 +270,7 @@ impl Inner {
         Ok(answer(StatusCode::OK, &body))
     }
 
-    async fn reused(&self, head: &Parts, id: &str, grant: &Grant, how: &str) -> Result<(), OAuthError> {
+    pub(super) async fn reused(&self, head: &Parts, id: &str, grant: &Grant, how: &str) -> Result<(), OAuthError> {
         tracing::warn!(grant = id, how, "the grant has ended: somebody else has its tokens");
         let ended = self.state.end_grant(id, how, &*self.clock).await;
         // Ended whether it is recorded or not.

@@ -245,11 +245,8 @@ impl GatewayBuilder {
     pub fn build(self, mount: &Mount) -> Built {
         let Self { parts, options, known, revoke, tenants, authorization_servers, own_issuers, nested } = self;
         let metadata = ResourceMetadata::new(mount.clone());
-        let metadata = if own_issuers {
-            metadata.with_own_issuers()
-        } else {
-            metadata.with_authorization_servers(authorization_servers)
-        };
+        let metadata = metadata.with_authorization_servers(authorization_servers);
+        let metadata = if own_issuers { metadata.with_own_issuers() } else { metadata };
         let limits = options.limits;
         let admit = if nested { AdmitLayer::nested(limits) } else { AdmitLayer::new(mount, limits) };
         let (calls, streams) = (admit.calls(), admit.streams());

@@ -42,17 +42,13 @@ const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
 #[derive(Debug, Clone)]
 pub struct ResourceMetadata(Arc<Inner>);
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Inner {
     mount: Mount,
-    authorization_servers: AuthorizationServers,
-}
-
-#[derive(Debug, Clone)]
-enum AuthorizationServers {
-    These(Vec<String>),
-    /// Each server is its own issuer.
-    EachItsOwn,
+    /// Whether each server is its own issuer.
+    own_issuers: bool,
+    /// Further issuers.
+    authorization_servers: Vec<String>,
 }
 
 impl ResourceMetadata {
@@ -62,21 +58,19 @@ impl ResourceMetadata {
     /// without it, clients say that they need a token.
     #[must_use]
     pub fn new(mount: Mount) -> Self {
-        Self(Arc::new(Inner { mount, authorization_servers: AuthorizationServers::These(Vec::new()) }))
+        Self(Arc::new(Inner { mount, own_issuers: false, authorization_servers: Vec::new() }))
     }
 
     /// Documents that name these issuers.
     #[must_use]
     pub fn with_authorization_servers(self, issuers: Vec<String>) -> Self {
-        let authorization_servers = AuthorizationServers::These(issuers);
-        Self(Arc::new(Inner { mount: self.0.mount.clone(), authorization_servers }))
+        Self(Arc::new(Inner { authorization_servers: issuers, ..Inner::clone(&self.0) }))
     }
 
-    /// Documents that name the server's own URL as its issuer.
+    /// Documents that name the server's own URL as its issuer, in front of others.
     #[must_use]
     pub fn with_own_issuers(self) -> Self {
-        let authorization_servers = AuthorizationServers::EachItsOwn;
-        Self(Arc::new(Inner { mount: self.0.mount.clone(), authorization_servers }))
+        Self(Arc::new(Inner { own_issuers: true, ..Inner::clone(&self.0) }))
     }
 
     /// The path of the documents, with `{id}` for the server's: a route of axum's.
@@ -109,10 +103,11 @@ impl ResourceMetadata {
             "bearer_methods_supported": ["header"],
             "scopes_supported": [Scope::Mcp],
         });
-        match &self.0.authorization_servers {
-            AuthorizationServers::These(none) if none.is_empty() => {}
-            AuthorizationServers::These(issuers) => document["authorization_servers"] = json!(issuers),
-            AuthorizationServers::EachItsOwn => document["authorization_servers"] = json!([own.resource(id).url]),
+        let of_server = self.0.own_issuers.then(|| own.resource(id).url);
+        let issuers = of_server.iter().map(|url| &**url).chain(self.0.authorization_servers.iter().map(String::as_str));
+        let issuers: Vec<&str> = issuers.collect();
+        if !issuers.is_empty() {
+            document["authorization_servers"] = json!(issuers);
         }
         let mut response = Response::new(Body::from(Bytes::from(document.to_string())));
         // Public, and read by clients in browsers.
@@ -222,6 +217,8 @@ mod tests {
         let own = metadata.clone().with_own_issuers();
         let url = json!(["https://gateway.example/tools/github"]);
         assert_eq!(ask(&own, "GET", path).await.2["authorization_servers"], url);
+        let both = own.clone().with_authorization_servers(vec![issuer.clone()]);
+        assert_eq!(ask(&both, "GET", path).await.2["authorization_servers"], json!([url[0], issuer]));
         assert_eq!(ask(&own, "GET", &format!("{path}/")).await.2["resource"], url[0]);
         for other in [
             "/",

@@ -45,7 +45,8 @@ pub(super) struct NewClientDocument {
     #[schema(value_type = Option<Object>)]
     jwks: Option<serde_json::Value>,
     /// What it may do: `authorization_code`, `refresh_token`, `client_credentials`,
-    /// `urn:ietf:params:oauth:grant-type:jwt-bearer`. By default the first two with redirect URIs, else the third.
+    /// `urn:ietf:params:oauth:grant-type:jwt-bearer`, `urn:ietf:params:oauth:grant-type:device_code`. By default the
+    /// first two with redirect URIs, else the third.
     #[serde(default)]
     #[schema(value_type = Option<Vec<String>>)]
     grant_types: BTreeSet<GrantType>,

@@ -120,6 +120,9 @@ impl Config {
             ("oauth.registrations_per_minute", self.oauth.registrations_per_minute.into()),
             ("oauth.registrations_total_per_minute", self.oauth.registrations_total_per_minute.into()),
             ("oauth.documents_per_minute", self.oauth.documents_per_minute.into()),
+            ("oauth.device.requests_total_per_minute", self.oauth.device.requests_total_per_minute.into()),
+            ("oauth.device.tries_per_account", self.oauth.device.tries_per_account.into()),
+            ("oauth.device.tries_per_address", self.oauth.device.tries_per_address.into()),
             ("audit.stall_timeout_ms", self.audit.stall_timeout_ms),
         ] {
             if number == 0 {
@@ -128,6 +131,7 @@ impl Config {
         }
         self.check_traces()?;
         self.check_oauth()?;
+        self.check_issuers()?;
         // hyper keeps an index of header fields in 16 bits.
         if self.limits.header_count > 1_000 {
             return Err(ConfigError::value("limits.header_count", "must be at most 1000"));
@@ -164,6 +168,12 @@ impl Config {
         }
         if oauth.refresh_grace_seconds > 600 {
             return Err(ConfigError::value("oauth.refresh_grace_seconds", "must be at most 600"));
+        }
+        if !(60..=1_800).contains(&oauth.device.code_seconds) {
+            return Err(ConfigError::value("oauth.device.code_seconds", "must be 60 to 1800"));
+        }
+        if !(1..=60).contains(&oauth.device.interval_seconds) {
+            return Err(ConfigError::value("oauth.device.interval_seconds", "must be 1 to 60"));
         }
         let is_hash = |text: &String| text.len() == 64 && text.bytes().all(|byte| b"0123456789abcdef".contains(&byte));
         if let Some(n) = oauth.registration_tokens_sha256.iter().position(|text| !is_hash(text)) {

@@ -11,6 +11,7 @@ use mcp_gateway_core::record::Secret;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::issuers::{IdentityProviderSettings, IssuerSettings};
 use super::providers::ProviderSettings;
 use super::settings::{AuditDurability, LogFormat};
 
@@ -89,7 +90,7 @@ leaf! {
     Part: f64;
     Flag: bool;
     List: Vec<String>, Vec<PathBuf>, Vec<IpNet>;
-    Tree: Vec<ProviderSettings>;
+    Tree: Vec<ProviderSettings>, Vec<IssuerSettings>, Vec<IdentityProviderSettings>;
 }
 
 impl<T: Leaf> Leaf for Option<T> {

@@ -12,6 +12,7 @@ use mcp_gateway_core::layer::peek::UnknownMethods;
 use mcp_gateway_core::record::Secret;
 use serde::{Deserialize, Serialize};
 
+use super::issuers::{IdentityProviderSettings, IssuerSettings};
 use super::providers::ProviderSettings;
 use super::section::section;
 
@@ -364,6 +365,9 @@ section! {
         max_staleness_seconds: u64 = 900,
         /// Days that an API key is good for at most; one that is made without an end ends then. 0: no limit.
         key_max_days: u64 = 0,
+        /// Issuers whose access tokens are accepted beside this gateway's own; see the page on MCP clients. In the
+        /// environment as YAML or JSON.
+        issuers: Vec<IssuerSettings> = Vec::new(),
     }
 }
 
@@ -432,6 +436,30 @@ section! {
         registrations_total_per_minute: u32 = 100,
         /// Clients' documents that are fetched in a minute for one person; ten times as many from one host.
         documents_per_minute: u32 = 20,
+        /// Programs without a browser.
+        device: DeviceSettings = DeviceSettings::default(),
+        /// Identity providers whose decisions for their people are done without asking them (ID-JAG); see the page on MCP
+        /// clients. In the environment as YAML or JSON.
+        identity_providers: Vec<IdentityProviderSettings> = Vec::new(),
+    }
+}
+
+section! {
+    /// `oauth.device`.
+    pub struct DeviceSettings {
+        /// Whether programs without a browser may ask for a code that a person enters in one (RFC 8628): those whose
+        /// clients an administrator has made for it.
+        enabled: bool = true,
+        /// How long such a code is good; 60 to 1800.
+        code_seconds: u64 = 600,
+        /// How long a program waits between two questions whether somebody has entered it; 1 to 60.
+        interval_seconds: u64 = 5,
+        /// Codes that all addresses together may ask for in a minute.
+        requests_total_per_minute: u32 = 100,
+        /// Codes that one person may enter in the time that one is good, right and wrong ones.
+        tries_per_account: u32 = 5,
+        /// Codes that may be entered from one address in that time.
+        tries_per_address: u32 = 20,
     }
 }
 

@@ -104,6 +104,13 @@ fn a_wrong_value_names_its_path() {
         ("oauth: {access_token_seconds: 86401}", "oauth.access_token_seconds"),
         ("oauth: {refresh_grace_seconds: 601}", "oauth.refresh_grace_seconds"),
         ("oauth: {documents_per_minute: 0}", "oauth.documents_per_minute"),
+        ("oauth: {device: {code_seconds: 59}}", "oauth.device.code_seconds"),
+        ("oauth: {device: {code_seconds: 1801}}", "oauth.device.code_seconds"),
+        ("oauth: {device: {interval_seconds: 0}}", "oauth.device.interval_seconds"),
+        ("oauth: {device: {interval_seconds: 61}}", "oauth.device.interval_seconds"),
+        ("oauth: {device: {requests_total_per_minute: 0}}", "oauth.device.requests_total_per_minute"),
+        ("oauth: {device: {tries_per_account: 0}}", "oauth.device.tries_per_account"),
+        ("oauth: {device: {tries_per_address: 0}}", "oauth.device.tries_per_address"),
     ] {
         let error = read(yaml, &[]).unwrap_err();
         assert!(error.contains(place), "{yaml}: {error}");
@@ -111,6 +118,8 @@ fn a_wrong_value_names_its_path() {
     for yaml in [
         "oauth: {access_token_seconds: 300, refresh_grace_seconds: 600}",
         "oauth: {access_token_seconds: 86400, refresh_grace_seconds: 0, issuer: per_server}",
+        "oauth: {device: {code_seconds: 60, interval_seconds: 60}}",
+        "oauth: {device: {code_seconds: 1800, interval_seconds: 1}}",
     ] {
         assert!(read(yaml, &[]).is_ok(), "{yaml}");
     }
@@ -171,6 +180,68 @@ fn providers_are_read_from_file_and_variable_alike() {
     assert_eq!((all[0].anybody, all[0].fresh_without_auth_time, all[0].max_age), (true, true, 3600));
     let wrong = read("", &[("MCP_GATEWAY__LOGIN__PROVIDERS", "a: [")]).unwrap_err();
     assert!(wrong.starts_with("MCP_GATEWAY__LOGIN__PROVIDERS"), "{wrong}");
+}
+
+#[test]
+fn issuers_that_cannot_be_trusted_name_their_field() {
+    let config = |key: &str, member: &str, people: &str| {
+        let provider = "{name: a, client_id: x, issuer: 'https://a.example'}";
+        let settings = format!("{{{member}{people}}}");
+        let (section, key) = key.split_once('.').unwrap();
+        read(
+            &format!(
+                "public_url: 'https://gw.example'\nruntime: {{process: {{enabled: false}}}}\n\
+                 login: {{providers: [{provider}]}}\n{section}: {{{key}: [{settings}]}}"
+            ),
+            &[],
+        )
+    };
+    let a = "issuer: 'https://a.example', ";
+    let keys = "jwks_uri: 'https://a.example/keys'";
+    let asks = "introspection: {endpoint: 'https://a.example/ask', client_id: gateway";
+    for good in [
+        format!("{a}{keys}"),
+        format!("{a}{keys}, audiences: {{tools: ['*']}}, typ: JWT"),
+        format!("{a}{asks}, remember_seconds: 3600}}"),
+        "issuer: 'http://127.0.0.1:9/x', jwks_uri: 'http://localhost:9/keys', people: false".to_owned(),
+    ] {
+        let config = config("auth.issuers", &good, "").unwrap_or_else(|error| panic!("{good}: {error}"));
+        assert_eq!(config.auth.issuers.len(), 1);
+    }
+    for (wrong, place) in [
+        (a.to_owned(), "jwks_uri"),
+        (format!("{a}jwks_uri: 'http://a.example/keys'"), "jwks_uri"),
+        (format!("{a}jwks_uri: 'https://user@a.example/keys'"), "jwks_uri"),
+        (format!("issuer: a.example, {keys}"), "issuer"),
+        (format!("issuer: 'https://gw.example', {keys}"), "issuer: is this gateway itself"),
+        (format!("issuer: 'https://gw.example/mcp-connect/a', {keys}"), "issuer: is this gateway itself"),
+        (format!("issuer: 'https://b.example', {keys}"), "people"),
+        (format!("{a}{keys}, typ: ''"), "typ"),
+        (format!("{a}{keys}, audiences: {{tools: []}}"), "audiences.tools"),
+        (format!("{a}{keys}, audiences: {{'https://gw.example/mcp-connect/a': [b]}}"), "audiences.https://gw"),
+        (format!("{a}{asks}, remember_seconds: 3601}}"), "introspection.remember_seconds"),
+        (format!("{a}introspection: {{endpoint: x, client_id: gateway}}"), "introspection.endpoint"),
+        (format!("{a}introspection: {{endpoint: 'https://a.example/ask', client_id: ''}}"), "introspection.client_id"),
+        (format!("{a}{keys}, unknown: 1"), ""),
+    ] {
+        let error = config("auth.issuers", &wrong, "").unwrap_err();
+        assert!(error.contains(format!("auth.issuers[0].{place}").trim_end_matches('.')), "{wrong}: {error}");
+    }
+    for (wrong, place) in [
+        (format!("{a}{keys}, clients: []"), "clients"),
+        (format!("{a}jwks_uri: x, clients: [c]"), "jwks_uri"),
+        (format!("issuer: 'https://b.example', {keys}, clients: [c]"), "people"),
+    ] {
+        let error = config("oauth.identity_providers", &wrong, "").unwrap_err();
+        assert!(error.contains(&format!("oauth.identity_providers[0].{place}")), "{wrong}: {error}");
+    }
+    assert!(config("oauth.identity_providers", &format!("{a}{keys}, clients: [c]"), "").is_ok());
+    let twice = |more: &str| config("auth.issuers", &format!("{a}{asks}}}"), more).unwrap_err();
+    assert!(twice(&format!("}}, {{{a}{keys}")).contains("auth.issuers[1].issuer"));
+    let more = format!("}}, {{issuer: 'https://b.example', people: false, {asks}}}");
+    assert!(twice(&more).contains("auth.issuers[1].introspection"));
+    let alone = format!("auth: {{issuers: [{{issuer: 'https://b.example', {keys}, people: false}}]}}");
+    assert!(read(&alone, &[]).unwrap_err().contains("runtime.process.enabled"));
 }
 
 #[test]

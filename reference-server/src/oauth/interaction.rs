@@ -9,7 +9,8 @@ use http::{HeaderValue, Response, StatusCode};
 use mcp_gateway_auth::login::read_cookie;
 use mcp_gateway_auth::page::{self, ClientOrigin, ErrorPage};
 use mcp_gateway_auth::server::{
-    Connected, ConsentPage, Interaction, KnownBy, LoggedIn, NotConnected, Problem, RedirectKind,
+    Connected, ConsentPage, DeviceConfirm, DeviceStep, Interaction, KnownBy, LoggedIn, NotConnected, Problem,
+    RedirectKind,
 };
 use mcp_gateway_core::context::McpContext;
 use mcp_gateway_core::contract::{Action, Target};
@@ -109,6 +110,23 @@ impl Interaction for Browser {
         page.render().into_response::<String>(StatusCode::OK).map(body)
     }
 
+    async fn device(&self, head: &Parts, step: &DeviceStep) -> Response<Body> {
+        let page = match step {
+            DeviceStep::Enter(entry) => {
+                let problem = entry.wrong.then_some("No device waits under this code, or not any more.");
+                let (action, csrf, user_code) = (&*entry.action, &*entry.csrf, &*entry.user_code);
+                page::DevicePage { action, csrf, user_code, problem }.render()
+            }
+            DeviceStep::Confirm(asked) => return self.confirm(head, asked).await,
+            DeviceStep::Allowed { server } => page::ConnectedPage { server, to: None }.render(),
+            _ => {
+                let text = "The device got nothing. You can close this window.";
+                ErrorPage { title: "Denied", text, request_id: None }.render()
+            }
+        };
+        page.into_response::<String>(StatusCode::OK).map(body)
+    }
+
     async fn problem(&self, head: &Parts, problem: &Problem) -> Response<Body> {
         let request_id = McpContext::of(&head.extensions).map(|cx| cx.request_id().to_string());
         let page = ErrorPage { title: "Not connected", text: problem.text(), request_id: request_id.as_deref() };
@@ -117,6 +135,35 @@ impl Interaction for Browser {
 }
 
 impl Browser {
+    /// May this device act for you?
+    async fn confirm(&self, head: &Parts, asked: &DeviceConfirm) -> Response<Body> {
+        let user = match self.name(&asked.subject).await {
+            Ok(user) => user,
+            Err(error) => {
+                tracing::warn!(%error, "a person cannot be read");
+                return self.problem(head, &Problem::Unavailable).await;
+            }
+        };
+        let choices = if asked.server.is_none() { self.choices(&asked.subject) } else { Vec::new() };
+        let choices: Vec<_> = choices.iter().map(|(id, name)| page::Choice { id, name }).collect();
+        let scopes: Vec<&str> = asked.scopes.iter().map(|scope| meaning(scope)).collect();
+        page::DeviceConsentPage {
+            action: &asked.action,
+            csrf: &asked.csrf,
+            request: &asked.request,
+            user: &user,
+            user_code: &asked.user_code,
+            client_name: asked.client_name.as_deref().unwrap_or(&asked.client_id),
+            from: asked.from.as_deref(),
+            server: asked.server.as_ref().map(|(_, name)| &**name),
+            choices: &choices,
+            scopes: &scopes,
+        }
+        .render()
+        .into_response::<String>(StatusCode::OK)
+        .map(body)
+    }
+
     /// What a person is called.
     async fn name(&self, subject: &Subject) -> Result<String, BoxError> {
         let user = self.logins.users.get(&subject.id).await?;

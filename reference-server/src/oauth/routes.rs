@@ -32,6 +32,9 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
         "/introspect",
         "/register",
         "/register/{client}",
+        "/device_authorization",
+        "/device",
+        "/device/decide",
         "/issuers/{*endpoint}",
     ] {
         routes = routes.route_service(path, oauth.server.clone());
@@ -41,12 +44,13 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
     routes.layer(from_fn_with_state(Arc::clone(app), count)).layer(context)
 }
 
-/// Counts refusals for the trail, and what clients do with their own registrations: of whom nobody knows, there is one
-/// row for each address, status and minute.
+/// Counts refusals for the trail, what clients do with their own registrations, and codes for devices: of whom nobody
+/// knows, there is one row for each address, status and minute.
 async fn count(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let cx = McpContext::of(request.extensions()).cloned();
     let acts = matches!(*request.method(), Method::POST | Method::PUT | Method::DELETE);
-    let registers = acts && request.uri().path().split('/').any(|part| part == "register");
+    let registers =
+        acts && request.uri().path().split('/').any(|part| matches!(part, "register" | "device_authorization"));
     let response = next.run(request).await;
     let status = response.status().as_u16();
     if let Some(cx) = cx.filter(|_| status >= 400 || registers) {

@@ -100,7 +100,12 @@ pub(super) fn scim_tokens(config: &Config, secrets: &HashMap<String, Secret>) ->
     Ok(tokens)
 }
 
-fn secret(file: Option<&Path>, place: &str, variable: Option<&Secret>) -> Result<Option<Secret>, StartError> {
+/// A secret from its file, else from its variable.
+pub(super) fn secret(
+    file: Option<&Path>,
+    place: &str,
+    variable: Option<&Secret>,
+) -> Result<Option<Secret>, StartError> {
     match file {
         Some(path) => secret_of(path).map(Some).with_context(|| format!("{place}: {}", path.display())),
         None => Ok(variable.cloned()),

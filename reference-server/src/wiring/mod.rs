@@ -9,6 +9,7 @@ mod catalog;
 #[cfg(all(feature = "sqlite", feature = "postgres"))]
 mod copy;
 mod data_plane;
+mod issuers;
 mod limits;
 mod logins;
 mod oauth;

@@ -1,20 +1,21 @@
 //! The authorization server, and what accepts its tokens.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use mcp_gateway_auth::server::{
-    AuthorizationServer, DocumentClients, Issuers, RegistrationPolicy, ServerOptions, ServerParts,
+    AuthorizationServer, DeviceOptions, DocumentClients, Issuers, RegistrationPolicy, ServerOptions, ServerParts,
 };
 use mcp_gateway_auth::token::{SigningKeyOptions, SigningKeys, TokenAuthenticator};
 use mcp_gateway_core::contract::{AuditSink, Authorizer, Clock, RateLimiter};
 use mcp_gateway_core::egress::Fetcher;
 use mcp_gateway_core::policy::{SnapshotRules, Visible};
-use mcp_gateway_core::record::{Mount, TenantId};
+use mcp_gateway_core::record::{Mount, Secret, TenantId};
 use mcp_gateway_core::snapshot::Snapshots;
 
 use super::StartError;
+use super::issuers;
 use super::serve::Typed;
 use crate::app::Logins;
 use crate::config::Config;
@@ -82,28 +83,45 @@ pub(super) async fn build(config: &Config, with: Ingredients<'_>) -> Result<Opti
         }
         false => None,
     };
-    let server = AuthorizationServer::new(parts)
+    let mut server = AuthorizationServer::new(parts)
         .options(options)
         .policy(policy)
         .documents(documents)
-        .limit_addresses(limiter)
+        .limit_addresses(Arc::clone(&limiter))
         .audit(sink);
+    if settings.device.enabled {
+        let mut options = DeviceOptions::default();
+        options.life = Duration::from_secs(settings.device.code_seconds);
+        options.interval = Duration::from_secs(settings.device.interval_seconds);
+        options.requests_total_per_minute = settings.device.requests_total_per_minute;
+        options.tries_per_account = settings.device.tries_per_account;
+        options.tries_per_address = settings.device.tries_per_address;
+        server = server.devices(options, limiter);
+    }
+    for provider in issuers::identity_providers(config, &logins.users, clock)? {
+        server = server.identity_provider(provider);
+    }
     Ok(Some(OAuth { server, keys }))
 }
 
-/// What accepts its tokens.
+/// What accepts its tokens, and those of other issuers; none where there are neither.
 pub(super) fn authenticator(
     config: &Config,
     mount: &Mount,
-    oauth: &OAuth,
-    snapshots: &Snapshots,
+    oauth: Option<&OAuth>,
+    (snapshots, logins): (&Snapshots, &Logins),
+    secrets: &HashMap<String, Secret>,
     clock: &Arc<dyn Clock>,
-) -> TokenAuthenticator {
-    let accepting = TokenAuthenticator::builder(Arc::new(snapshots.clone()), Arc::clone(clock));
-    let accepting = accepting.own(mount.origin(), oauth.keys.clone());
-    match config.oauth.issuer {
-        Issuers::Shared => accepting,
-        Issuers::PerServer => accepting.own_of_servers(oauth.keys.clone()),
+) -> Result<Option<TokenAuthenticator>, StartError> {
+    if oauth.is_none() && config.auth.issuers.is_empty() {
+        return Ok(None);
     }
-    .build()
+    let mut accepting = TokenAuthenticator::builder(Arc::new(snapshots.clone()), Arc::clone(clock));
+    if let Some(oauth) = oauth {
+        accepting = accepting.own(mount.origin(), oauth.keys.clone());
+        if config.oauth.issuer == Issuers::PerServer {
+            accepting = accepting.own_of_servers(oauth.keys.clone());
+        }
+    }
+    Ok(Some(issuers::trust(config, accepting, &logins.users, secrets, clock)?.build()))
 }

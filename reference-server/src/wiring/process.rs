@@ -116,6 +116,8 @@ fn hidden(config: &Config, options: &StartOptions) -> Result<Vec<PathBuf>, Start
     let mut hidden = vec![config.data_dir.clone()];
     hidden.extend(options.config_file.clone());
     hidden.extend(config.tls.key.clone());
+    let asked = config.auth.issuers.iter().filter_map(|issuer| issuer.introspection.as_ref());
+    hidden.extend(asked.filter_map(|introspection| introspection.client_secret_file.clone()));
     hidden.extend(config.catalog_paths());
     if let Database::Sqlite(path) = config.database()? {
         hidden.extend(DATABASE_FILES.map(|suffix| with_suffix(&path, suffix)));

@@ -22,10 +22,14 @@ use crate::scim;
 pub(super) fn public(app: &Arc<App>) -> Router {
     let metadata = ResourceMetadata::new(app.mount.clone());
     let metadata = match (&app.oauth, app.config.oauth.issuer) {
-        (None, _) => metadata,
-        (Some(_), Issuers::Shared) => metadata.with_authorization_servers(vec![app.mount.origin().to_owned()]),
         (Some(_), Issuers::PerServer) => metadata.with_own_issuers(),
+        (None, _) | (Some(_), Issuers::Shared) => metadata,
     };
+    // The gateway first: most clients look at no other.
+    let shared = app.oauth.is_some() && app.config.oauth.issuer == Issuers::Shared;
+    let own = shared.then(|| app.mount.origin().to_owned());
+    let others = app.config.auth.issuers.iter().map(|settings| settings.issuer.clone());
+    let metadata = metadata.with_authorization_servers(own.into_iter().chain(others).collect());
     // Clients that put a slash behind a server's URL ask for a document with one.
     let slashed = format!("{}/", metadata.route());
     let mut router = Router::new().route_service(&slashed, metadata.clone()).route_service(&metadata.route(), metadata);

@@ -169,7 +169,8 @@ impl Server {
             },
         )
         .await?;
-        let tokens = oauth.as_ref().map(|oauth| oauth::authenticator(&config, &mount, oauth, &snapshots, &clock));
+        let who = (&snapshots, &logins);
+        let tokens = oauth::authenticator(&config, &mount, oauth.as_ref(), who, &options.secrets, &clock)?;
         let built = data_plane::build(
             &config,
             Ingredients {

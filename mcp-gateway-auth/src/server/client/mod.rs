@@ -159,4 +159,7 @@ pub enum GrantType {
     /// What a company's identity provider has decided.
     #[serde(rename = "urn:ietf:params:oauth:grant-type:jwt-bearer")]
     JwtBearer,
+    /// The code of a device, which a person has entered elsewhere.
+    #[serde(rename = "urn:ietf:params:oauth:grant-type:device_code")]
+    DeviceCode,
 }

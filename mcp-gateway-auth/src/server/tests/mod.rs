@@ -3,6 +3,7 @@
 mod attacks;
 mod clients;
 mod consents;
+mod devices;
 mod documents;
 mod journey;
 mod refresh;
@@ -35,6 +36,7 @@ pub(super) const REDIRECT: &str = "http://127.0.0.1:33418/callback";
 pub(super) struct People {
     pub(super) page: Mutex<Option<ConsentPage>>,
     pub(super) problem: Mutex<Option<Problem>>,
+    pub(super) step: Mutex<Option<DeviceStep>>,
 }
 
 #[async_trait]
@@ -55,6 +57,11 @@ impl Interaction for People {
     async fn consent(&self, _: &Parts, page: &ConsentPage) -> Response<Body> {
         *self.page.lock().unwrap() = Some(page.clone());
         Response::new(Body::from(Bytes::from("consent")))
+    }
+
+    async fn device(&self, _: &Parts, step: &DeviceStep) -> Response<Body> {
+        *self.step.lock().unwrap() = Some(step.clone());
+        Response::new(Body::from(Bytes::from("device")))
     }
 
     async fn problem(&self, _: &Parts, problem: &Problem) -> Response<Body> {

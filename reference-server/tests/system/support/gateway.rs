@@ -67,6 +67,12 @@ impl Gateway {
         self.ready().await;
     }
 
+    /// The same with one more setting.
+    pub(crate) async fn restart_with(&mut self, name: &str, value: &str) {
+        self.settings.push((name.to_owned(), value.to_owned()));
+        self.kill_and_restart().await;
+    }
+
     /// Takes the entry of this number out of the catalog.
     pub(crate) fn remove_entry(&self, number: usize) {
         std::fs::remove_file(self.folder.path().join("catalog").join(format!("{number}.yaml"))).unwrap();

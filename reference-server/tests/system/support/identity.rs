@@ -3,12 +3,16 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{StatusCode, Uri};
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
+use super::client::{REDIRECT, VERIFIER};
 use super::gateway::Gateway;
 use super::http::{Answer, Call};
 use super::process::Process;
@@ -20,6 +24,8 @@ pub(crate) struct IdentityProvider {
     _stdin: ChildStdin,
     pub(crate) issuer: String,
     pub(crate) address: SocketAddr,
+    /// Where its clients' secret is: a gateway that starts again reads it again.
+    folder: tempfile::TempDir,
 }
 
 impl IdentityProvider {
@@ -35,14 +41,19 @@ impl IdentityProvider {
         let issuer = line.trim().to_owned();
         let address = issuer.strip_prefix("http://").and_then(|address| address.parse().ok());
         let address = address.unwrap_or_else(|| panic!("the identity provider said {line:?}"));
-        Self { _process: process, _stdin: stdin, issuer, address }
+        let folder = tempfile::TempDir::new().unwrap();
+        std::fs::write(folder.path().join("secret"), "not a secret\n").unwrap();
+        Self { _process: process, _stdin: stdin, issuer, address, folder }
     }
 
     /// A gateway that people sign in to with it, as `company`; `more` are further members of the provider's settings.
     pub(crate) async fn gateway(&self, more: Value) -> Gateway {
-        let folder = tempfile::TempDir::new().unwrap();
-        let secret = folder.path().join("secret");
-        std::fs::write(&secret, "not a secret\n").unwrap();
+        self.gateway_with(more, &[], &[]).await
+    }
+
+    /// The same with these entries and further settings.
+    pub(crate) async fn gateway_with(&self, more: Value, entries: &[String], further: &[(&str, &str)]) -> Gateway {
+        let secret = self.secret();
         let mut provider = json!({
             "name": "company", "title": "Company", "issuer": self.issuer, "client_id": "gateway",
             "client_secret_file": secret, "scopes": ["openid", "profile", "email", "groups"],
@@ -57,7 +68,7 @@ impl IdentityProvider {
             ("RUNTIME__PROCESS__ENABLED", "false"),
             ("ROLES__OWNERS", "owner@a.example"),
         ];
-        let gateway = Gateway::start_with(&[], &settings).await;
+        let gateway = Gateway::start_with(entries, &[&settings, further].concat()).await;
         self.tell(json!({ "client": format!("http://{}", gateway.address) })).await;
         gateway
     }
@@ -72,8 +83,60 @@ impl IdentityProvider {
         self.tell(json!({ "rotate": true })).await;
     }
 
-    async fn tell(&self, what: Value) {
-        Call::post("/_test", what.to_string()).send(self.address).await.expect(200);
+    /// The file with the secret of its client `gateway`.
+    pub(crate) fn secret(&self) -> PathBuf {
+        self.folder.path().join("secret")
+    }
+
+    /// Access tokens for resources are of this format (`jwt`, `opaque`) and audience from now on.
+    pub(crate) async fn tokens(&self, format: &str, audience: Option<&str>) {
+        self.tell(json!({ "tokens": { "format": format, "audience": audience } })).await;
+    }
+
+    /// A JWT with its key.
+    pub(crate) async fn sign(&self, header: Value, claims: Value) -> String {
+        let answer = self.tell(json!({ "sign": { "header": header, "claims": claims } })).await;
+        answer.json()["jwt"].as_str().unwrap().to_owned()
+    }
+
+    /// An access token for this resource, which its client `cli` has got in the name of whoever is at the browser.
+    pub(crate) async fn access_token(&self, browser: &mut Browser, resource: &str) -> String {
+        let challenge = URL_SAFE_NO_PAD.encode(Sha256::digest(VERIFIER));
+        let query = form_urlencoded::Serializer::new(String::new())
+            .extend_pairs([
+                ("response_type", "code"),
+                ("client_id", "cli"),
+                ("redirect_uri", REDIRECT),
+                ("scope", "openid mcp"),
+                ("code_challenge", &challenge),
+                ("code_challenge_method", "S256"),
+                ("resource", resource),
+            ])
+            .finish();
+        let (back, _) = browser.follow(&format!("{}/auth?{query}", self.issuer), Some(REDIRECT)).await;
+        let (_, query) = back.split_once('?').unwrap();
+        let code = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "code");
+        let (_, code) = code.unwrap_or_else(|| panic!("no code in {back}"));
+        let fields = [
+            ("grant_type", "authorization_code"),
+            ("client_id", "cli"),
+            ("redirect_uri", REDIRECT),
+            ("code", &code),
+            ("code_verifier", VERIFIER),
+            ("resource", resource),
+        ];
+        let answer = browser.post(&format!("{}/token", self.issuer), &fields).await.expect(200);
+        answer.json()["access_token"].as_str().unwrap().to_owned()
+    }
+
+    /// Its client `cli` gives a token back.
+    pub(crate) async fn revoke(&self, token: &str) {
+        let fields = [("client_id", "cli"), ("token", token)];
+        Browser::default().post(&format!("{}/token/revocation", self.issuer), &fields).await.expect(200);
+    }
+
+    async fn tell(&self, what: Value) -> Answer {
+        Call::post("/_test", what.to_string()).send(self.address).await.expect(200)
     }
 }
 
