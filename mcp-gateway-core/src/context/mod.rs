@@ -19,6 +19,7 @@ pub use self::peer::PeerAddr;
 pub(crate) use self::trace::text_of as hex_of;
 pub use self::trace::{Sampling, TraceContext};
 use crate::contract::Endpoint;
+use crate::policy::Reach;
 use crate::record::{Principal, Route, TenantId};
 use crate::refusal::Refusal;
 use crate::wire::version::ProtocolVersion;
@@ -59,6 +60,8 @@ struct Facts {
     forwarded_target: OnceLock<Arc<str>>,
     negotiated: OnceLock<ProtocolVersion>,
     rule: OnceLock<Arc<str>>,
+    reach: OnceLock<Reach>,
+    cut: OnceLock<Arc<str>>,
     refusal: OnceLock<RefusalFacts>,
     timings: Timings,
     taken: AtomicBool,
@@ -150,6 +153,8 @@ impl McpContext {
             forwarded_target: OnceLock::new(),
             negotiated: OnceLock::new(),
             rule: OnceLock::new(),
+            reach: OnceLock::new(),
+            cut: OnceLock::new(),
             refusal: OnceLock::new(),
             timings: Timings::default(),
             taken: AtomicBool::new(false),
@@ -193,6 +198,10 @@ impl McpContext {
         negotiated / set_negotiated: ProtocolVersion;
         /// Which rule decided; set by the authorize layer.
         rule / set_rule: Arc<str>;
+        /// How far the access rules of the server went when it was resolved; set by the authorizer that goes by them.
+        reach / set_reach: Reach;
+        /// Which rule forbade what was open already; set by the revoke layer.
+        cut / set_cut: Arc<str>;
     }
 
     /// Whether the request is for this tenant. Where nobody tells tenants apart, all requests are for `default`.

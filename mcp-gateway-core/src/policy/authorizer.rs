@@ -15,10 +15,10 @@ use crate::wire::method::Method;
 
 /// Decides by access rules, and by what the caller's credential is good for: both must let.
 ///
-/// What no rule lets is hidden, as is what a rule forbids. Answers from memory, always at once, and allocates nothing.
-/// On a server of which a rule names parts, also denied are methods that no revision has, since no rule can name them,
-/// `tasks/list`, which lists what others have begun, and resources whose URI servers may read in another way than it is
-/// written.
+/// What no rule lets is hidden, as is what a rule forbids. Answers from memory, always at once, and allocates nothing
+/// but to read URIs. On a server of which a rule names parts, also denied are methods that no revision has, since no rule
+/// can name them, and those of tasks: whoever knows its id could read what another's tool has found. Where a rule names
+/// resources, so are those whose URI servers may read in another way than it is written.
 pub struct Ruled {
     rules: ArcSwap<AccessRules>,
     groups: Groups,
@@ -132,7 +132,18 @@ impl SnapshotRules {
 
 impl Authorizer for SnapshotRules {
     fn decide(&self, ask: &Ask<'_>) -> MaybeReady<Decision> {
-        self.decision(Asked::of(ask)).into()
+        let snapshot = self.0.load();
+        if ask.action == Action::Connect {
+            // Before anybody looks at the rules for what of the answer is to be read.
+            let _ = ask.cx.set_reach(snapshot.rules.reach(ask.target.server));
+        }
+        decide_for(&snapshot, &snapshot.rules, Asked::of(ask)).into()
+    }
+
+    fn decide_many(&self, asks: &[Ask<'_>]) -> MaybeReady<Vec<Decision>> {
+        let snapshot = self.0.load();
+        let decide = |ask| decide_for(&snapshot, &snapshot.rules, Asked::of(ask));
+        asks.iter().map(decide).collect::<Vec<_>>().into()
     }
 }
 
@@ -166,6 +177,21 @@ impl<'a> Asked<'a> {
             _ => Thing::Server,
         }
     }
+
+    /// Whether its name is a resource's that servers may take for another's. Templates are no URIs yet.
+    fn is_ambiguous(&self, thing: Thing<'_>) -> bool {
+        let Thing::Resource(name) = thing else { return false };
+        let templates = matches!(self.action, Action::Method("resources/templates/list" | "completion/complete"));
+        if templates && name.contains('{') { uri::is_misspelled(name) } else { uri::is_ambiguous(name) }
+    }
+}
+
+/// Whether rules that name parts of a server can say something of a method.
+fn is_ruled(method: &str) -> bool {
+    use Method::{TasksCancel, TasksGet, TasksList, TasksResult, TasksUpdate};
+
+    Method::parse(method)
+        .is_some_and(|method| !matches!(method, TasksCancel | TasksGet | TasksList | TasksResult | TasksUpdate))
 }
 
 fn decide_for(snapshot: &Snapshot, rules: &AccessRules, asked: Asked<'_>) -> Decision {
@@ -186,6 +212,7 @@ fn decide(rules: &AccessRules, groups: &[Arc<str>], roles: Roles, asked: Asked<'
         groups,
         roles: roles.with_included(),
         key: (principal.actor.kind == ActorKind::ApiKey).then_some(&*principal.actor.id),
+        client: (principal.actor.kind == ActorKind::Client).then_some(&*principal.actor.id),
     };
     if !principal.servers.contains(target.server) {
         // Owners see every server in the catalog: another credential of theirs would do.
@@ -197,17 +224,13 @@ fn decide(rules: &AccessRules, groups: &[Arc<str>], roles: Roles, asked: Asked<'
     let reach = rules.reach(target.server);
     if reach.parts {
         let ruled = match action {
-            Action::Method(method) => Method::parse(method).is_some_and(|method| method != Method::TasksList),
+            Action::Method(method) => is_ruled(method),
             Action::Connect | Action::ServerRequest(_) => true,
         };
         if !ruled {
             return Decision::deny(Arc::clone(&NAMES.method));
         }
-        let name = match thing {
-            Thing::Resource(name) => Some(name),
-            Thing::Server | Thing::Tool(_) | Thing::Prompt(_) | Thing::Either(_) => None,
-        };
-        if reach.resources && name.is_some_and(uri::is_ambiguous) {
+        if reach.uris && asked.is_ambiguous(thing) {
             return Decision::deny(Arc::clone(&NAMES.uri));
         }
     }

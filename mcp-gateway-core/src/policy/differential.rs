@@ -25,6 +25,7 @@ fn subject() -> impl Strategy<Value = PolicySubject> {
         id().prop_map(PolicySubject::User),
         id().prop_map(PolicySubject::Group),
         id().prop_map(PolicySubject::ApiKey),
+        id().prop_map(PolicySubject::Client),
         select(Roles::NAMES.to_vec()).prop_map(|(role, _)| PolicySubject::Role(RoleName(role))),
     ]
 }
@@ -52,6 +53,7 @@ fn is_one(subject: &PolicySubject, caller: &Caller<'_>) -> bool {
         PolicySubject::Group(id) => caller.groups.iter().any(|group| **group == **id),
         PolicySubject::Role(role) => caller.roles.contains(role.0),
         PolicySubject::ApiKey(id) => caller.key == Some(id),
+        PolicySubject::Client(id) => caller.client == Some(id),
     }
 }
 
@@ -100,6 +102,7 @@ proptest! {
         user in option::of(id()),
         groups in vec(id(), 0..3),
         key in option::of(id()),
+        client in option::of(id()),
         role in select(Roles::NAMES.to_vec()),
         server in select(vec!["a", "b", "z"]),
         kind in 0..5_u8,
@@ -110,7 +113,7 @@ proptest! {
         let rules = AccessRules::compile(named).unwrap();
         let groups: Vec<Arc<str>> = groups.iter().map(|group| Arc::from(&**group)).collect();
         let roles = role.0.with_included();
-        let caller = Caller { user: user.as_deref(), groups: &groups, roles, key: key.as_deref() };
+        let caller = Caller { user: user.as_deref(), groups: &groups, roles, key: key.as_deref(), client: client.as_deref() };
         let thing = match kind {
             0 => Thing::Server,
             1 => Thing::Tool(name),

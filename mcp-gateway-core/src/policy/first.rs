@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::record::{AccessPolicy, AccessRule, Effect, PolicySubject, PolicyTarget};
-use crate::contract::{Kind, Revision, StoreError, StoreErrorKind, When};
+use crate::contract::{Kind, Query, Revision, StoreError, StoreErrorKind, When};
 use crate::record::{Resource, Resources};
 
 /// What a gateway remembers of its access policies.
@@ -37,8 +37,8 @@ impl AccessPolicy {
     }
 }
 
-/// Makes the policy that [lets everyone](AccessPolicy::everybody) use everything, once in the life of a store, and
-/// returns the revision if it was now. A gateway without rules would let nobody do anything, one that comes from a version
+/// Makes the policy that [lets everyone](AccessPolicy::everybody) use everything, once in the life of a store and only
+/// where there is no other, and returns the revision if it was now. A gateway without rules would let nobody do anything, one that comes from a version
 /// without rules, too. From then on it is a policy like any other: once deleted, it stays deleted.
 ///
 /// # Errors
@@ -49,12 +49,16 @@ pub async fn everybody_at_first(policies: &Resources<AccessPolicy>) -> Result<Op
         return Ok(None);
     }
     // Together: whoever sees the one sees the other, and of two replicas one makes both.
-    let writes = vec![
-        states.put(STATE, &PolicyState { begun: true }, None, When::Absent)?,
-        policies.put(AccessPolicy::FIRST, &AccessPolicy::everybody(), None, When::Absent)?,
-    ];
+    let mut writes = vec![states.put(STATE, &PolicyState { begun: true }, None, When::Absent)?];
+    let query =
+        Query { tenant: Some(policies.key(STATE).tenant), kind: AccessPolicy::KIND, term: None, after: None, limit: 1 };
+    // Somebody has made rules already, of which this one must not take any back.
+    let begins = policies.store().list(&query).await?.records.is_empty();
+    if begins {
+        writes.push(policies.put(AccessPolicy::FIRST, &AccessPolicy::everybody(), None, When::Absent)?);
+    }
     match policies.store().commit(writes).await {
-        Ok(revision) => Ok(Some(revision)),
+        Ok(revision) => Ok(begins.then_some(revision)),
         Err(error) if error.kind() == StoreErrorKind::Conflict => Ok(None),
         Err(error) => Err(error),
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::pattern::Pattern;
 use super::record::{AccessPolicy, AccessRule, Effect, PolicyLimits, PolicySubject, PolicyTarget};
+use super::uri;
 use crate::record::Roles;
 
 /// The rules of all policies, compiled.
@@ -24,8 +25,27 @@ pub struct Reach {
     pub some: bool,
     /// Whether a rule names tools, prompts or resources.
     pub parts: bool,
-    /// Whether a rule names resources.
+    /// Whether a rule may hide resources: it names some, or lets use nothing but tools or prompts.
     pub resources: bool,
+    /// Whether a rule names resources, by URIs that must be read in one way.
+    pub uris: bool,
+}
+
+impl Reach {
+    /// Whether rules look into streams of a server that they left alone when they reached so far as `before`.
+    #[must_use]
+    pub fn outgrows(self, before: Self) -> bool {
+        (self.parts && !before.parts) || (self.resources && !before.resources)
+    }
+
+    fn or(self, other: Self) -> Self {
+        Self {
+            some: self.some || other.some,
+            parts: self.parts || other.parts,
+            resources: self.resources || other.resources,
+            uris: self.uris || other.uris,
+        }
+    }
 }
 
 /// Rules of one server, by subject.
@@ -36,6 +56,7 @@ struct Concerns {
     users: HashMap<Box<str>, Vec<Clause>>,
     groups: HashMap<Box<str>, Vec<Clause>>,
     keys: HashMap<Box<str>, Vec<Clause>>,
+    clients: HashMap<Box<str>, Vec<Clause>>,
     /// At most one for each role.
     roles: Vec<(Roles, Vec<Clause>)>,
 }
@@ -63,6 +84,7 @@ pub(super) struct Caller<'a> {
     pub(super) groups: &'a [Arc<str>],
     pub(super) roles: Roles,
     pub(super) key: Option<&'a str>,
+    pub(super) client: Option<&'a str>,
 }
 
 /// What is asked about.
@@ -154,7 +176,9 @@ impl AccessRules {
                 None => &mut self.every,
             };
             concerns.reach.parts |= !target.is_whole();
-            concerns.reach.resources |= target.resources.is_some();
+            concerns.reach.uris |= target.resources.is_some();
+            let fewer = rule.effect == Effect::Allow && !target.is_whole();
+            concerns.reach.resources |= fewer || target.resources.is_some();
             for subject in &rule.subjects {
                 let usual = rule.effect == Effect::Allow && *subject == PolicySubject::Everyone && target.is_whole();
                 concerns.reach.some |= !usual;
@@ -167,9 +191,7 @@ impl AccessRules {
     /// How far the rules go that concern a server.
     #[must_use]
     pub fn reach(&self, server: &str) -> Reach {
-        let Reach { some, parts, resources } = self.servers.get(server).map_or_else(Reach::default, |own| own.reach);
-        let every = self.every.reach;
-        Reach { some: some || every.some, parts: parts || every.parts, resources: resources || every.resources }
+        self.servers.get(server).map_or(self.every.reach, |own| own.reach.or(self.every.reach))
     }
 
     /// What the rules say of a caller and a thing. A rule that forbids wins.
@@ -197,6 +219,7 @@ impl Concerns {
             PolicySubject::User(id) => self.users.entry(id.as_str().into()).or_default(),
             PolicySubject::Group(id) => self.groups.entry(id.as_str().into()).or_default(),
             PolicySubject::ApiKey(id) => self.keys.entry(id.as_str().into()).or_default(),
+            PolicySubject::Client(id) => self.clients.entry(id.as_str().into()).or_default(),
             PolicySubject::Role(role) => {
                 let at = self.roles.iter().position(|(known, _)| *known == role.0).unwrap_or_else(|| {
                     self.roles.push((role.0, Vec::new()));
@@ -210,9 +233,10 @@ impl Concerns {
     fn about<'a>(&'a self, caller: Caller<'a>) -> impl Iterator<Item = &'a Clause> {
         let user = caller.user.and_then(|id| self.users.get(id));
         let key = caller.key.and_then(|id| self.keys.get(id));
+        let client = caller.client.and_then(|id| self.clients.get(id));
         let groups = caller.groups.iter().filter_map(|id| self.groups.get(&**id));
         let roles = self.roles.iter().filter(move |(role, _)| caller.roles.contains(*role)).map(|(_, clauses)| clauses);
-        self.everyone.iter().chain(user.into_iter().chain(key).chain(groups).chain(roles).flatten())
+        self.everyone.iter().chain(user.into_iter().chain(key).chain(client).chain(groups).chain(roles).flatten())
     }
 }
 
@@ -275,8 +299,12 @@ impl AccessPolicy {
                 return wrong(&at, problem);
             }
             for (index, subject) in rule.subjects.iter().enumerate() {
-                if let PolicySubject::User(id) | PolicySubject::Group(id) | PolicySubject::ApiKey(id) = subject {
-                    text(&format!("{at}.subjects[{index}]"), id)?;
+                match subject {
+                    PolicySubject::User(id)
+                    | PolicySubject::Group(id)
+                    | PolicySubject::ApiKey(id)
+                    | PolicySubject::Client(id) => text(&format!("{at}.subjects[{index}]"), id)?,
+                    PolicySubject::Everyone | PolicySubject::Role(_) => {}
                 }
             }
             for (index, target) in rule.targets.iter().enumerate() {
@@ -290,7 +318,14 @@ impl AccessPolicy {
                     let Some(patterns) = patterns else { continue };
                     length(&format!("{at}.{field}"), patterns.len(), PolicyLimits::ITEMS)?;
                     for (index, pattern) in patterns.iter().enumerate() {
-                        text(&format!("{at}.{field}[{index}]"), pattern)?;
+                        let at = format!("{at}.{field}[{index}]");
+                        text(&at, pattern)?;
+                        if field == "resources" && uri::is_misspelled(pattern) {
+                            let problem = "fits no URI that is let through; write it in the usual way: scheme and host \
+                                           in small letters, no dot segments, %C3%A9 for what must be encoded and \
+                                           nothing else encoded";
+                            return wrong(&at, problem.to_owned());
+                        }
                     }
                 }
             }

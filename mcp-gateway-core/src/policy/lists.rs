@@ -16,7 +16,8 @@ use crate::wire::{Limits, PeekError, peek};
 /// them.
 ///
 /// Tools, prompts, resources and templates that the authorizer denies are left out of lists, also of lists on resumed
-/// streams. A listener subscribes to no resource that it may not read, and hears of none. Where rules tell callers apart,
+/// streams. A listener subscribes to no resource that it may not read, and nobody hears of one; nor, where rules name
+/// parts, of tasks. Where rules tell callers apart,
 /// what a server of 2026-07-28 says that anybody may cache (`cacheScope: public`) becomes `private`, for every caller.
 /// Everything else keeps its bytes, and servers of which no rule says more than that everyone may use them pass unread.
 ///
@@ -85,21 +86,20 @@ impl Filter for RuleFilter {
     }
 
     fn needs(&self, head: &Head<'_>) -> Needs {
-        let lists = match head.method {
-            Some("tools/list" | "prompts/list" | "resources/list" | "resources/templates/list") => true,
-            Some("server/discover" | "resources/read" | "subscriptions/listen") | None => false,
-            // Most of what is called: nothing is looked up.
-            Some(_) => return Needs::NONE,
-        };
         let reach = (self.reach)(head.server);
+        // Earlier revisions know no scopes of caches.
+        let scoped = reach.some && head.era == Era::Modern;
         match head.method {
-            Some("subscriptions/listen") => Needs { request: reach.resources, events: reach.resources, ..Needs::NONE },
-            None => Needs { events: reach.resources, ..Needs::NONE },
-            Some(_) => {
-                // Earlier revisions know no scopes of caches.
-                let scoped = reach.some && head.era == Era::Modern;
-                Needs { response: scoped || (lists && reach.parts), ..Needs::NONE }
+            Some("subscriptions/listen") => Needs { request: reach.resources, events: reach.parts, ..Needs::NONE },
+            None => Needs { events: reach.parts, ..Needs::NONE },
+            Some("tools/list" | "prompts/list" | "resources/list" | "resources/templates/list") => {
+                Needs { response: scoped || reach.parts, events: reach.resources, ..Needs::NONE }
             }
+            Some("server/discover" | "resources/read") => {
+                Needs { response: scoped, events: reach.resources, ..Needs::NONE }
+            }
+            // Servers may tell of resources while they answer something else.
+            Some(_) => Needs { events: reach.resources, ..Needs::NONE },
         }
     }
 
@@ -108,6 +108,9 @@ impl Filter for RuleFilter {
     }
 
     fn request(&self, cx: &McpContext, view: &View) -> MaybeReady<Verdict> {
+        if let Err(error) = Lists::of_listen(&view.body) {
+            return Verdict::refuse(format!("The subscriptions cannot be read: {error}.")).into();
+        }
         self.left(cx, &view.body, |body| Lists::of_listen(body))
     }
 
@@ -116,8 +119,14 @@ impl Filter for RuleFilter {
     }
 
     fn event(&self, cx: &McpContext, view: &View) -> MaybeReady<Verdict> {
-        if view.method.as_deref() != Some("notifications/resources/updated") {
-            return Verdict::Pass.into();
+        match view.method.as_deref() {
+            Some("notifications/resources/updated") => {}
+            // As are the methods by which tasks are asked for.
+            Some("notifications/tasks" | "notifications/tasks/status") => {
+                let parts = cx.route().is_none_or(|route| (self.reach)(&route.id).parts);
+                return if parts { Verdict::refuse("The caller may not know of it.") } else { Verdict::Pass }.into();
+            }
+            _ => return Verdict::Pass.into(),
         }
         let limits = Limits { max_bytes: usize::MAX, max_string: usize::MAX, ..Limits::default() };
         let message = match peek(&view.body, &limits) {
@@ -141,12 +150,13 @@ impl Filter for RuleFilter {
     }
 }
 
-/// By which method an item would be used.
+/// By which method an item would be used; a template, by which it is found, since it is no URI to be read.
 fn method(kind: Listed) -> &'static str {
     match kind {
         Listed::Tool => "tools/call",
         Listed::Prompt => "prompts/get",
-        Listed::Resource | Listed::Template | Listed::Subscription => "resources/read",
+        Listed::Resource | Listed::Subscription => "resources/read",
+        Listed::Template => "resources/templates/list",
     }
 }
 

@@ -8,12 +8,15 @@ use crate::layer::peek::{PeekOptions, inspect};
 use crate::policy::{AccessPolicy, AccessRules, Ruled};
 use crate::record::{Principal, Route};
 
-/// A filter by one policy, and a context of ada on the server `a`.
+/// A filter by which everyone may use everything but these targets, and a context of ada on the server `a`.
 fn filter(targets: &Value, subjects: &Value) -> (RuleFilter, McpContext) {
-    let rules = json!([
+    filter_by(&json!([
         { "effect": "allow", "subjects": ["everyone"], "targets": [{}] },
         { "effect": "deny", "subjects": subjects, "targets": targets },
-    ]);
+    ]))
+}
+
+fn filter_by(rules: &Value) -> (RuleFilter, McpContext) {
     let policy: AccessPolicy = serde_json::from_value(json!({ "name": "p", "rules": rules })).unwrap();
     let ruled = Arc::new(Ruled::new(Arc::new(AccessRules::compile([("p", &policy)]).unwrap())));
     let asked = Arc::clone(&ruled);
@@ -75,10 +78,34 @@ async fn a_listener_hears_of_nothing_that_it_may_not_read() {
     let hears = async |params: &str| filter.event(&cx, &view(Direction::Event, updated, &event(params))).await;
     assert_eq!(hears(r#"{"uri":"file:///b"}"#).await, Verdict::Pass);
     assert!(matches!(hears(r#"{"uri":"file:///x"}"#).await, Verdict::Refuse { .. }));
+    let twice = view(Direction::Request, None, &listen(r#""file:///b"],"resourceSubscriptions":["file:///x""#));
+    assert!(matches!(filter.request(&cx, &twice).await, Verdict::Refuse { .. }), "the caller's fault");
     assert!(matches!(hears(r#"{"uri":7}"#).await, Verdict::Failed { .. }));
     assert!(matches!(hears(r#"{"uri":"file:///b","uri":"file:///x"}"#).await, Verdict::Failed { .. }));
     let other = view(Direction::Event, Some("notifications/message"), "{}");
     assert_eq!(filter.event(&cx, &other).await, Verdict::Pass);
+}
+
+#[tokio::test]
+async fn who_may_read_no_resource_hears_of_none() {
+    let rules = json!([{ "effect": "allow", "subjects": ["everyone"], "targets": [{ "tools": ["*"] }] }]);
+    let (filter, cx) = filter_by(&rules);
+    let needs = |method| filter.needs(&Head { server: "a", method, target: None, era: Era::Modern });
+    assert_eq!(needs(Some("subscriptions/listen")), Needs { request: true, response: false, events: true });
+    assert!(needs(None).events && needs(Some("tools/call")).events);
+    let listen = |uris: &str| {
+        format!(
+            r#"{{"id":1,"method":"subscriptions/listen","params":{{"notifications":{{"resourceSubscriptions":[{uris}]}}}}}}"#
+        )
+    };
+    let asked = filter.request(&cx, &view(Direction::Request, None, &listen(r#""test://x""#))).await;
+    assert_eq!(asked, Verdict::Replace(listen("").into()));
+    let event =
+        |method: &'static str| view(Direction::Event, Some(method), r#"{"method":"m","params":{"uri":"test://x"}}"#);
+    // Nor of tasks, of which nobody knows by whom they were begun.
+    for method in ["notifications/resources/updated", "notifications/tasks", "notifications/tasks/status"] {
+        assert!(matches!(filter.event(&cx, &event(method)).await, Verdict::Refuse { .. }), "{method}");
+    }
 }
 
 #[test]
@@ -98,6 +125,7 @@ fn nothing_is_read_of_what_no_rule_is_about() {
             .iter()
             .map(|method| match filter.needs(&Head { server, method: *method, target: None, era }) {
                 Needs { request: false, response: false, events: false } => '-',
+                Needs { response: true, events: true, .. } => 'b',
                 Needs { response: true, .. } => 'r',
                 Needs { .. } => 'e',
             })
@@ -107,8 +135,9 @@ fn nothing_is_read_of_what_no_rule_is_about() {
     };
     let (whole, tools) = (json!([{ "server": "a" }]), json!([{ "server": "a", "tools": ["x"] }]));
     let resources = json!([{ "server": "a", "resources": ["x"] }]);
+    // `b` is both: the response, and events before it.
     for (targets, legacy, modern) in
-        [(&whole, "--------", "rrrr----"), (&tools, "rr-----R", "rrrr---R"), (&resources, "rr--e-eR", "rrrre-eR")]
+        [(&whole, "--------", "rrrr----"), (&tools, "rr--e-eR", "rrrre-eR"), (&resources, "bbeeeeeR", "bbbbeeeR")]
     {
         assert_eq!(wants(targets, "a", Era::Legacy), legacy, "{targets}");
         assert_eq!(wants(targets, "a", Era::Modern), modern, "{targets}");

@@ -68,6 +68,8 @@ pub enum PolicySubject {
     Role(RoleName),
     /// Whoever calls with the API key of this id.
     ApiKey(String),
+    /// Whoever calls by the OAuth client of this id: itself, or a person through it.
+    Client(String),
 }
 
 /// One role, by its name.

@@ -18,7 +18,7 @@ fn rules(rules: Value) -> AccessRules {
     AccessRules::compile([("p", &policy(rules))]).unwrap()
 }
 
-const NOBODY: Caller<'_> = Caller { user: None, groups: &[], roles: Roles::NONE, key: None };
+const NOBODY: Caller<'_> = Caller { user: None, groups: &[], roles: Roles::NONE, key: None, client: None };
 
 fn says(rules: &AccessRules, caller: Caller<'_>, server: &str, thing: Thing<'_>) -> String {
     match rules.decide(caller, server, thing) {
@@ -36,6 +36,7 @@ fn each_kind_of_subject_is_found_and_no_other() {
         { "effect": "allow", "subjects": [{ "apiKey": "ada" }], "targets": [{ "server": "c" }] },
         { "effect": "allow", "subjects": [{ "role": "power_user" }], "targets": [{ "server": "d" }] },
         { "effect": "allow", "subjects": ["everyone"], "targets": [{ "server": "e" }] },
+        { "effect": "allow", "subjects": [{ "client": "ada" }], "targets": [{ "server": "f" }] },
     ]));
     let group = [Arc::from("ada")];
     let callers = [
@@ -43,9 +44,10 @@ fn each_kind_of_subject_is_found_and_no_other() {
         (Caller { groups: &group, ..NOBODY }, "b"),
         (Caller { key: Some("ada"), ..NOBODY }, "c"),
         (Caller { roles: Roles::POWER_USER, ..NOBODY }, "d"),
+        (Caller { client: Some("ada"), ..NOBODY }, "f"),
     ];
     for (caller, own) in callers {
-        for (number, server) in ["a", "b", "c", "d", "e", "f"].into_iter().enumerate() {
+        for (number, server) in ["a", "b", "c", "d", "e", "f", "g"].into_iter().enumerate() {
             let expected = if server == own || server == "e" { format!("+p/{number}") } else { String::new() };
             assert_eq!(says(&rules, caller, server, Thing::Server), expected, "{caller:?} {server}");
         }
@@ -107,7 +109,14 @@ fn what_is_wrong_is_named() {
         (rule(json!([{ "group": "x".repeat(1_025) }]), json!([{}])), "rules[0].subjects[0]"),
         (rule(json!(["everyone"]), json!([{ "server": "" }])), "rules[0].targets[0].server"),
         (rule(json!(["everyone"]), json!([{ "tools": ["a", ""] }])), "rules[0].targets[0].tools[1]"),
+        (rule(json!(["everyone"]), json!([{ "server": "x".repeat(1_025) }])), "rules[0].targets[0].server"),
+        (rule(json!([{ "client": "" }]), json!([{}])), "rules[0].subjects[0]"),
         (rule(json!(["everyone"]), json!([{ "prompts": vec!["a"; 1_001] }])), "rules[0].targets[0].prompts"),
+        (
+            rule(json!(["everyone"]), json!([{ "resources": ["a:*", "memo:///\u{e9}*"] }])),
+            "rules[0].targets[0].resources[1]",
+        ),
+        (rule(json!(["everyone"]), json!([{ "resources": ["HTTPS://h/*"] }])), "rules[0].targets[0].resources[0]"),
         (rule(json!(vec!["everyone"; 1_001]), json!([{}])), "rules[0].subjects"),
         (rule(json!(vec!["everyone"; 101]), json!(vec![json!({}); 100])), "rules[0]"),
     ] {
@@ -115,7 +124,17 @@ fn what_is_wrong_is_named() {
     }
     let edge = rule(json!(vec![json!({ "user": "x".repeat(1_024) }); 1_000]), json!([{ "tools": vec!["a"; 1_000] }]));
     policy(edge).check().unwrap();
-    policy(rule(json!(vec!["everyone"; 100]), json!(vec![json!({}); 100]))).check().unwrap();
+    let pairs = rule(json!(vec!["everyone"; 100]), json!(vec![json!({}); 100]));
+    policy(pairs.clone()).check().unwrap();
+    // Of all rules together.
+    let one = rule(json!(["everyone"]), json!([{}]));
+    assert_eq!(policy(json!([pairs[0], one[0]])).check().unwrap_err().field, "rules[1]");
+    policy(json!(vec![one[0].clone(); 1_000])).check().unwrap();
+    assert_eq!(policy(json!(vec![one[0].clone(); 1_001])).check().unwrap_err().field, "rules");
+    for (length, good) in [(0, false), (1, true), (1_024, true), (1_025, false)] {
+        let named = AccessPolicy { name: "x".repeat(length), ..policy(json!([])) };
+        assert_eq!(named.check().is_ok(), good, "{length}");
+    }
     for wrong in [
         json!([{ "effect": "allow", "subjects": [{ "role": "king" }], "targets": [{}] }]),
         json!([{ "effect": "allow", "subjects": ["nobody"], "targets": [{}] }]),
@@ -128,8 +147,8 @@ fn what_is_wrong_is_named() {
 #[test]
 fn a_policy_is_kept_as_it_was_written() {
     let text = json!({ "name": "p", "enabled": true, "rules": [{ "effect": "deny",
-        "subjects": ["everyone", { "user": "a" }, { "group": "b" }, { "role": "admin" }, { "apiKey": "c" }],
-        "targets": [{}, { "server": "s" }, { "server": "s", "tools": [], "prompts": ["p"], "resources": ["r"] }] }] });
+        "subjects": ["everyone", { "user": "a" }, { "group": "b" }, { "role": "admin" }, { "apiKey": "c" }, { "client": "d" }],
+        "targets": [{}, { "server": "s" }, { "server": "s", "tools": [], "prompts": ["p"], "resources": ["r:*"] }] }] });
     let policy: AccessPolicy = serde_json::from_value(text.clone()).unwrap();
     assert_eq!(serde_json::to_value(policy).unwrap(), text);
 }
@@ -142,6 +161,7 @@ fn the_credential_and_the_rules_must_both_let() {
         { "effect": "allow", "subjects": [{ "apiKey": "k" }], "targets": [{ "server": "b" }] },
         { "effect": "allow", "subjects": [{ "role": "basic" }], "targets": [{ "server": "c" }] },
         { "effect": "allow", "subjects": [{ "user": "ada" }], "targets": [{ "server": "d" }] },
+        { "effect": "allow", "subjects": [{ "client": "k" }], "targets": [{ "server": "e" }] },
     ]))));
     let cx = McpContext::new(&SystemClock);
     let decide = |principal: &Principal, server: &str, method: &str, name: Option<&str>| -> Decision {
@@ -159,6 +179,10 @@ fn the_credential_and_the_rules_must_both_let() {
     let key = Actor { kind: ActorKind::ApiKey, id: "k".into(), name: None };
     assert!(decide(&Principal::new("x", "y").with_actor(key), "b", "ping", None).allow);
     assert!(!decide(&Principal::new("x", "k"), "b", "ping", None).allow);
+    // A key and a client of the same id are not each other.
+    let client =
+        Principal::new("client", "k").with_actor(Actor { kind: ActorKind::Client, id: "k".into(), name: None });
+    assert!(decide(&client, "e", "ping", None).allow && !decide(&client, "b", "ping", None).allow);
     assert!(decide(&Principal::new("x", "y").with_roles(Roles::OWNER), "c", "ping", None).allow);
     // A subject of another issuer is not the person of that name here.
     assert!(decide(&Principal::new("local", "ada"), "d", "ping", None).allow);
@@ -173,18 +197,35 @@ fn how_far_rules_go_is_told_for_each_server() {
         |subject: Value, target: Value| json!({ "effect": "allow", "subjects": [subject], "targets": [target] });
     let open = allow(json!("everyone"), json!({}));
     let of = |rule: Value| rules(json!([open, rule]));
-    for (rule, some, parts, resources) in [
-        (allow(json!("everyone"), json!({ "server": "a" })), false, false, false),
-        (allow(json!({ "group": "g" }), json!({ "server": "a" })), true, false, false),
-        (allow(json!("everyone"), json!({ "server": "a", "tools": ["x"] })), true, true, false),
-        (allow(json!("everyone"), json!({ "server": "a", "resources": [] })), true, true, true),
+    let deny = |target: Value| json!({ "effect": "deny", "subjects": ["everyone"], "targets": [target] });
+    for (rule, some, parts, resources, uris) in [
+        (allow(json!("everyone"), json!({ "server": "a" })), false, false, false, false),
+        (allow(json!({ "group": "g" }), json!({ "server": "a" })), true, false, false, false),
+        // Who may use no more than a tool may read no resource.
+        (allow(json!("everyone"), json!({ "server": "a", "tools": ["x"] })), true, true, true, false),
+        (deny(json!({ "server": "a", "tools": ["x"] })), true, true, false, false),
+        (deny(json!({ "server": "a", "resources": ["x"] })), true, true, true, true),
+        (allow(json!("everyone"), json!({ "server": "a", "resources": [] })), true, true, true, true),
     ] {
-        let reach = Reach { some, parts, resources };
+        let reach = Reach { some, parts, resources, uris };
         assert_eq!(of(rule.clone()).reach("a"), reach, "{rule}");
         assert_eq!(of(rule).reach("b"), Reach::default());
     }
-    let everywhere = allow(json!("everyone"), json!({ "prompts": ["x"] }));
-    assert_eq!(of(everywhere).reach("b"), Reach { some: true, parts: true, resources: false });
+    let everywhere = deny(json!({ "prompts": ["x"] }));
+    let parts = Reach { some: true, parts: true, ..Reach::default() };
+    assert_eq!(of(everywhere).reach("b"), parts);
+    // Streams that were opened before are to be opened again when rules look further into them.
+    let resources = Reach { resources: true, uris: true, ..parts };
+    let some = Reach { some: true, ..Reach::default() };
+    for (now, before, outgrows) in [
+        (parts, some, true),
+        (resources, parts, true),
+        (resources, resources, false),
+        (some, Reach::default(), false),
+        (Reach::default(), resources, false),
+    ] {
+        assert_eq!(now.outgrows(before), outgrows, "{now:?} {before:?}");
+    }
 }
 
 #[test]
@@ -218,14 +259,22 @@ fn where_rules_name_parts_what_they_cannot_name_is_denied() {
     for (method, name, of_whole, of_parts) in [
         ("ping", None, "+p/0", "+p/0"),
         ("tools/list", None, "+p/0", "+p/0"),
-        ("tasks/get", Some("t"), "+p/0", "+p/0"),
+        // Whose task it is, nobody knows.
         ("tasks/list", None, "+p/0", "-unruled-method"),
+        ("tasks/get", Some("t"), "+p/0", "-unruled-method"),
+        ("tasks/result", Some("t"), "+p/0", "-unruled-method"),
+        ("tasks/update", Some("t"), "+p/0", "-unruled-method"),
+        ("tasks/cancel", Some("t"), "+p/0", "-unruled-method"),
         ("tools/call ", Some("x"), "+p/0", "-unruled-method"),
         ("x/invoke", None, "+p/0", "-unruled-method"),
         ("tools/call", Some("x"), "+p/0", "-no-rule"),
         ("resources/read", Some("file:///a/b"), "+p/0", "+p/0"),
         ("resources/read", Some("file:///b"), "+p/0", "-no-rule"),
         ("resources/read", Some("file:///a/../b"), "+p/0", "-ambiguous-uri"),
+        ("resources/read", Some("file://localhost/a/b"), "+p/0", "-ambiguous-uri"),
+        ("resources/read", Some("file:///a/{b}"), "+p/0", "-ambiguous-uri"),
+        ("resources/templates/list", Some("file:///a/{b}"), "+p/0", "+p/0"),
+        ("resources/templates/list", Some("file:///a//{b}"), "+p/0", "-ambiguous-uri"),
         ("resources/subscribe", Some("file:///a/%2e%2e/b"), "+p/0", "-ambiguous-uri"),
     ] {
         assert_eq!(asked(&whole, &cx, method, name), of_whole, "{method} {name:?}");

@@ -1,28 +1,54 @@
 //! URIs of resources that rules and servers may read in two ways.
 
-/// Whether servers may take a URI for another one than its text says, so that no pattern can tell what it names: dot
-/// segments, also encoded; encoded slashes, backslashes and letters, which decode to a text that a pattern would fit; a
-/// scheme in capitals (RFC 3986 §6.2.2); backslashes, blanks and control characters, which parsers drop or replace.
+use url::Url;
+
+/// Whether servers may take a URI for another one than its text says, so that no pattern can tell what it names: whatever
+/// is not [spelled](is_misspelled) in the one way; what a URL parser writes differently (WHATWG, as the official SDKs look
+/// resources up); and a fragment or an empty query, which say nothing to a server.
 pub(super) fn is_ambiguous(uri: &str) -> bool {
-    let scheme = uri.split_once(':').map_or("", |(scheme, _)| scheme);
-    if scheme.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        return true;
-    }
-    if uri.bytes().any(|byte| byte <= b' ' || byte == b'\\' || byte == 0x7f) || has_needless_code(uri.as_bytes()) {
-        return true;
-    }
-    let path = uri.split(['?', '#']).next().unwrap_or_default();
-    let path = path.split_once(':').map_or(path, |(_, rest)| rest);
-    path.split('/').any(|segment| segment == "." || segment == "..")
+    is_misspelled(uri)
+        || uri.bytes().any(|byte| matches!(byte, b'{' | b'}' | b'#'))
+        || uri.ends_with('?')
+        || Url::parse(uri).is_ok_and(|url| url.as_str() != uri)
 }
 
-/// Whether something is encoded that is the same or means more when it is decoded: unreserved characters, `/` and `\`.
+/// Whether a URI, a template of URIs or a pattern is written in another way than the one in which all that decode and
+/// normalise URIs leave it (RFC 3986 §6.2.2): dot and empty segments; codes of what may stand as it is, or in small
+/// letters; characters that have to be coded; capitals in a scheme or in a host of the web; who logs in, or a dot, at a
+/// host.
+pub(super) fn is_misspelled(uri: &str) -> bool {
+    let stray = |byte: u8| !byte.is_ascii_graphic() || b"\"<>\\^`|".contains(&byte);
+    if uri.bytes().any(stray) || has_needless_code(uri.as_bytes()) {
+        return true;
+    }
+    let end = uri.find(['?', '#']).unwrap_or(uri.len());
+    let (scheme, rest) = uri[..end].split_once(':').unwrap_or(("", &uri[..end]));
+    let capital = |text: &str| text.bytes().any(|byte| byte.is_ascii_uppercase());
+    if capital(scheme) {
+        return true;
+    }
+    let (authority, path) = match rest.strip_prefix("//") {
+        Some(rest) => rest.split_at(rest.find('/').unwrap_or(rest.len())),
+        None => ("", rest),
+    };
+    let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
+    let web = matches!(scheme, "http" | "https" | "ws" | "wss" | "ftp" | "file");
+    let segments = || path.split('/');
+    authority.contains('@')
+        || web && (host.ends_with('.') || capital(host))
+        || segments().any(|segment| segment == "." || segment == "..")
+        || path.contains("//")
+}
+
+/// Whether something is encoded that may stand in a URI as it is, or that decodes to what no URI can hold; or in small
+/// letters.
 fn has_needless_code(uri: &[u8]) -> bool {
     memchr::memchr_iter(b'%', uri).any(|at| {
         let digit = |offset: usize| char::from(*uri.get(at + offset)?).to_digit(16);
         let (Some(high), Some(low)) = (digit(1), digit(2)) else { return false };
+        let small = uri[at + 1..at + 3].iter().any(u8::is_ascii_lowercase);
         let byte = u8::try_from(high << 4 | low).unwrap_or_default();
-        byte.is_ascii_alphanumeric() || byte < b' ' || b"-._~/\\".contains(&byte)
+        small || !(byte >= 0x80 || b" \"<>^`{|}".contains(&byte))
     })
 }
 
@@ -36,11 +62,15 @@ mod tests {
             "file:///a/b.c",
             "file:///a/..b/.c/d.",
             "memo://Insights",
-            "https://h/a%20b?q=../%C3%A9#x",
+            "test://static-text",
+            "https://h/a%20b?q=../%C3%A9",
+            "https://h:8443/",
+            "memo:///%C3%A9t%C3%A9",
             "a:b",
+            "a:b?c",
+            "urn:isbn:0451450523",
             "x",
             "",
-            "file:///{+path}",
             "a:100%",
         ] {
             assert!(!is_ambiguous(plain), "{plain}");
@@ -52,15 +82,50 @@ mod tests {
             "a:../b",
             "file:///a/%2e%2E/b",
             "file:///a%2Fb",
-            "file:///a%5cb",
+            "file:///a%5Cb",
             "file:///a\\b",
             "file:///s%65cret",
             "file:///a%00",
             "file:///a\n",
             " file:///a",
             "file:///a b",
+            "https://INTERNAL.example/x",
+            "https://internal.example:443/x",
+            "https:internal.example/x",
+            "https:/internal.example/x",
+            "https://u@internal.example/x",
+            "https://internal.example./x",
+            "https://\u{ff49}nternal.example/x",
+            "https://internal.example",
+            "file://localhost/secret",
+            "file:/secret",
+            "file:secret",
+            "memo:///\u{e9}t\u{e9}",
+            "memo:\u{e9}",
+            "memo:///%c3%a9",
+            "memo:///a\"",
+            "memo:a\"",
+            "memo:///a<b>",
+            "memo:///a`",
+            "memo:///{a}",
+            "memo:///a%40b",
+            "memo:///a%2Bb",
+            "memo:///a%3Ab",
+            "memo:///a%21",
+            "memo:///a%3Fb",
+            "memo:///a%252F",
+            "memo:///a#b",
+            "memo:///a?",
+            "memo:///a//b",
+            "memo:////a",
         ] {
             assert!(is_ambiguous(ambiguous), "{ambiguous}");
+        }
+        for template in ["file:///{+path}", "test://template/{id}/data", "a://{host}{/path}{?q}{#f}"] {
+            assert!(!is_misspelled(template), "{template}");
+        }
+        for template in ["FILE:///{a}", "file:///a%2F{b}", "file:///../{a}", "file:///\u{e9}{a}"] {
+            assert!(is_misspelled(template), "{template}");
         }
     }
 }

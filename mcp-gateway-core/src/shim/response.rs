@@ -128,8 +128,24 @@ fn filter(mut response: Response<Body>, route: &Route) -> Response<Body> {
         headers.remove(name);
     }
     harden(headers);
-    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    let cached = private(headers).unwrap_or(HeaderValue::from_static("no-store"));
+    headers.insert(CACHE_CONTROL, cached);
     response
+}
+
+/// What the server says of caches, for its caller's alone: rules may tell callers apart. `None` where it says nothing, or
+/// what lets shared caches keep an answer to somebody who is authenticated (RFC 9111 §3.5).
+fn private(headers: &HeaderMap) -> Option<HeaderValue> {
+    let said: Option<Vec<&str>> = headers.get_all(CACHE_CONTROL).iter().map(|value| value.to_str().ok()).collect();
+    let said = said?.join(", ").to_ascii_lowercase();
+    let says = |directive| said.contains(directive);
+    if said.is_empty() || says("public") || says("s-maxage") || says("must-revalidate") {
+        None
+    } else if says("private") || says("no-store") {
+        HeaderValue::try_from(said).ok()
+    } else {
+        HeaderValue::try_from(format!("private, {said}")).ok()
+    }
 }
 
 /// An answer's body from a server: ends when nothing comes for too long, and keeps the exchange's permits.

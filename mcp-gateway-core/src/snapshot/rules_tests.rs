@@ -3,7 +3,8 @@ use serde_json::{Value, json};
 
 use super::tests::{following, memory, options};
 use super::*;
-use crate::contract::{Action, Target, When, Write};
+use crate::context::McpContext;
+use crate::contract::{Action, Ask, Authorizer as _, SystemClock, Target, When, Write};
 use crate::policy::{AccessPolicy, Reach, SnapshotRules, everybody_at_first};
 use crate::record::{Resources, Roles, User, UserState};
 
@@ -110,4 +111,28 @@ async fn the_first_policy_is_made_once_in_a_life() {
     assert!(everybody_at_first(&world.policies).await.unwrap().is_none());
     assert!(world.policies.get(AccessPolicy::FIRST).await.unwrap().is_none());
     assert_eq!(world.says("ada", "a"), "-no-rule");
+}
+
+#[tokio::test]
+async fn the_first_policy_takes_back_no_rule_that_was_there_before() {
+    let world = World::new().await;
+    world.put("one", allow(&json!({ "user": "ada" }), "a")).await;
+    assert!(everybody_at_first(&world.policies).await.unwrap().is_none());
+    world.delete("one").await;
+    assert!(everybody_at_first(&world.policies).await.unwrap().is_none(), "nor later");
+    assert_eq!(world.says("ada", "a"), "-no-rule");
+}
+
+#[tokio::test]
+async fn whoever_reaches_a_server_knows_how_far_its_rules_went() {
+    let world = World::new().await;
+    world.put("one", allow(&json!("everyone"), "a")).await;
+    let rules = SnapshotRules::new(world.snapshots.clone());
+    let (ada, cx) = (Principal::new(Subject::LOCAL, "ada"), McpContext::new(&SystemClock));
+    let ask =
+        |action| Ask { principal: &ada, action, target: Target { server: "a", name: None }, cx: &cx, arguments: None };
+    assert!(rules.decide(&ask(Action::Method("ping"))).await.allow);
+    assert_eq!(cx.reach(), None);
+    assert!(rules.decide(&ask(Action::Connect)).await.allow);
+    assert_eq!(cx.reach(), Some(&Reach::default()));
 }

@@ -337,9 +337,7 @@ impl<'a> Json<'a> {
             }
         }
     }
-}
 
-impl<'a> Json<'a> {
     /// Reads an array of level `depth`; stands on its bracket. `on` must read each element.
     pub(super) fn array<F>(&mut self, depth: u32, mut on: F) -> Result<(), PeekError>
     where

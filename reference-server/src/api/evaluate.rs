@@ -5,9 +5,10 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
+use mcp_gateway_auth::server::CLIENT_SUBJECT;
 use mcp_gateway_core::context::Completes;
 use mcp_gateway_core::contract::{Action, Decision, Target};
-use mcp_gateway_core::record::{Principal, Subject};
+use mcp_gateway_core::record::{Actor, ActorKind, Principal, Subject};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -20,7 +21,7 @@ use crate::app::App;
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({ "subject": { "user": "ada" }, "server": "tickets", "method": "tools/call", "name": "list" }))]
 pub(super) struct EvaluationDocument {
-    /// Who calls: `{"user": ID}`, or `{"apiKey": ID}` with that key.
+    /// Who calls: `{"user": ID}`, or `{"apiKey": ID}` with that key, or `{"client": ID}`, an OAuth client for itself.
     #[schema(value_type = Object)]
     subject: Caller,
     /// The server's id.
@@ -39,6 +40,7 @@ pub(super) struct EvaluationDocument {
 enum Caller {
     User(String),
     ApiKey(String),
+    Client(String),
 }
 
 /// What a completion is for.
@@ -100,15 +102,32 @@ pub(super) async fn evaluate(
 ) -> Result<Response, Problem> {
     let EvaluationDocument { subject, server, method, name, completes } = asked;
     let principal = match subject {
-        Caller::User(id) => Arc::new(Principal::new(Subject::LOCAL, id)),
+        Caller::User(id) if app.snapshots.load().user(&Subject::local(&*id)).is_some() => {
+            Arc::new(Principal::new(Subject::LOCAL, id))
+        }
+        Caller::User(_) => return Err(unknown("subject.user", "no user")),
         Caller::ApiKey(id) => match app.snapshots.load().key(&id) {
             Some(key) => Arc::clone(&key.principal),
             None => {
-                let text = "`subject.apiKey` names no key that is good for anything: it was revoked, or its person may do nothing.";
-                return Err(invalid("subject.apiKey", text.to_owned()).into());
+                let what = "no key that is good for anything: it was revoked, or its person may do nothing";
+                return Err(unknown("subject.apiKey", what));
             }
         },
+        Caller::Client(id) => {
+            let known = match &app.oauth {
+                Some(oauth) => oauth.server.client(&id).await?.is_some(),
+                None => false,
+            };
+            if !known {
+                return Err(unknown("subject.client", "no OAuth client"));
+            }
+            let actor = Actor { kind: ActorKind::Client, id: id.as_str().into(), name: None };
+            Arc::new(Principal::new(CLIENT_SUBJECT, id).with_actor(actor))
+        }
     };
+    if !app.snapshots.load().routes.contains_key(&*server) {
+        return Err(unknown("server", "no server"));
+    }
     if name.is_some() && method.is_none() {
         return Err(invalid("method", "`method` is needed with a `name`: tools/call, for example.".to_owned()).into());
     }
@@ -120,4 +139,9 @@ pub(super) async fn evaluate(
     let target = Target { server: &server, name: name.as_deref() };
     let decision = app.access.explain(&principal, action, target, completes);
     plain(StatusCode::OK, &EvaluationView::of(&decision))
+}
+
+/// What is not there has no rights, and none that a dry run could name.
+fn unknown(field: &str, what: &str) -> Problem {
+    invalid(field, format!("`{field}` names {what}.")).into()
 }

@@ -45,8 +45,8 @@ pub(super) struct PolicyView {
     name: String,
     /// Whether its rules count.
     enabled: bool,
-    /// Its rules: `effect` (`allow` or `deny`), `subjects` (`"everyone"`, or one of `user`, `group`, `role`, `apiKey` with
-    /// an id or name) and `targets` (`server`, every one if absent; `tools`, `prompts`, `resources`: patterns with `*`).
+    /// Its rules: `effect` (`allow` or `deny`), `subjects` (`"everyone"`, or one of `user`, `group`, `role`, `apiKey`,
+    /// `client` with an id or name) and `targets` (`server`, every one if absent; `tools`, `prompts`, `resources`: patterns with `*`).
     #[schema(value_type = Vec<Object>)]
     rules: Vec<AccessRule>,
 }
@@ -141,10 +141,7 @@ pub(super) async fn create(
 ) -> Result<Response, Problem> {
     let NewPolicyDocument { id, name, enabled, rules } = new;
     let id = id.unwrap_or_else(|| Ulid::generate().to_string().to_ascii_lowercase());
-    if !is_label(&id) || RESERVED.contains(&&*id) {
-        let text = "`id` must be 1 to 63 of a-z, 0-9 and `-`, and neither `evaluate` nor `replay`.";
-        return Err(invalid("id", text.to_owned()).into());
-    }
+    check_id(&id, "id")?;
     let policy = PolicyDocument { name, enabled, rules }.checked()?;
     let saved = policies(&app).save(&id, &policy, When::Absent).await;
     let revision = saved.map_err(|error| match error.kind() {
@@ -206,10 +203,17 @@ pub(super) async fn delete(
 /// The rules as they are, and as they would be with a draft.
 pub(super) async fn with_draft(app: &App, draft: NewPolicyDocument) -> Result<(AccessRules, AccessRules), Problem> {
     let NewPolicyDocument { id, name, enabled, rules } = draft;
+    let id = id.unwrap_or_else(|| "draft".to_owned());
+    check_id(&id, "policy.id")?;
     let draft = PolicyDocument { name, enabled, rules }.checked_at("policy.")?;
+    let unusable = || Refusal::new(StatusCode::CONFLICT, "A policy that is kept cannot be used: replace or delete it.");
     let (mut kept, mut after) = (BTreeMap::new(), None::<Box<str>>);
     loop {
-        let (page, next) = policies(app).list(None, after.as_deref(), StoreLimits::PAGE).await?;
+        let found = policies(app).list(None, after.as_deref(), StoreLimits::PAGE).await;
+        let (page, next) = found.map_err(|error| match error.kind() {
+            StoreErrorKind::Corrupt => unusable().because(error).into(),
+            _ => Problem::from(error),
+        })?;
         kept.extend(page.into_iter().map(|stored| (stored.id, stored.value)));
         after = next;
         if after.is_none() {
@@ -217,14 +221,20 @@ pub(super) async fn with_draft(app: &App, draft: NewPolicyDocument) -> Result<(A
         }
     }
     let compile = |policies: &BTreeMap<Box<str>, AccessPolicy>| {
-        AccessRules::compile(policies.iter().map(|(id, policy)| (&**id, policy))).map_err(|error| {
-            let text = "A policy that is kept cannot be used: replace or delete it.";
-            Refusal::new(StatusCode::CONFLICT, text).because(error)
-        })
+        AccessRules::compile(policies.iter().map(|(id, policy)| (&**id, policy)))
+            .map_err(|error| unusable().because(error))
     };
     let before = compile(&kept)?;
-    kept.insert(id.unwrap_or_else(|| "draft".to_owned()).into(), draft);
+    kept.insert(id.into(), draft);
     Ok((before, compile(&kept)?))
+}
+
+fn check_id(id: &str, field: &str) -> Result<(), Problem> {
+    if is_label(id) && !RESERVED.contains(&id) {
+        return Ok(());
+    }
+    let text = format!("`{field}` must be 1 to 63 of a-z, 0-9 and `-`, and neither `evaluate` nor `replay`.");
+    Err(invalid(field, text).into())
 }
 
 /// The version that a write is about: the one that the caller demands, or the one that is there.

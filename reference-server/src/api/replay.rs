@@ -23,8 +23,9 @@ use crate::app::App;
 /// Rows that one request looks at, and changes that it lists.
 const ROWS: usize = 10_000;
 const CHANGES: usize = 1_000;
-/// Bytes of a target in the trail: a longer one was cut, and cannot be decided about.
-const TARGET: usize = 512;
+/// Bytes of a target in the trail that was not cut for sure: a longer one ends up to three bytes before 512, where a
+/// character begins, and cannot be decided about.
+const TARGET: usize = 512 - 4;
 
 /// A draft, and what to try it on.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -185,7 +186,7 @@ impl Replay<'_> {
         let method = event.method.as_deref();
         let target = event.target.as_deref();
         // Which of both a completion was for, the trail does not tell.
-        if method == Some("completion/complete") || target.is_some_and(|target| target.len() >= TARGET) {
+        if method == Some("completion/complete") || target.is_some_and(|target| target.len() > TARGET) {
             self.undecided += 1;
             return;
         }

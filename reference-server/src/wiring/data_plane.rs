@@ -129,9 +129,10 @@ pub(super) fn build(config: &Config, with: Ingredients) -> Result<Built, ConfigE
         let removed = |route: &Arc<Route>| !snapshot.routes.contains_key(&route.id);
         match () {
             () if cx.principal().is_some_and(revoked) || cx.route().is_some_and(removed) => Standing::Revoked,
-            () if !allowed(&access, cx) => Standing::Forbidden,
-            () if known.refuses() => Standing::Unknown,
-            () => Standing::Stands,
+            () => match ruled(&access, cx) {
+                Standing::Stands | Standing::Outdated if known.refuses() => Standing::Unknown,
+                standing => standing,
+            },
         }
     };
     let revoke = RevokeLayer::new(Arc::new(stands), changes, clock)
@@ -167,17 +168,31 @@ pub(super) fn build(config: &Config, with: Ingredients) -> Result<Built, ConfigE
         .build(&mount))
 }
 
-/// Whether the rules still allow what is open.
-fn allowed(access: &SnapshotRules, cx: &McpContext) -> bool {
+/// What the rules of now say of what is open.
+fn ruled(access: &SnapshotRules, cx: &McpContext) -> Standing {
     // What was refused has its answer, which may still wait for the audit trail.
     if cx.refusal().is_some() {
-        return true;
+        return Standing::Stands;
     }
     // Who is not known yet has nothing open.
-    let (Some(principal), Some(route)) = (cx.principal(), cx.route()) else { return true };
-    let message = cx.message();
-    let action = message.and_then(|message| message.method.as_deref()).map_or(Action::Connect, Action::Method);
-    let name = message.and_then(|message| message.target.as_deref());
-    let completes = message.and_then(|message| message.completes);
-    access.explain(principal, action, Target { server: &route.id, name }, completes).allow
+    let (Some(principal), Some(route)) = (cx.principal(), cx.route()) else { return Standing::Stands };
+    let server = Target { server: &route.id, name: None };
+    let reached = access.explain(principal, Action::Connect, server, None);
+    if !reached.allow {
+        return Standing::Hidden(reached.rule);
+    }
+    if let Some(message) = cx.message()
+        && let Some(method) = message.method.as_deref()
+    {
+        let target = Target { name: message.target.as_deref(), ..server };
+        let decision = access.explain(principal, Action::Method(method), target, message.completes);
+        if !decision.allow {
+            return Standing::Forbidden(decision);
+        }
+    }
+    // What is to be read of an exchange was found out when it began.
+    match cx.reach() {
+        Some(reach) if access.reach(&route.id).outgrows(*reach) => Standing::Outdated,
+        _ => Standing::Stands,
+    }
 }

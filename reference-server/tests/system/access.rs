@@ -119,6 +119,9 @@ async fn what_is_denied_is_in_no_list_and_unknown_when_called() {
         ("resources/read", json!({ "uri": "test://static-text" }), false, -32602),
         ("resources/read", json!({ "uri": "TEST://static-text" }), true, -32002),
         ("resources/read", json!({ "uri": "test://st%61tic-text" }), true, -32002),
+        ("resources/read", json!({ "uri": "test://static-text#x" }), true, -32002),
+        ("tasks/result", json!({ "taskId": "of somebody" }), true, -32602),
+        ("tasks/get", json!({ "taskId": "of somebody" }), false, -32602),
         ("resources/subscribe", json!({ "uri": "test://static-text" }), true, -32002),
         (
             "completion/complete",
@@ -198,6 +201,9 @@ async fn no_second_reading_of_a_message_reaches_a_denied_tool() {
         format!(r#"{{{head},"method":"resources/read","params":{{"uri":"test://x/../static-text"}}}}"#),
         format!(r#"{{{head},"method":"resources/read","params":{{"uri":"test:\u002f/static-text"}}}}"#),
         format!(r#"{{{head},"method":"resources/read","params":{{"uri":" test://static-text"}}}}"#),
+        format!(r#"{{{head},"method":"resources/read","params":{{"uri":"test://static-text?"}}}}"#),
+        format!(r#"{{{head},"method":"resources/read","params":{{"uri":"test://u@static-text"}}}}"#),
+        format!(r#"{{{head},"method":"resources/read","params":{{"uri":"test:\u002f/static%2Dtext"}}}}"#),
     ] {
         let post = mcp::post("fixture", &key, body.clone()).header("mcp-session-id", &session.id);
         let answer = post.header("mcp-protocol-version", LEGACY).send(gateway.address).await;
@@ -285,6 +291,36 @@ async fn a_listener_hears_of_what_it_may_read_until_it_may_not() {
     assert!(heard.is_err(), "{heard:?}");
     rules(&gateway, "less", json!([rule("deny", json!({ "server": "fixture" }))])).await;
     while stream.chunk().await.is_some() {}
+    let rows = gateway.audit_of(1, |row| row["outcome"] == "denied" && row["method"] == "subscriptions/listen").await;
+    assert!(rows.iter().any(|row| row["rule"] == "less/0" && row["server"] == "fixture"), "{rows:?}");
+}
+
+#[tokio::test]
+async fn streams_that_were_opened_before_a_rule_are_opened_again_and_filtered() {
+    let fixture = Fixture::start();
+    let gateway = Gateway::start(&[fixture.entry()]).await;
+    let key = gateway.key().await;
+    let uris = json!({ "notifications": { "resourceSubscriptions": ["test://static-text"] } });
+    let listen = modern(&key, "subscriptions/listen", uris);
+    let mut listener = listen.clone().open(gateway.address).await;
+    let first = listener.message().await.expect("an acknowledgement");
+    assert_eq!(first["params"]["notifications"]["resourceSubscriptions"], json!(["test://static-text"]), "{first}");
+    let session = Session::open(&gateway, "fixture", &key).await;
+    let mut get = session.get().open(gateway.address).await;
+    assert_eq!(get.status, 200);
+    rules(&gateway, "less", json!([rule("deny", json!({ "server": "fixture", "resources": ["test://static-*"] }))]))
+        .await;
+    while listener.chunk().await.is_some() {}
+    while get.chunk().await.is_some() {}
+    let mut listener = listen.open(gateway.address).await;
+    let first = listener.message().await.expect("an acknowledgement");
+    let kept = &first["params"]["notifications"]["resourceSubscriptions"];
+    assert!(kept.as_array().is_none_or(Vec::is_empty), "{first}");
+    // What was opened since goes on when rules of the same reach change.
+    rules(&gateway, "less", json!([rule("deny", json!({ "server": "fixture", "resources": ["test://template/*"] }))]))
+        .await;
+    let end = tokio::time::timeout(Duration::from_secs(1), listener.chunk()).await;
+    assert!(end.is_err(), "{end:?}");
 }
 
 #[tokio::test]
@@ -297,9 +333,16 @@ async fn a_call_under_way_is_cut_when_it_is_not_allowed_any_more() {
     let waiting = tokio::spawn(async move { sleep.open(address).await.finish().await });
     until("the call is at the server", async || (!fixture.seen().await.is_empty()).then_some(())).await;
     rules(&gateway, "less", json!([rule("deny", json!({ "server": "fixture", "tools": ["sleep_ms"] }))])).await;
-    // Its head may be out already; then the body breaks off.
+    // Its head may be out already; then the body breaks off. Else it is as a call of an unknown tool, to its caller.
     let answer = waiting.await.unwrap();
-    assert!(answer.status == 404 || !answer.text().contains("\"result\""), "{} {}", answer.status, answer.text());
+    if answer.text().contains("\"error\"") {
+        answer.expect_error(200, -32602);
+        assert_eq!(answer.json()["id"], 2);
+    } else {
+        assert!(answer.status == 200 && !answer.text().contains("\"result\""), "{} {}", answer.status, answer.text());
+    }
+    let rows = gateway.audit_of(1, |row| row["target"] == "sleep_ms").await;
+    assert!(rows.iter().any(|row| row["outcome"] == "denied" && row["rule"] == "less/0"), "{rows:?}");
 }
 
 #[tokio::test]

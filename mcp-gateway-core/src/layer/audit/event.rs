@@ -23,7 +23,7 @@ pub(crate) fn event_of(cx: &McpContext, kind: EventKind, clock: &dyn Clock) -> A
     event.address = cx.address().copied();
     event.server = cx.route().map(|route| route.id.clone());
     event.session = cx.session().map(|session| session.hash.clone());
-    event.rule = cx.rule().cloned();
+    event.rule = cx.cut().or_else(|| cx.rule()).cloned();
     event.trace_id = cx.trace().map(|trace| Arc::clone(trace.trace_id()));
     event.span = cx.trace().filter(|trace| trace.is_sampled() && kind != EventKind::Intent).map(|trace| SpanFacts {
         trace_id: trace.trace_id_bytes(),

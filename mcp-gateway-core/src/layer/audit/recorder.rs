@@ -17,7 +17,8 @@ use crate::record::{AuditBodies, AuditEvent, EventKind, Label, Outcome};
 use crate::wire::rpc::code;
 use crate::wire::version::Era;
 
-/// One exchange on its way into the trail. Dropped before its end, it records that the caller went away.
+/// One exchange on its way into the trail. Dropped before its end, it records that the caller went away, or was cut off
+/// by a rule.
 pub(super) struct Recorder {
     auditor: Arc<Auditor>,
     cx: McpContext,
@@ -231,7 +232,8 @@ impl Drop for Recorder {
         if self.done {
             return;
         }
-        let recorded = self.end(Outcome::Disconnected, |_| {});
+        let outcome = if self.cx.cut().is_some() { Outcome::Denied } else { Outcome::Disconnected };
+        let recorded = self.end(outcome, |_| {});
         match recorded {
             MaybeReady::Ready(Ok(_)) => {}
             MaybeReady::Ready(Err(_)) => {

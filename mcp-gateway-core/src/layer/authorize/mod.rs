@@ -80,7 +80,8 @@ fn conclude(decision: &Decision, cx: &McpContext, message: &MessageFacts) -> Res
     if decision.allow { Ok(()) } else { Err(refuse(decision, message)) }
 }
 
-fn refuse(decision: &Decision, message: &MessageFacts) -> Refusal {
+/// What the caller of a message reads when it is denied.
+pub(crate) fn refuse(decision: &Decision, message: &MessageFacts) -> Refusal {
     if message.kind == MessageKind::Notification {
         // Nobody reads an error of a notification; it is taken and not forwarded.
         return Refusal::new(StatusCode::ACCEPTED, "The notification was not forwarded.");

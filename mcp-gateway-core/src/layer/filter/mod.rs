@@ -202,6 +202,10 @@ async fn respond(
     if !wanted || cx.refusal().is_some() || http_body::Body::is_end_stream(response.body()) {
         return Ok(response);
     }
+    let events = is_event_stream(response.headers());
+    if !events && !needs.iter().any(|needs| needs.response) {
+        return Ok(response);
+    }
     if response.headers().contains_key(CONTENT_ENCODING) {
         return Err(Refusal::new(StatusCode::BAD_GATEWAY, "The server's answer is encoded and cannot be inspected."));
     }
@@ -211,12 +215,9 @@ async fn respond(
         let public = "The server's answer is not UTF-8 and cannot be inspected.";
         return Err(Refusal::new(StatusCode::BAD_GATEWAY, public));
     }
-    if is_event_stream(response.headers()) {
+    if events {
         let cx = cx.clone();
         return Ok(response.map(|body| Body::new(FilteredBody::new(body, chain, needs, cx))));
-    }
-    if !needs.iter().any(|needs| needs.response) {
-        return Ok(response);
     }
     let (parts, body) = response.into_parts();
     let collected = Limited::new(body, chain.options.body_bytes).collect().await.map_err(|error| {

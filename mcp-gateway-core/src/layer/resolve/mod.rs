@@ -15,7 +15,8 @@ use crate::refusal::Refusal;
 /// Resolves the id in the URL and sets the fact `route`.
 ///
 /// Required facts: `requested`, `principal`. Absent and hidden servers are the same 404. A server that the subject may
-/// see, but not with this credential, is a 403. A path below its URL is a 404 unless the route lists it. An allow here is coarse: what the caller may do there is for the shim.
+/// see, but not with this credential, is a 403. A path below its URL is a 404 unless the route lists it. An allow here is
+/// coarse: what the caller may do there is for the shim.
 #[derive(Clone)]
 pub struct ResolveLayer(Arc<Parties>);
 

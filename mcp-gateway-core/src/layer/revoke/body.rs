@@ -10,7 +10,7 @@ use super::{Leash, Over};
 use crate::{Body, BoxError};
 
 /// A body that breaks off when its principal is revoked, or a call outlives its credential for too long, and ends when a
-/// stream's credential expires or nobody can tell.
+/// stream's credential expires, nobody can tell, or it has to be opened anew to be filtered.
 pub struct RevocableBody {
     inner: Body,
     leash: Leash,
@@ -43,13 +43,13 @@ impl http_body::Body for RevocableBody {
         if this.leash.over.is_some()
             && let Poll::Ready(over) = this.leash.poll(task)
         {
-            return this.end(over);
+            return this.end(&over);
         }
         if let Poll::Ready(frame) = Pin::new(&mut this.inner).poll_frame(task) {
             return Poll::Ready(frame);
         }
         match this.leash.poll(task) {
-            Poll::Ready(over) => this.end(over),
+            Poll::Ready(over) => this.end(&over),
             Poll::Pending => Poll::Pending,
         }
     }
@@ -64,15 +64,15 @@ impl http_body::Body for RevocableBody {
 }
 
 impl RevocableBody {
-    fn end(&mut self, over: Over) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn end(&mut self, over: &Over) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         self.ended = true;
         // The leg to the server closes now, not when the client reads on.
         self.inner = Body::empty();
         match over {
-            Over::Expired | Over::Unknown => Poll::Ready(None),
+            Over::Expired | Over::Unknown | Over::Outdated => Poll::Ready(None),
             // A call's answer that is cut off must not look whole.
             Over::Revoked | Over::TooLong => Poll::Ready(Some(Err("the credential is no longer valid".into()))),
-            Over::Forbidden => Poll::Ready(Some(Err("a rule no longer allows this".into()))),
+            Over::Hidden(_) | Over::Forbidden(_) => Poll::Ready(Some(Err("a rule no longer allows this".into()))),
         }
     }
 }

@@ -9,6 +9,7 @@ use pin_project_lite::pin_project;
 
 use super::{Leash, Over, RevocableBody};
 use crate::Body;
+use crate::layer::authorize::refuse;
 use crate::layer::resolve::no_such_server;
 use crate::refusal::Refusal;
 
@@ -50,13 +51,24 @@ where
             }));
         }
         let Some(leash) = this.leash else { return Poll::Pending };
-        let refusal = match ready!(leash.poll(task)) {
+        let over = ready!(leash.poll(task));
+        let cx = &leash.cx;
+        let refusal = match over {
             // Not 401, upon which clients log in anew.
             Over::Unknown => {
                 Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "Credentials cannot be checked now.").retry_after(5)
             }
+            Over::Outdated => {
+                Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "Rules have changed: open the stream again.")
+                    .retry_after(1)
+            }
             // Nor here: another token would not help. It is as if there were no such server.
-            Over::Forbidden => no_such_server(),
+            Over::Hidden(_) => return Poll::Ready(Ok(no_such_server().into_mcp(None))),
+            // Or no such tool.
+            Over::Forbidden(decision) => match cx.message() {
+                Some(message) => return Poll::Ready(Ok(refuse(&decision, message).into_mcp(Some(cx)))),
+                None => no_such_server(),
+            },
             Over::Revoked | Over::Expired | Over::TooLong => {
                 Refusal::new(StatusCode::UNAUTHORIZED, "The credential is no longer valid.")
             }

@@ -16,11 +16,11 @@ pub use self::body::RevocableBody;
 pub use self::future::RevokeFuture;
 use super::admit::is_stream;
 use crate::context::McpContext;
-use crate::contract::{Clock, Revision};
+use crate::contract::{Clock, Decision, Revision};
 use crate::{Body, BoxFuture};
 
-/// Cuts calls and streams of a principal that has been revoked or may not do this any more, and ends streams whose credential has expired or of
-/// whose principal nobody can tell any more.
+/// Cuts calls and streams of a principal that has been revoked or may not do this any more, and ends streams whose
+/// credential has expired or of whose principal nobody can tell any more.
 ///
 /// Required fact: `principal`. What is open asks again once per change of the snapshot, not per event. A call that is
 /// under way when its credential expires may go on for `limits.call_max_duration`, and one when the store has been away
@@ -32,19 +32,24 @@ pub struct RevokeLayer {
 }
 
 /// Whether what a caller has open may go on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Standing {
     /// It may.
     Stands,
     /// The caller was revoked, or the server removed: everything is cut.
     Revoked,
-    /// The caller may not do this any more: everything is cut.
-    Forbidden,
+    /// This rule no longer lets the caller reach the server: everything is cut, as if there were no such server.
+    Hidden(Arc<str>),
+    /// The caller may not do this any more: everything is cut, and answered as any such message is from now on.
+    Forbidden(Decision),
+    /// Rules look further into streams than when this was opened: streams end, and are filtered when they are opened
+    /// again; calls may finish.
+    Outdated,
     /// The store was not heard from for longer than `auth.max_staleness`: streams end, calls may finish.
     Unknown,
 }
 
-/// Judges an exchange by its principal and its route.
+/// Judges an exchange by its principal, its route and its message, as far as they are known.
 pub type Stands = Arc<dyn Fn(&McpContext) -> Standing + Send + Sync>;
 
 struct Watcher {
@@ -86,9 +91,11 @@ impl Watcher {
                 loop {
                     match (watcher.stands)(&cx) {
                         Standing::Revoked => return Over::Revoked,
-                        Standing::Forbidden => return Over::Forbidden,
+                        Standing::Hidden(rule) => return Over::Hidden(rule),
+                        Standing::Forbidden(decision) => return Over::Forbidden(decision),
+                        Standing::Outdated if kind == Exchange::Stream => return Over::Outdated,
                         Standing::Unknown if kind == Exchange::Stream => return Over::Unknown,
-                        Standing::Unknown | Standing::Stands => {}
+                        Standing::Outdated | Standing::Unknown | Standing::Stands => {}
                     }
                     // The snapshot is gone: nobody can say any more whether the principal stands.
                     if changes.changed().await.is_err() {
@@ -121,10 +128,12 @@ enum Exchange {
 }
 
 /// Why an exchange ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Over {
     Revoked,
-    Forbidden,
+    Hidden(Arc<str>),
+    Forbidden(Decision),
+    Outdated,
     Expired,
     /// A call has outlived its credential for too long.
     TooLong,
@@ -196,7 +205,13 @@ impl Leash {
     fn poll(&mut self, task: &mut Context<'_>) -> Poll<Over> {
         let Self { watcher, cx, kind, over } = self;
         let over = over.get_or_insert_with(|| watcher.over(cx.clone(), *kind));
-        over.as_mut().poll(task)
+        over.as_mut().poll(task).map(|over| {
+            // Before what is inside is dropped and records its end.
+            if let Over::Hidden(rule) | Over::Forbidden(Decision { rule, .. }) = &over {
+                let _ = cx.set_cut(Arc::clone(rule));
+            }
+            over
+        })
     }
 }
 

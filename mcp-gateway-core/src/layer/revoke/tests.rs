@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use tower::ServiceExt;
 
 use super::*;
+use crate::context::{MessageFacts, MessageKind};
 use crate::contract::SystemClock;
 use crate::record::Principal;
 
@@ -35,20 +36,28 @@ impl http_body::Body for Quiet {
 struct World {
     revoked: Arc<Mutex<HashSet<String>>>,
     unknown: Arc<AtomicBool>,
+    /// What is said of whoever is not revoked.
+    says: Arc<Mutex<Option<Standing>>>,
     changes: watch::Sender<Revision>,
 }
 
 impl World {
     fn new() -> Self {
-        Self { revoked: Arc::default(), unknown: Arc::default(), changes: watch::channel(Revision(1)).0 }
+        Self {
+            revoked: Arc::default(),
+            unknown: Arc::default(),
+            says: Arc::default(),
+            changes: watch::channel(Revision(1)).0,
+        }
     }
 
     fn layer(&self) -> RevokeLayer {
         let (revoked, unknown) = (Arc::clone(&self.revoked), Arc::clone(&self.unknown));
+        let says = Arc::clone(&self.says);
         let stands = move |cx: &McpContext| match () {
             () if revoked.lock().unwrap().contains(&*cx.principal().unwrap().subject.id) => Standing::Revoked,
             () if unknown.load(Ordering::SeqCst) => Standing::Unknown,
-            () => Standing::Stands,
+            () => says.lock().unwrap().clone().unwrap_or(Standing::Stands),
         };
         RevokeLayer::new(Arc::new(stands), self.changes.subscribe(), Arc::new(SystemClock))
     }
@@ -56,6 +65,11 @@ impl World {
     fn lose_the_store(&self) {
         self.unknown.store(true, Ordering::SeqCst);
         self.changes.send_modify(|_| {});
+    }
+
+    fn say(&self, standing: Standing) {
+        *self.says.lock().unwrap() = Some(standing);
+        self.changes.send_modify(|revision| revision.0 += 1);
     }
 
     fn revoke(&self, id: &str) {
@@ -161,4 +175,54 @@ async fn streams_end_when_nobody_can_tell_any_more_and_calls_go_on() {
     world.revoke("ada");
     assert!(post.frame().await.unwrap().is_err());
     assert_eq!(calling.await.unwrap().status().as_u16(), 401);
+}
+
+#[tokio::test]
+async fn a_call_that_a_rule_forbids_is_answered_as_one_of_an_unknown_tool() {
+    let world = World::new();
+    let silent = || tower::service_fn(|_: Request<()>| pending::<Result<Response<Body>, Infallible>>());
+    let open = || {
+        let request = request(Method::POST, Principal::new("local", "ada"));
+        let cx = McpContext::of(request.extensions()).unwrap().clone();
+        let (method, id) = (Some("tools/call".into()), Some("7".into()));
+        let facts =
+            MessageFacts { kind: MessageKind::Request, method, id, target: Some("x".into()), ..MessageFacts::none() };
+        cx.set_message(facts).unwrap();
+        (Box::pin(world.layer().layer(silent()).oneshot(request)), cx)
+    };
+    for (standing, status, code) in
+        [(Standing::Forbidden(Decision::deny("r")), 200, -32602), (Standing::Hidden("r".into()), 404, 40400)]
+    {
+        world.say(Standing::Stands);
+        let (mut call, cx) = open();
+        assert!(futures_util::poll!(&mut call).is_pending());
+        // Streams that have to be opened anew do not concern it.
+        world.say(Standing::Outdated);
+        assert!(futures_util::poll!(&mut call).is_pending());
+        world.say(standing);
+        let answer = call.await.unwrap();
+        assert_eq!((answer.status().as_u16(), cx.cut().map(|rule| &**rule)), (status, Some("r")));
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(body["error"]["code"], code, "{body}");
+        if status == 200 {
+            assert_eq!(body["id"], 7, "{body}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_rules_look_further_into_ends_so_that_it_is_opened_again() {
+    let world = World::new();
+    let ada = || Principal::new("local", "ada");
+    let mut get = stream(&world, Method::GET, ada()).await;
+    let mut post = stream(&world, Method::POST, ada()).await;
+    assert!(futures_util::poll!(get.frame()).is_pending());
+    assert!(futures_util::poll!(post.frame()).is_pending());
+    world.say(Standing::Outdated);
+    assert!(get.frame().await.is_none());
+    assert!(futures_util::poll!(post.frame()).is_pending());
+    let silent = tower::service_fn(|_: Request<()>| pending::<Result<Response<Body>, Infallible>>());
+    let waiting = world.layer().layer(silent).oneshot(request(Method::GET, ada())).await.unwrap();
+    assert_eq!((waiting.status().as_u16(), &waiting.headers()["retry-after"]), (503, &"1".parse().unwrap()));
 }

@@ -87,7 +87,7 @@ async fn headers_pass_by_a_list_and_ours_are_ours() {
     assert_eq!(
         left,
         [
-            "cache-control: max-age=5",
+            "cache-control: private, max-age=5",
             "content-security-policy: default-src 'none'; sandbox",
             "content-type: application/json",
             "mcp-session-id: s",
@@ -97,7 +97,20 @@ async fn headers_pass_by_a_list_and_ours_are_ours() {
             "x-listed: kept",
         ]
     );
-    assert_eq!(admitted(200, &[JSON], MESSAGE).await.unwrap().1["cache-control"], "no-store");
+    for (said, passed) in [
+        (&[][..], "no-store"),
+        (&["public, max-age=60"], "no-store"),
+        (&["max-age=60", "S-MaxAge=60"], "no-store"),
+        (&["max-age=60, must-revalidate"], "no-store"),
+        (&["private, max-age=60"], "private, max-age=60"),
+        (&["No-Store"], "no-store"),
+        (&["no-cache", "max-age=60"], "private, no-cache, max-age=60"),
+    ] {
+        let headers: Vec<_> = [JSON].into_iter().chain(said.iter().map(|said| ("cache-control", *said))).collect();
+        let (_, headers, _) = admitted(200, &headers, MESSAGE).await.unwrap();
+        let cached: Vec<_> = headers.get_all("cache-control").iter().collect();
+        assert_eq!(cached, [passed], "{said:?}");
+    }
 }
 
 #[test]

@@ -3,7 +3,8 @@
 use axum::body::Body;
 use http::StatusCode;
 use jiff::SignedDuration;
-use mcp_gateway_core::contract::{AuditRow, AuditStore as _, StreamId, When};
+use mcp_gateway_core::contract::{AuditRow, AuditStore as _, StreamId, When, Write};
+use mcp_gateway_core::policy::AccessPolicy;
 use mcp_gateway_core::record::{
     ActorFacts, ActorKind, AuditEvent, Category, EventKind, Resources, Roles, Scope, Subject, TenantId, User, UserState,
 };
@@ -114,6 +115,10 @@ async fn a_dry_run_names_the_rule() {
     };
     let users = Resources::<User>::new(world.app.resources.clone(), world.app.sealer.clone(), TenantId::default());
     world.app.snapshots.wait_for(users.save("ada", &user, When::Any).await.unwrap()).await;
+    let eve = User { groups: Vec::new(), ..user };
+    world.app.snapshots.wait_for(users.save("eve", &eve, When::Any).await.unwrap()).await;
+    let client = world.post("/api/v1/oauth/clients", &json!({ "name": "CI", "secret": true })).await;
+    let client = client.body["id"].as_str().unwrap_or_else(|| panic!("{}", client.body)).to_owned();
     let ada = json!({ "user": "ada" });
     let asks = async |subject: &Value, more: Value| {
         let mut body = json!({ "subject": subject, "server": "shared" });
@@ -135,6 +140,11 @@ async fn a_dry_run_names_the_rule() {
     assert_eq!(asks(&json!({ "user": "eve" }), call("list")).await, "false no-rule");
     assert_eq!(asks(&json!({ "apiKey": key }), call("list")).await, "false no-rule");
     assert_eq!(asks(&ada, json!({ "method": "x/y" })).await, "false unruled-method");
+    let machine = json!({ "client": client });
+    assert_eq!(asks(&machine, call("list")).await, "false no-rule");
+    let ci = json!([{ "effect": "allow", "subjects": [machine], "targets": [{ "server": "shared" }] }]);
+    world.post("/api/v1/policies", &json!({ "id": "ci", "name": "CI", "rules": ci })).await;
+    assert_eq!(asks(&machine, call("list")).await, "true ci/0");
     let denied = world
         .post(
             "/api/v1/policies/evaluate",
@@ -144,6 +154,9 @@ async fn a_dry_run_names_the_rule() {
     assert_eq!((&denied.body["policy"], &denied.body["index"]), (&json!("ops"), &json!(1)));
     for (body, field) in [
         (json!({ "subject": { "apiKey": "nobody" }, "server": "shared" }), "subject.apiKey"),
+        (json!({ "subject": { "user": "nobody" }, "server": "shared" }), "subject.user"),
+        (json!({ "subject": { "client": "nobody" }, "server": "shared" }), "subject.client"),
+        (json!({ "subject": ada, "server": "nowhere" }), "server"),
         (json!({ "subject": { "group": "ops" }, "server": "shared" }), "subject"),
         (json!({ "subject": ada, "server": "shared", "name": "x" }), "method"),
     ] {
@@ -169,6 +182,8 @@ async fn a_draft_is_tried_on_what_happened() {
         call(3, "ada", "tools/call", "list"),
         call(4, "eve", "tools/call", "list"),
         call(5, "eve", "completion/complete", "x"),
+        call(6, "ada", "tools/call", &format!("delete_{}", "x".repeat(501))),
+        call(7, "ada", "tools/call", &format!("delete_{}", "x".repeat(502))),
     ];
     world.audit.append(rows).await.unwrap();
     let (from, to) = (now - SignedDuration::from_secs(60), now + SignedDuration::from_secs(60));
@@ -180,10 +195,10 @@ async fn a_draft_is_tried_on_what_happened() {
     let beside = replay(json!({ "name": "less", "rules": deny })).await;
     assert_eq!(
         (beside.status, &beside.body["examined"], &beside.body["undecided"]),
-        (StatusCode::OK, &json!(5), &json!(1))
+        (StatusCode::OK, &json!(7), &json!(2))
     );
     let changes = beside.body["changes"]["items"].as_array().unwrap();
-    assert_eq!(changes.len(), 1, "{}", beside.body);
+    assert_eq!(changes.len(), 2, "{}", beside.body);
     assert_eq!((&changes[0]["calls"], &changes[0]["target"]), (&json!(2), &json!("delete_x")));
     assert_eq!(changes[0]["before"], json!({ "allow": true, "rule": "default/0" }));
     assert_eq!(changes[0]["after"], json!({ "allow": false, "rule": "draft/0" }));
@@ -195,6 +210,24 @@ async fn a_draft_is_tried_on_what_happened() {
     assert_eq!(replay(json!({ "name": "same", "rules": [] })).await.body["changes"]["items"], json!([]));
     let wrong = json!([{ "effect": "deny", "subjects": [], "targets": [{}] }]);
     assert_eq!(replay(json!({ "name": "x", "rules": wrong })).await.body["data"]["field"], "policy.rules[0].subjects");
+    let reserved = replay(json!({ "id": "replay", "name": "x", "rules": [] })).await;
+    assert_eq!(
+        (reserved.status, &reserved.body["data"]["field"]),
+        (StatusCode::UNPROCESSABLE_ENTITY, &json!("policy.id"))
+    );
     // Nothing came into force.
     assert_eq!(world.get("/api/v1/policies").await.body["items"].as_array().unwrap().len(), 1);
+    // Nobody can say what one that cannot be read would let.
+    let policies =
+        Resources::<AccessPolicy>::new(world.app.resources.clone(), world.app.sealer.clone(), TenantId::default());
+    let value = bytes::Bytes::from_static(br#"{"name":"bad","rules":[],"fromALaterVersion":true}"#);
+    let write = Write::Put { key: policies.key("bad"), value, index: Vec::new(), ttl: None, when: When::Any };
+    world.app.resources.commit(vec![write]).await.unwrap();
+    assert_eq!(replay(json!({ "name": "same", "rules": [] })).await.status, StatusCode::CONFLICT);
+    // It is in no list, and can be replaced and deleted all the same.
+    assert_eq!(world.get("/api/v1/policies").await.body["items"].as_array().unwrap().len(), 1);
+    let path = "/api/v1/policies/bad";
+    let good = json!({ "name": "good", "rules": [] });
+    assert_eq!(send(&world, "PUT", path, None, &good).await.status, StatusCode::OK);
+    assert_eq!(send(&world, "DELETE", path, None, &Value::Null).await.status, StatusCode::NO_CONTENT);
 }
