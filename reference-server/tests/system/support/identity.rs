@@ -72,6 +72,11 @@ impl IdentityProvider {
         self.tell(json!({ "rotate": true })).await;
     }
 
+    /// How many refresh tokens it has given.
+    pub(crate) async fn refresh_tokens(&self) -> u64 {
+        Call::get("/_test").send(self.address).await.expect(200).json()["refreshTokens"].as_u64().unwrap()
+    }
+
     async fn tell(&self, what: Value) {
         Call::post("/_test", what.to_string()).send(self.address).await.expect(200);
     }
