@@ -3,7 +3,7 @@
 // POST /_test takes JSON: `client` (the gateway's origin and client), `account` (the claims of whoever signs in next),
 // `ask` (true: whoever comes types which account, on a page), `rotate` (true: other signing keys from now on), `tokens`
 // (`format` and `audience` of access tokens for a `resource`), `sign` (`header` and `claims` of a JWT, which comes back as
-// `jwt`). Beside the gateway there is `cli`, a public client.
+// `jwt`). Beside the gateway there is `cli`, a public client. GET /_test tells `refreshTokens`, how many were given.
 //
 // IDENTITY_HOST is its name in the issuer, by default 127.0.0.1; `localhost` is another site than the gateway's.
 import { createServer } from 'node:http';
@@ -18,11 +18,14 @@ const key = () => ({
   alg: 'ES256', use: 'sig', kid: randomUUID(),
 });
 const state = {
-  accounts: new Map(), next: undefined, ask: false, client: undefined, jwks: { keys: [key()] },
+  accounts: new Map(), next: undefined, ask: false, refreshTokens: 0, client: undefined, jwks: { keys: [key()] },
   tokens: { format: 'jwt', audience: undefined },
 };
 
 const server = createServer((request, response) => {
+  if (request.url === '/_test' && request.method === 'GET') {
+    return response.end(JSON.stringify({ refreshTokens: state.refreshTokens }));
+  }
   if (request.method === 'POST' && request.url === '/_test') return control(request, response);
   return handle(request, response);
 });
@@ -36,6 +39,7 @@ function build() {
     clients: state.client ? [{
       client_id: 'gateway',
       client_secret: 'not a secret',
+      grant_types: ['authorization_code', 'refresh_token'],
       id_token_signed_response_alg: 'ES256',
       redirect_uris: [`${state.client}/login/callback/company`],
       post_logout_redirect_uris: [`${state.client}/login`],
@@ -51,7 +55,7 @@ function build() {
     jwks: state.jwks,
     cookies: { keys: ['a key of a test'] },
     claims: { openid: ['sub'], email: ['email', 'email_verified'], profile: ['name'], groups: ['groups'] },
-    scopes: ['openid', 'email', 'profile', 'groups'],
+    scopes: ['openid', 'offline_access', 'email', 'profile', 'groups'],
     features: {
       devInteractions: { enabled: false },
       backchannelLogout: { enabled: true },
@@ -77,6 +81,7 @@ function build() {
     interactions: { url: (ctx, interaction) => `/interaction/${interaction.uid}` },
     findAccount: (ctx, id) => ({ accountId: id, claims: () => ({ sub: id, ...state.accounts.get(id) }) }),
   });
+  provider.on('refresh_token.saved', () => { state.refreshTokens += 1; });
   provider.on('backchannel.error', (ctx, error) => console.error(error));
   const callback = provider.callback();
   handle = (request, response) => (request.url.startsWith('/interaction/') ? agree(request, response) : callback(request, response));

@@ -15,7 +15,7 @@ use mcp_gateway_core::record::{Principal, Resource, Resources, Secret, Subject, 
 use serde::{Deserialize, Serialize};
 
 use super::{HashError, Passwords, SessionUser, sha256_hex};
-use crate::user::{Identity, IdentityKey, NewUser, PASSWORD, UserError, Users};
+use crate::user::{IdentityKey, NewUser, PASSWORD, UserError, Users};
 
 /// A password as it is kept, by the id of the identity that it proves.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -169,8 +169,7 @@ impl LocalLogins {
         password: &Secret,
     ) -> Result<(String, Revision), UserError> {
         let key = self.identity(login)?;
-        let identity = Identity { key: key.clone(), user: String::new(), linked_at: self.clock.now() };
-        let (user, mut writes) = self.users.prepare(by, new, identity).await?;
+        let (user, mut writes) = self.users.prepare(by, new, key.clone()).await?;
         let record = self.record(&user, password, true).await?;
         writes.push(self.passwords.put(&key.id(), &record, None, When::Any)?);
         let made = self.passwords.store().commit(writes).await;
@@ -258,6 +257,8 @@ impl LocalLogins {
         let user = self.users.get(&user).await.map_err(store_error)?;
         match (right, stored, user) {
             (true, Some(stored), Some(user)) if user.value.state == UserState::Active => {
+                // No provider has said anything by this.
+                self.users.lapse(&user.id).await.map_err(store_error)?;
                 let session = SessionUser { id: user.id, epoch: user.value.epoch };
                 let must_change = stored.value.must_change;
                 Ok((id, Checked { revision: stored.revision, value: stored.value, must_change }, session))

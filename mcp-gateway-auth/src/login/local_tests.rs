@@ -2,10 +2,11 @@ use std::net::Ipv4Addr;
 
 use mcp_gateway_core::contract::SystemClock;
 use mcp_gateway_core::memory::MemoryRateLimiter;
-use mcp_gateway_core::record::Roles;
+use mcp_gateway_core::record::{ApiKey, Roles, TenantId, User};
 
 use super::*;
 use crate::testing::{World, owner};
+use crate::user::{Asserted, AssertedGroup};
 
 const FIRST: &str = "chosen by an admin";
 const SECOND: &str = "known to ada alone";
@@ -54,6 +55,47 @@ async fn the_first_password_only_buys_another_one() {
         logins.sign_in("ada@a.example", &secret(SECOND), Attempt::default()).await.unwrap(),
         LocalSignIn::Done(user)
     );
+}
+
+/// Whoever has made something in a person's name, or knows their password, gets nothing by what a provider says of them.
+#[tokio::test]
+async fn a_provider_is_linked_to_whom_nobody_else_can_be() {
+    let world = World::new().await;
+    let (logins, ada) = with_ada(&world).await;
+    let company = IdentityKey::new("https://login.example", "7");
+    let refused = world.users.link(&ada, &company).await;
+    assert!(
+        matches!(refused, Err(UserError::Invalid { field: "identity", .. })),
+        "an administrator knows the password"
+    );
+    let (user, _) = logins.change("ada@a.example", &secret(FIRST), &secret(SECOND), Attempt::default()).await.unwrap();
+    let keys = world.of::<ApiKey>();
+    let key: ApiKey = serde_json::from_value(serde_json::json!({
+        "name": "k", "secret_sha256": "0f".repeat(32), "subject": User::subject(TenantId::default(), &ada),
+        "scopes": ["mcp"], "servers": ["*"], "created_at": "2026-01-01T00:00:00Z",
+    }))
+    .unwrap();
+    keys.save("k", &key, When::Any).await.unwrap();
+    world.applied(world.users.link(&ada, &company).await.unwrap()).await;
+    assert_eq!(world.snapshots.load().users[&*ada].epoch, user.epoch + 1, "sessions of before end");
+    assert!(keys.get("k").await.unwrap().is_none());
+}
+
+/// With a password nobody has said anything about groups.
+#[tokio::test]
+async fn groups_lapse_for_whoever_signs_in_with_a_password() {
+    let world = World::new().await;
+    let (logins, ada) = with_ada(&world).await;
+    logins.change("ada@a.example", &secret(FIRST), &secret(SECOND), Attempt::default()).await.unwrap();
+    let company = IdentityKey::new("https://login.example", "7");
+    world.users.link(&ada, &company).await.unwrap();
+    let ops = AssertedGroup { id: "ops".into(), name: "Ops".into() };
+    world.users.sign_in(&Asserted::new(company, "Ada").in_groups(vec![ops])).await.unwrap();
+    for (later, groups) in [(Duration::ZERO, 1), (world.users.options.heard_for + Duration::from_secs(1), 0)] {
+        world.clock.advance(later);
+        logins.sign_in("ada@a.example", &secret(SECOND), Attempt::default()).await.unwrap();
+        assert_eq!(world.users.get(&ada).await.unwrap().unwrap().value.groups.len(), groups);
+    }
 }
 
 #[tokio::test]

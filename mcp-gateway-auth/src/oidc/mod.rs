@@ -41,6 +41,7 @@ mod discovery;
 mod error;
 mod github;
 mod id_token;
+mod link;
 mod logout;
 mod logout_token;
 mod person;
@@ -64,10 +65,11 @@ use subtle::ConstantTimeEq as _;
 use url::Url;
 
 pub use self::error::OidcError;
+pub use self::link::HeldLink;
 pub use self::logout::EndedLogins;
 pub use self::provider::{OidcLimits, ProviderError, ProviderKind, ProviderOptions};
 pub use self::record::{LoginTransaction, ProviderLogin, UsedLogoutToken};
-pub use self::refresh::RefreshedLogins;
+pub use self::refresh::{LoginChange, OnLoginChange};
 
 use self::callback::Callback;
 use self::client::Exchange;
@@ -76,6 +78,7 @@ use self::github::Endpoints;
 use self::id_token::{Expected, IdToken};
 use crate::login::sha256_hex;
 use crate::server::Grant;
+use crate::token::TokenLimits;
 use crate::user::Asserted;
 
 /// When somebody proved who they are of whom no provider says when: too long ago for whatever needs a fresh login.
@@ -91,6 +94,7 @@ struct Inner {
     fetch: Arc<dyn Fetch>,
     clock: Arc<dyn Clock>,
     transactions: Resources<LoginTransaction>,
+    links: Resources<HeldLink>,
     logins: Resources<ProviderLogin>,
     used: Resources<UsedLogoutToken>,
     sessions: Resources<crate::login::Session>,
@@ -164,6 +168,7 @@ impl Providers {
         Ok(Self(Arc::new(Inner {
             all: providers.into_iter().map(with_way).collect(),
             origin: origin.to_owned(),
+            links: transactions.of_kind(),
             logins: transactions.of_kind(),
             used: transactions.of_kind(),
             sessions: transactions.of_kind(),
@@ -197,7 +202,8 @@ impl Providers {
     }
 
     /// The same for somebody who is signed in, in a session of this record's id, and wants to sign in with this provider,
-    /// too. The provider is to ask the person anew; which one says so, see [`ProviderOptions::fresh_without_auth_time`].
+    /// too. The provider is to ask the person anew, and must say that it has, or be believed without
+    /// ([`ProviderOptions::fresh_without_auth_time`]); Google and GitHub let the person choose an account.
     ///
     /// # Errors
     /// [`OidcError`].
@@ -253,7 +259,8 @@ impl Providers {
         let mut url = Url::parse(endpoint).map_err(|error| OidcError::Provider(error.into()))?;
         let challenge = URL_SAFE_NO_PAD.encode(Sha256::digest(transaction.verifier.expose()));
         let openid = options.kind != ProviderKind::GitHub;
-        let offline = !options.refresh.is_zero();
+        let links = transaction.link.is_some();
+        let offline = !options.refresh.is_zero() && !links;
         let mut scopes: Vec<&str> = options.scopes.iter().map(String::as_str).collect();
         // Google has parameters for it.
         if offline && options.kind != ProviderKind::Google && !scopes.contains(&"offline_access") {
@@ -279,7 +286,13 @@ impl Providers {
             query.append_pair("max_age", &max_age.to_string());
         }
         if offline && options.kind == ProviderKind::Google {
-            query.append_pair("access_type", "offline").append_pair("prompt", "consent");
+            query.append_pair("access_type", "offline");
+        }
+        if offline && options.consent_for_refresh {
+            query.append_pair("prompt", "consent");
+        }
+        if links && !options.knows_max_age() {
+            query.append_pair("prompt", "select_account");
         }
         if let (ProviderKind::Google, [domain]) = (options.kind, &*options.email_domains) {
             query.append_pair("hd", domain);
@@ -363,9 +376,21 @@ impl Providers {
                 login.id_token = Some(id_token);
                 login.nonce = Some(transaction.nonce.clone());
                 login.refresh_token = tokens.refresh_token.filter(|_| !options.refresh.is_zero());
+                if login.refresh_token.is_none() && !options.refresh.is_zero() && transaction.link.is_none() {
+                    tracing::warn!(
+                        provider = options.name,
+                        "the provider gives no refresh token and is not asked anew about this login: let the client have \
+                         offline_access there, and set consent_for_refresh if it wants prompt=consent"
+                    );
+                }
                 person
             }
         };
+        // Whoever found the browser open at the provider, or brought an account of their own into it, has proved nothing.
+        let since = transaction.began_at.checked_sub(TokenLimits::CLOCK_SKEW).unwrap_or(Timestamp::MIN);
+        if transaction.link.is_some() && authenticated_at < since {
+            return Err(OidcError::Invalid("the provider does not say that it has asked the person again"));
+        }
         Ok(Proven { asserted, login, authenticated_at, next: transaction.next, link: transaction.link })
     }
 

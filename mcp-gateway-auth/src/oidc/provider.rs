@@ -19,6 +19,10 @@ impl OidcLimits {
     pub const CALLBACK: usize = 8 * 1024;
     /// How long a person may take at the provider: 10 minutes.
     pub const TRANSACTION: std::time::Duration = std::time::Duration::from_secs(600);
+    /// How long a person may take to agree to what is linked: 10 minutes.
+    pub const LINK: std::time::Duration = std::time::Duration::from_secs(600);
+    /// Logins about which one provider is asked anew at once.
+    pub const ASKED_AT_ONCE: usize = 8;
     /// Bytes of a provider's name.
     pub const NAME: usize = 32;
 }
@@ -74,6 +78,10 @@ pub struct ProviderOptions {
     /// After how long the provider is asked anew about a login, by a refresh token; zero, the default: not between
     /// logins. Not at GitHub, which has none.
     pub refresh: Duration,
+    /// Whether the provider is told to ask the person for consent (`prompt=consent`) when it is to give a refresh token:
+    /// `OpenID` Connect Core §11 has it ignore `offline_access` otherwise. Off for Entra ID, Okta and Keycloak, which give
+    /// one without.
+    pub consent_for_refresh: bool,
 }
 
 /// A provider cannot be used as it is described. The text says what to do.
@@ -105,7 +113,15 @@ impl ProviderOptions {
             max_age: 7 * 24 * 3_600,
             fresh_without_auth_time: false,
             refresh: Duration::ZERO,
+            consent_for_refresh: true,
         }
+    }
+
+    /// Whether the provider can prove that it has asked a person again, or is believed without: only then is an account
+    /// of it linked to somebody.
+    #[must_use]
+    pub fn proves_anew(&self) -> bool {
+        self.knows_max_age() || self.fresh_without_auth_time
     }
 
     /// Whether it would ask a person again, and say that it has.
@@ -131,7 +147,8 @@ impl ProviderOptions {
     pub fn entra(name: impl Into<String>, tenant: &str, client_id: impl Into<String>) -> Self {
         let issuer = format!("https://login.microsoftonline.com/{tenant}/v2.0");
         let groups_claim = Some("groups".to_owned());
-        Self { kind: ProviderKind::Entra, groups_claim, ..Self::new(name, issuer, client_id) }
+        let new = Self::new(name, issuer, client_id);
+        Self { kind: ProviderKind::Entra, groups_claim, consent_for_refresh: false, ..new }
     }
 
     /// Okta, by the issuer of an authorization server (`https://example.okta.com`, or with `/oauth2/default`), which
@@ -140,12 +157,14 @@ impl ProviderOptions {
         let mut provider = Self::new(name, issuer, client_id);
         provider.scopes.push("groups".to_owned());
         provider.groups_claim = Some("groups".to_owned());
+        provider.consent_for_refresh = false;
         provider
     }
 
     /// A realm of Keycloak, by its issuer (`https://keycloak.example/realms/NAME`), with the mapper "Group Membership".
     pub fn keycloak(name: impl Into<String>, issuer: impl Into<String>, client_id: impl Into<String>) -> Self {
-        Self { groups_claim: Some("groups".to_owned()), ..Self::new(name, issuer, client_id) }
+        let groups_claim = Some("groups".to_owned());
+        Self { groups_claim, consent_for_refresh: false, ..Self::new(name, issuer, client_id) }
     }
 
     /// GitHub. A person's organizations and teams are their groups, by their numbers: `org/123`, `team/456`.

@@ -1,90 +1,180 @@
 //! What a provider says of a person between two logins.
 
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
 use jiff::{SignedDuration, Timestamp};
-use mcp_gateway_core::contract::{IndexTerm, StoreError, StoreErrorKind, When, Write};
-use mcp_gateway_core::record::{Revoked, Secret, Stored};
+use mcp_gateway_core::BoxFuture;
+use mcp_gateway_core::contract::{IndexTerm, Query, StoreError, StoreErrorKind, When, Write};
+use mcp_gateway_core::egress::FetchError;
+use mcp_gateway_core::record::{Resource as _, Revoked, Secret, Stored};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use tokio::task::{JoinHandle, JoinSet};
 
 use super::id_token::{Expected, IdToken};
-use super::{Discovery, OidcError, Provider, ProviderLogin, ProviderOptions, Providers, Way, client, person};
+use super::{
+    Discovery, OidcError, OidcLimits, Provider, ProviderLogin, ProviderOptions, Providers, Way, client, person,
+};
 use crate::server::Grant;
 use crate::user::{Asserted, UserError, Users};
 
-/// Logins of a page.
-const PAGE: usize = 100;
+/// Logins of one person that are looked through for another one that its provider vouches for.
+const OTHERS: usize = 100;
 
-/// What has come of asking anew.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct RefreshedLogins {
-    /// Of how many logins the provider was asked.
-    pub asked: usize,
-    /// The users of whom a login has ended: the provider vouches for it no more.
-    pub ended: Vec<String>,
-    /// Users whose groups at the provider have left nobody an owner.
-    pub ownerless: Vec<String>,
+/// What has come of asking anew about a login.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LoginChange {
+    /// A login of this user has ended: the provider vouches for it no more.
+    Ended(String),
+    /// What the provider says of this user has left nobody an owner.
+    Ownerless(String),
+}
+
+/// Is told what has come of it, one by one and before the next one of that login.
+pub type OnLoginChange = Arc<dyn Fn(LoginChange) -> BoxFuture<()> + Send + Sync>;
+
+/// What says without any secret whether a login is due.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Due {
+    provider: String,
+    #[serde(default)]
+    asked_at: Option<Timestamp>,
+    #[serde(default)]
+    refresh_token: Option<IgnoredAny>,
+}
+
+/// How it went with a login.
+enum Asked {
+    /// It was not to be asked about, or by another replica.
+    Not,
+    Yes,
+    /// The provider cannot be reached.
+    Away,
 }
 
 impl Providers {
-    /// Whether any provider is to be asked between logins.
+    /// After how long it is worth to look which logins are due: a tenth of the shortest [`ProviderOptions::refresh`];
+    /// `None` when no provider is to be asked between logins.
     #[must_use]
-    pub fn asks_anew(&self) -> bool {
-        self.list().any(|provider| !provider.refresh.is_zero())
+    pub fn looks_every(&self) -> Option<Duration> {
+        self.list().map(|provider| provider.refresh).filter(|refresh| !refresh.is_zero()).min().map(|least| least / 10)
     }
 
     /// Asks anew about every login whose provider was not asked for [`ProviderOptions::refresh`]: what it says of name,
     /// address and groups holds from then on, and a login that it vouches for no more ends, with what was agreed to in it.
+    /// With the last such login of a person goes what it has said of their groups and address. Says how many were asked
+    /// about.
     ///
     /// To be called now and then, at any number of replicas: each login is asked about by one of them. A provider that is
-    /// away ends nothing, and is asked again after as long.
+    /// away ends nothing, and is asked again with the next call; a record that cannot be read is passed over.
     ///
     /// # Errors
-    /// As the store's; some may have been asked about.
-    pub async fn refresh_due(&self, users: &Users) -> Result<RefreshedLogins, StoreError> {
-        let (mut refreshed, mut after) = (RefreshedLogins::default(), None);
+    /// As the store's, when logins cannot be listed.
+    pub async fn refresh_due(&self, users: &Users, told: &OnLoginChange) -> Result<usize, StoreError> {
+        let mut providers = JoinSet::new();
+        for (provider, logins) in self.due().await? {
+            providers.spawn(self.clone().ask_one(provider, logins, users.clone(), Arc::clone(told)));
+        }
+        Ok(providers.join_all().await.into_iter().sum())
+    }
+
+    /// The ids of the logins that are due, by provider; no secret is opened for it.
+    async fn due(&self) -> Result<HashMap<String, Vec<Box<str>>>, StoreError> {
+        let (mut all, now) = (HashMap::<String, Vec<Box<str>>>::new(), self.0.clock.now());
+        let key = self.0.logins.key("");
+        let mut query = Query { tenant: Some(key.tenant), ..Query::all(ProviderLogin::KIND) };
         loop {
-            let (page, more) = self.0.logins.list(None, after.as_deref(), PAGE).await?;
-            for login in page {
-                self.refresh(users, login, &mut refreshed).await?;
+            let page = self.0.logins.store().list(&query).await?;
+            for record in page.records {
+                match serde_json::from_slice::<Due>(&record.value) {
+                    Ok(due) if due.refresh_token.is_some() && self.is_due(&due.provider, due.asked_at, now) => {
+                        all.entry(due.provider).or_default().push(record.key.id);
+                    }
+                    Ok(_) => {}
+                    Err(error) => tracing::warn!(login = %record.key.id, %error, "a login cannot be read"),
+                }
             }
-            after = match more {
-                Some(more) => Some(more),
-                None => return Ok(refreshed),
+            query.after = match page.next {
+                Some(next) => Some(next),
+                None => return Ok(all),
             };
         }
     }
 
-    async fn refresh(
-        &self,
-        users: &Users,
-        login: Stored<ProviderLogin>,
-        refreshed: &mut RefreshedLogins,
-    ) -> Result<(), StoreError> {
-        let now = self.0.clock.now();
-        let Ok(Provider { options, way: Way::Discovered(discovery) }) = self.find(&login.value.provider) else {
-            return Ok(());
-        };
-        let (Some(token), Some(asked_at)) = (login.value.refresh_token.clone(), login.value.asked_at) else {
-            return Ok(());
-        };
+    fn is_due(&self, provider: &str, asked_at: Option<Timestamp>, now: Timestamp) -> bool {
+        let Ok(Provider { options, way: Way::Discovered(_) }) = self.find(provider) else { return false };
         let interval = SignedDuration::try_from(options.refresh).unwrap_or(SignedDuration::MAX);
-        if options.refresh.is_zero() || now.duration_since(asked_at) < interval {
-            return Ok(());
+        !options.refresh.is_zero() && asked_at.is_some_and(|at| now.duration_since(at) >= interval)
+    }
+
+    /// Asks one provider about these logins, several at once, until it cannot be reached.
+    async fn ask_one(self, provider: String, logins: Vec<Box<str>>, users: Users, told: OnLoginChange) -> usize {
+        let Ok(Provider { way: Way::Discovered(discovery), .. }) = self.find(&provider) else { return 0 };
+        if let Err(error) = discovery.get().await {
+            tracing::warn!(provider, %error, "a provider cannot be asked anew about logins");
+            return 0;
+        }
+        let mut asked = 0;
+        let mut under_way: VecDeque<JoinHandle<Asked>> = VecDeque::new();
+        let mut logins = logins.into_iter();
+        let mut away = false;
+        loop {
+            while !away
+                && under_way.len() < OidcLimits::ASKED_AT_ONCE
+                && let Some(login) = logins.next()
+            {
+                let (providers, users, told) = (self.clone(), users.clone(), Arc::clone(&told));
+                // In a task of its own, so that it comes to its end when nobody waits for it any more: a refresh token
+                // that was rotated and not kept is lost.
+                under_way.push_back(tokio::spawn(async move {
+                    providers.refresh(&users, &login, &told).await.unwrap_or_else(|error| {
+                        tracing::warn!(login = %login, %error, "a provider cannot be asked anew about a login");
+                        Asked::Not
+                    })
+                }));
+            }
+            match under_way.pop_front() {
+                None => break,
+                Some(one) => match one.await {
+                    Ok(Asked::Yes) => asked += 1,
+                    Ok(Asked::Away) => (asked, away) = (asked + 1, true),
+                    Ok(Asked::Not) => {}
+                    Err(error) => tracing::error!(provider, %error, "asking a provider anew broke off"),
+                },
+            }
+        }
+        asked
+    }
+
+    async fn refresh(&self, users: &Users, id: &str, told: &OnLoginChange) -> Result<Asked, StoreError> {
+        let now = self.0.clock.now();
+        let Some(login) = self.0.logins.get(id).await? else { return Ok(Asked::Not) };
+        let Ok(Provider { options, way: Way::Discovered(discovery) }) = self.find(&login.value.provider) else {
+            return Ok(Asked::Not);
+        };
+        let Some(token) = login.value.refresh_token.clone() else { return Ok(Asked::Not) };
+        if !self.is_due(&login.value.provider, login.value.asked_at, now) {
+            return Ok(Asked::Not);
         }
         if !self.is_used(&login.id).await? {
             self.0.logins.delete(&login.id, When::At(login.revision)).await.or_else(lost)?;
-            return Ok(());
+            return Ok(Asked::Not);
         }
         // Whoever writes this asks: a refresh token that two use is one that was stolen.
         let Some(login) = self.keep(&login, ProviderLogin { asked_at: Some(now), ..login.value.clone() }).await? else {
-            return Ok(());
+            return Ok(Asked::Not);
         };
-        refreshed.asked += 1;
         let gone = match self.ask_anew(options, discovery, &login, &token, now).await {
             Ok(asserted) => match users.of_identity(&asserted.identity).await.map_err(into_store)? {
                 None => true,
                 Some(_) => match users.sign_in(&asserted).await {
                     Ok(signed_in) => {
-                        refreshed.ownerless.extend(signed_in.ownerless.then(|| signed_in.id.into()));
+                        if signed_in.ownerless {
+                            told(LoginChange::Ownerless(signed_in.id.into())).await;
+                        }
                         false
                     }
                     Err(UserError::Store(error)) => return Err(error),
@@ -99,12 +189,39 @@ impl Providers {
             Err(OidcError::Store(error)) => return Err(error),
             Err(error) => {
                 tracing::warn!(provider = options.name, %error, "a provider cannot be asked anew about a login");
-                false
+                let away = matches!(&error, OidcError::Provider(error) if error.is::<FetchError>());
+                return Ok(if away { Asked::Away } else { Asked::Yes });
             }
         };
-        if gone && let Some(user) = self.end_login(&login.id).await? {
-            tracing::info!(provider = options.name, user, "a provider vouches for a login no more");
-            refreshed.ended.push(user);
+        if gone {
+            self.end_unvouched(users, &login, told).await?;
+        }
+        Ok(Asked::Yes)
+    }
+
+    /// Ends a login that its provider vouches for no more. With the last one that it is asked about goes what it has said
+    /// of the person.
+    async fn end_unvouched(
+        &self,
+        users: &Users,
+        login: &Stored<ProviderLogin>,
+        told: &OnLoginChange,
+    ) -> Result<(), StoreError> {
+        let ProviderLogin { provider, issuer, subject, .. } = &login.value;
+        let user = self.user_of(&login.id).await?;
+        if let Some(user) = &user {
+            let of_person = ProviderLogin::of_person(issuer, subject);
+            let (logins, _) = self.0.logins.list(Some(of_person), None, OTHERS).await?;
+            let vouches = |one: &Stored<ProviderLogin>| one.id != login.id && one.value.refresh_token.is_some();
+            // First of all: when the rest fails, the login is asked about again.
+            if !logins.iter().any(vouches) && users.disavow(user, issuer).await.map_err(into_store)? {
+                told(LoginChange::Ownerless(user.clone())).await;
+            }
+        }
+        self.end_login(&login.id).await?;
+        if let Some(user) = user {
+            tracing::info!(provider, user, "a provider vouches for a login no more");
+            told(LoginChange::Ended(user)).await;
         }
         Ok(())
     }
@@ -118,13 +235,19 @@ impl Providers {
         Ok(!self.0.grants.list(term, None, 1).await?.0.is_empty())
     }
 
-    /// Writes a login for as long as it was to be kept; `None` when somebody else has written it.
-    async fn keep(
+    /// Writes a login for as long as it was to be kept; `None` when somebody else has written it, or that time is over.
+    pub(super) async fn keep(
         &self,
         old: &Stored<ProviderLogin>,
         new: ProviderLogin,
     ) -> Result<Option<Stored<ProviderLogin>>, StoreError> {
-        let left = new.ends_at.and_then(|at| at.duration_since(self.0.clock.now()).try_into().ok());
+        let left = match new.ends_at {
+            None => None,
+            Some(at) => match Duration::try_from(at.duration_since(self.0.clock.now())) {
+                Ok(left) if !left.is_zero() => Some(left),
+                _ => return Ok(None),
+            },
+        };
         let put = self.0.logins.put(&old.id, &new, left, When::At(old.revision))?;
         match self.0.logins.store().commit(vec![put]).await {
             Err(error) if error.kind() == StoreErrorKind::Conflict => Ok(None),
@@ -187,23 +310,35 @@ impl Providers {
             }
             None => {}
         }
-        person::person(options, &login.subject, &claims)
+        match person::person(options, &login.subject, &claims) {
+            // Not that the person has another address, but nothing about any.
+            Err(OidcError::NotAllowed(_)) if person::at(&claims, "email").is_none() => {
+                Err(OidcError::Invalid("the provider tells no address between logins"))
+            }
+            person => person,
+        }
     }
 
-    /// Ends one login: the user whose session it was.
-    async fn end_login(&self, session: &str) -> Result<Option<String>, StoreError> {
+    /// The user whose login it is.
+    async fn user_of(&self, session: &str) -> Result<Option<String>, StoreError> {
+        if let Some(found) = self.0.sessions.get(session).await? {
+            return Ok(Some(found.value.user));
+        }
+        let of_session = Grant::ended_with(Revoked::Session(session));
+        let grant = self.0.grants.list(of_session, None, 1).await?.0.pop();
+        Ok(grant.map(|grant| grant.value.subject.id.to_string()))
+    }
+
+    /// Ends one login, with what was agreed to in it.
+    async fn end_login(&self, session: &str) -> Result<(), StoreError> {
         let inner = &*self.0;
-        let user = inner.sessions.get(session).await?.map(|found| found.value.user);
-        let term = Grant::ended_with(Revoked::Session(session));
-        let of_grant = inner.grants.list(term, None, 1).await?.0.pop().map(|grant| grant.value.subject.id.to_string());
         self.end_grants(session).await?;
         let writes = vec![
             Write::Delete { key: inner.sessions.key(session), when: When::Any },
             Write::Delete { key: inner.logins.key(session), when: When::Any },
             self.revocation(session)?,
         ];
-        inner.logins.store().commit(writes).await?;
-        Ok(user.or(of_grant))
+        inner.logins.store().commit(writes).await.map(drop)
     }
 }
 

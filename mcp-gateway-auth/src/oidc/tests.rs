@@ -25,6 +25,8 @@ struct Provider {
     answers: Mutex<HashMap<String, Value>>,
     token_form: Mutex<HashMap<String, String>>,
     away: AtomicBool,
+    /// A URL that is never answered.
+    hangs: Mutex<String>,
     fetched: AtomicUsize,
 }
 
@@ -36,6 +38,9 @@ impl Fetch for Provider {
             return Err(FetchError::Failed("it is away".into()));
         }
         let url = request.uri().to_string();
+        if *self.hangs.lock().unwrap() == url {
+            std::future::pending::<()>().await;
+        }
         if url.ends_with("/token") {
             *self.token_form.lock().unwrap() = form_urlencoded::parse(request.body()).into_owned().collect();
         }
@@ -65,6 +70,10 @@ struct Login {
 
 impl Login {
     async fn new(options: ProviderOptions) -> Self {
+        Self::of(vec![options]).await
+    }
+
+    async fn of(options: Vec<ProviderOptions>) -> Self {
         let world = World::new().await;
         let keys = SigningKeys::open(world.of(), world.clock.clone(), SigningKeyOptions::default()).await.unwrap();
         let provider = Arc::new(Provider {
@@ -72,6 +81,7 @@ impl Login {
             answers: Mutex::default(),
             token_form: Mutex::default(),
             away: AtomicBool::new(false),
+            hangs: Mutex::default(),
             fetched: AtomicUsize::new(0),
         });
         let at = |path: &str| format!("{ISSUER}/{path}");
@@ -85,8 +95,7 @@ impl Login {
         let (store, sealer) = (world.store.clone(), world.sealer.clone());
         let (fetch, clock) = (provider.clone(), world.clock.clone());
         let origin = "https://gateway.example";
-        let providers =
-            Providers::new(vec![options], origin, store, sealer, TenantId::default(), fetch, clock).unwrap();
+        let providers = Providers::new(options, origin, store, sealer, TenantId::default(), fetch, clock).unwrap();
         let sessions = Sessions::new(world.of(), world.clock.clone(), SessionOptions::default());
         Self { world, provider, providers, sessions }
     }
@@ -231,7 +240,7 @@ async fn an_id_token_is_signed_by_the_provider_and_is_one() {
 async fn what_is_to_be_linked_is_no_login_and_is_asked_anew() {
     let login = Login::company().await;
     let sent = login.begin_link("the session's id").await;
-    assert_eq!(sent["max_age"], "0");
+    assert_eq!((&*sent["max_age"], sent.get("prompt")), ("0", None));
     let mut claims = login.claims(&sent["nonce"]);
     claims["auth_time"] = json!(login.world.clock.now().as_second() - 600);
     login.issue(&login.sign("JWT", &claims).await);
@@ -244,6 +253,52 @@ async fn what_is_to_be_linked_is_no_login_and_is_asked_anew() {
     let sent = login.begin().await;
     login.issue(&login.sign("JWT", &login.claims(&sent["nonce"])).await);
     assert_eq!(login.finish(&sent).await.unwrap().link, None);
+}
+
+/// What was proved is shown, and linked in the session that it was proved in, once.
+#[tokio::test]
+async fn what_is_to_be_linked_waits_for_the_person_to_agree() {
+    let mut options = ProviderOptions::github("company", "gateway");
+    (options.anybody, options.groups_claim, options.fresh_without_auth_time) = (true, None, true);
+    assert!(options.proves_anew() && !ProviderOptions::github("hub", "x").proves_anew());
+    let login = Login::new(options).await;
+    let token = json!({ "access_token": "gho", "token_type": "bearer" });
+    login.provider.answer("https://github.com/login/oauth/access_token", token);
+    login.provider.answer("https://api.github.com/user", json!({ "id": 42, "login": "ada" }));
+    let emails = json!([{ "email": "ada@a.example", "primary": true, "verified": true }]);
+    login.provider.answer("https://api.github.com/user/emails", emails);
+    let proven = login.finish(&login.begin_link("session").await).await.unwrap();
+    let held = login.providers.hold_link("session", &proven).await.unwrap();
+    assert_eq!((&*held.identity.subject, held.email.as_deref()), ("42", Some("ada@a.example")));
+    let id = held.identity.id();
+    let take = async |session: &str, identity: &str| login.providers.take_link(session, identity).await.unwrap();
+    assert_eq!(take("another", &id).await, None);
+    assert_eq!(take("session", "another").await, None, "not what was shown");
+    assert_eq!(take("session", &id).await, Some(held));
+    assert_eq!(take("session", &id).await, None, "once");
+}
+
+/// `OpenID` Connect Core §11: without consent, `offline_access` is ignored.
+#[tokio::test]
+async fn consent_is_asked_for_where_a_refresh_token_needs_it() {
+    let hour = std::time::Duration::from_secs(3_600);
+    let plain = || ProviderOptions::new("company", ISSUER, "gateway");
+    let keycloak = ProviderOptions::keycloak("company", ISSUER, "gateway");
+    for (options, prompt) in [
+        (plain(), None),
+        (ProviderOptions { refresh: hour, ..plain() }, Some("consent")),
+        (ProviderOptions { refresh: hour, consent_for_refresh: false, ..plain() }, None),
+        (ProviderOptions { refresh: hour, ..keycloak }, None),
+    ] {
+        let login = Login::new(options).await;
+        let sent = login.begin().await;
+        assert_eq!(sent.get("prompt").map(String::as_str), prompt);
+        let linked = login.begin_link("session").await;
+        assert!(
+            !linked.contains_key("prompt") && !linked["scope"].contains("offline_access"),
+            "no token is kept of it"
+        );
+    }
 }
 
 #[tokio::test]
@@ -417,6 +472,10 @@ async fn a_person_of_github_is_a_number_with_a_primary_address() {
     assert!(!sent.contains_key("nonce") && sent["scope"].contains("read:org") && sent.contains_key("code_challenge"));
     let proven = login.finish(&sent).await.unwrap();
     assert_eq!(proven.authenticated_at, NEVER, "it does not say when");
+    // To be linked, somebody would have to be asked again.
+    let link = login.begin_link("the session's id").await;
+    assert_eq!(link["prompt"], "select_account");
+    assert!(invalid(&login.finish(&link).await), "who was at the browser is not known");
     let person = proven.asserted;
     assert_eq!(person.identity, crate::user::IdentityKey::new("https://github.com", "42"));
     assert_eq!((&*person.name, &*person.email.unwrap().address), ("ada", "ada.king@a.example"));
@@ -475,12 +534,21 @@ async fn two_providers_are_two() {
 mod between_logins {
     use std::time::Duration;
 
-    use mcp_gateway_core::record::Roles;
+    use mcp_gateway_core::contract::Write;
+    use mcp_gateway_core::record::{Email, Roles};
 
     use super::*;
     use crate::testing::owner;
+    use crate::user::{Asserted, IdentityKey};
 
     const MINUTES: Duration = Duration::from_secs(600);
+
+    #[derive(Debug, Default, PartialEq)]
+    struct Refreshed {
+        asked: usize,
+        ended: Vec<String>,
+        ownerless: Vec<String>,
+    }
 
     struct Asked {
         login: Login,
@@ -492,13 +560,20 @@ mod between_logins {
     impl Asked {
         /// Somebody of the group `ops` who has signed in.
         async fn new() -> Self {
+            Self::with(Vec::new(), &[]).await
+        }
+
+        /// The same with addresses of these domains, and with these providers beside the company.
+        async fn with(others: Vec<ProviderOptions>, domains: &[&str]) -> Self {
             let mut options = ProviderOptions::new("company", ISSUER, "gateway");
             (options.groups_claim, options.refresh) = (Some("groups".to_owned()), MINUTES);
-            let login = Login::new(options).await;
+            options.email_domains = domains.iter().map(|domain| (*domain).to_owned()).collect();
+            let login = Login::of([vec![options], others].concat()).await;
             let sent = login.begin().await;
             assert!(sent["scope"].split(' ').any(|scope| scope == "offline_access"));
             let mut claims = login.claims(&sent["nonce"]);
             claims["groups"] = json!(["ops"]);
+            claims["email_verified"] = json!(true);
             let id_token = login.sign("JWT", &claims).await;
             let token = json!({ "access_token": "at", "id_token": id_token, "refresh_token": "r1" });
             login.provider.answer(&format!("{ISSUER}/token"), token);
@@ -512,8 +587,36 @@ mod between_logins {
             Self { login, session, id, user: signed_in.id.into() }
         }
 
-        async fn ask(&self) -> RefreshedLogins {
-            self.login.providers.refresh_due(&self.login.world.users).await.unwrap()
+        async fn ask(&self) -> Refreshed {
+            let changes = Arc::new(Mutex::new(Vec::new()));
+            let kept = Arc::clone(&changes);
+            let told: OnLoginChange = Arc::new(move |change| {
+                kept.lock().unwrap().push(change);
+                Box::pin(async {})
+            });
+            let asked = self.login.providers.refresh_due(&self.login.world.users, &told).await.unwrap();
+            let mut refreshed = Refreshed { asked, ..Refreshed::default() };
+            for change in changes.lock().unwrap().drain(..) {
+                match change {
+                    LoginChange::Ended(user) => refreshed.ended.push(user),
+                    LoginChange::Ownerless(user) => refreshed.ownerless.push(user),
+                }
+            }
+            refreshed
+        }
+
+        /// Another session of hers, of this provider.
+        async fn session_of(&self, provider: &str, issuer: &str) -> String {
+            let user = SessionUser { id: self.user.as_str().into(), epoch: 0 };
+            let begun = self.login.sessions.begin(&user, provider).await.unwrap();
+            let kept = self.login.providers.0.logins.get(&self.id).await.unwrap().unwrap().value;
+            let login = ProviderLogin { provider: provider.to_owned(), issuer: issuer.to_owned(), ..kept };
+            self.login.providers.remember(&begun.id, &login, MINUTES * 100).await.unwrap();
+            begun.id
+        }
+
+        fn denies(&self) {
+            self.login.provider.answer(&format!("{ISSUER}/token"), json!({ "error": "invalid_grant" }));
         }
 
         fn later(&self) {
@@ -540,7 +643,7 @@ mod between_logins {
     async fn groups_follow_the_provider_while_a_login_lives() {
         let asked = Asked::new().await;
         asked.says(&["dev"]);
-        assert_eq!(asked.ask().await, RefreshedLogins::default(), "it is too early");
+        assert_eq!(asked.ask().await, Refreshed::default(), "it is too early");
         asked.later();
         assert_eq!(asked.ask().await.asked, 1);
         assert_eq!(asked.ask().await.asked, 0, "it was asked a moment ago");
@@ -613,7 +716,123 @@ mod between_logins {
         let asked = Asked::new().await;
         asked.login.sessions.end(&asked.session).await.unwrap();
         asked.later();
-        assert_eq!(asked.ask().await, RefreshedLogins::default());
+        assert_eq!(asked.ask().await, Refreshed::default());
         assert!(asked.login.providers.0.logins.get(&asked.id).await.unwrap().is_none());
+    }
+
+    /// What a provider has said of groups and address ends with its word, however else the person signs in.
+    #[tokio::test]
+    async fn whom_the_provider_knows_no_more_has_nothing_by_its_word() {
+        let asked = Asked::with(Vec::new(), &["a.example"]).await;
+        let users = &asked.login.world.users;
+        let group = asked.user().await.groups[0].clone();
+        let given = users.set_group_roles(&owner(), &group, Roles::OWNER, None).await.unwrap();
+        asked.login.world.applied(given).await;
+        let second = asked.session_of("company", ISSUER).await;
+        asked.denies();
+        asked.later();
+        // One of two logins may have been signed out there; the other one still speaks.
+        let kept = asked.login.providers.0.logins.get(&second).await.unwrap().unwrap();
+        let fresh = ProviderLogin { asked_at: Some(asked.login.world.clock.now()), ..kept.value };
+        asked.login.providers.0.logins.save(&second, &fresh, When::Any).await.unwrap();
+        let refreshed = asked.ask().await;
+        assert_eq!((refreshed.ended.len(), asked.user().await.groups.len()), (1, 1));
+        assert_eq!(asked.user().await.email, Some(Email::verified_by("ada@a.example", ISSUER)));
+
+        asked.later();
+        let refreshed = asked.ask().await;
+        assert_eq!((refreshed.ended, refreshed.ownerless), (vec![asked.user.clone()], vec![asked.user.clone()]));
+        assert_eq!(asked.user().await.email, Some(Email::unverified("ada@a.example")));
+        let hub = IdentityKey::new("https://github.com", "7");
+        users.link(&asked.user, &hub).await.unwrap();
+        let again = users.sign_in(&Asserted::new(hub, "Ada")).await.unwrap();
+        assert_eq!((&*again.id, again.user.groups.len()), (&*asked.user, 0), "no group of the company");
+    }
+
+    /// A provider that hangs, and a record that nobody can read, hold up nobody else; what has come of it is told at once.
+    #[tokio::test]
+    async fn one_provider_does_not_wait_for_another() {
+        const SLOW: &str = "https://slow.example.com";
+        let mut slow = ProviderOptions::new("slow", SLOW, "gateway");
+        slow.refresh = MINUTES;
+        let asked = Asked::with(vec![slow], &[]).await;
+        let provider = &asked.login.provider;
+        let of_slow = json!({
+            "issuer": SLOW, "authorization_endpoint": format!("{SLOW}/authorize"),
+            "token_endpoint": format!("{SLOW}/token"), "jwks_uri": format!("{SLOW}/keys"),
+        });
+        provider.answer(&format!("{SLOW}/.well-known/openid-configuration"), of_slow);
+        asked.session_of("slow", SLOW).await;
+        let logins = &asked.login.providers.0.logins;
+        for broken in ["0", "zzz"] {
+            let key = logins.key(broken);
+            let value = Bytes::from_static(b"{\"provider\":7}");
+            let put = Write::Put { key, value, index: Vec::new(), ttl: None, when: When::Any };
+            logins.store().commit(vec![put]).await.unwrap();
+        }
+        // One that says it is due, and cannot be opened.
+        let broken = json!({
+            "provider": "company", "issuer": ISSUER, "subject": "1", "refreshToken": "not sealed",
+            "askedAt": "2020-01-01T00:00:00Z",
+        });
+        let (key, value) = (logins.key("00"), Bytes::from(broken.to_string()));
+        let put = Write::Put { key, value, index: Vec::new(), ttl: None, when: When::Any };
+        logins.store().commit(vec![put]).await.unwrap();
+
+        *provider.hangs.lock().unwrap() = format!("{SLOW}/token");
+        asked.denies();
+        asked.later();
+        let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+        let tells: OnLoginChange = Arc::new(move |change| {
+            tell.send(change).unwrap();
+            Box::pin(async {})
+        });
+        let pass = asked.login.providers.refresh_due(&asked.login.world.users, &tells);
+        tokio::select! {
+            done = pass => panic!("the slow one does not answer: {done:?}"),
+            change = told.recv() => assert_eq!(change, Some(LoginChange::Ended(asked.user.clone()))),
+        }
+        assert!(!asked.is_signed_in().await);
+    }
+
+    /// Nobody waits for each login of a provider that cannot be reached.
+    #[tokio::test]
+    async fn a_provider_that_is_away_is_left_out_for_the_rest() {
+        let asked = Asked::new().await;
+        for _ in 0..3 * OidcLimits::ASKED_AT_ONCE {
+            asked.session_of("company", ISSUER).await;
+        }
+        asked.later();
+        asked.login.provider.away.store(true, Ordering::SeqCst);
+        let first = asked.ask().await.asked;
+        assert!((1..=2 * OidcLimits::ASKED_AT_ONCE).contains(&first), "{first}");
+        asked.login.provider.away.store(false, Ordering::SeqCst);
+        asked.says(&["ops"]);
+        assert_eq!(first + asked.ask().await.asked, 3 * OidcLimits::ASKED_AT_ONCE + 1, "the rest is still due");
+    }
+
+    /// A provider that tells less between logins than at one has said nothing.
+    #[tokio::test]
+    async fn an_address_that_is_not_told_ends_no_login() {
+        let asked = Asked::with(Vec::new(), &["a.example"]).await;
+        asked.later();
+        asked.says(&["ops"]);
+        let about = json!({ "sub": "248289", "name": "Ada", "groups": ["ops"] });
+        asked.login.provider.answer(&format!("{ISSUER}/userinfo"), about);
+        assert!(asked.ask().await.ended.is_empty() && asked.is_signed_in().await);
+        asked.later();
+        let about = json!({ "sub": "248289", "email": "ada@b.example", "email_verified": true, "groups": [] });
+        asked.login.provider.answer(&format!("{ISSUER}/userinfo"), about);
+        assert_eq!(asked.ask().await.ended.len(), 1, "another one is");
+    }
+
+    #[tokio::test]
+    async fn what_is_over_is_not_kept() {
+        let asked = Asked::new().await;
+        let providers = &asked.login.providers;
+        let login = providers.0.logins.get(&asked.id).await.unwrap().unwrap();
+        let over = ProviderLogin { ends_at: Some(asked.login.world.clock.now()), ..login.value.clone() };
+        assert!(providers.keep(&login, over).await.unwrap().is_none());
+        assert_eq!(providers.looks_every(), Some(MINUTES / 10));
     }
 }

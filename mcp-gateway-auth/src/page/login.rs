@@ -103,6 +103,8 @@ pub struct Way<'a> {
     pub id: &'a str,
     /// What it is: the name of the provider, or of the gateway's own passwords.
     pub title: &'a str,
+    /// What that calls the person.
+    pub who: &'a str,
     /// Since when.
     pub since: &'a str,
 }
@@ -145,7 +147,7 @@ impl SignedInPage<'_> {
                 form method="post" action="/login/unlink" {
                     (hidden("csrf", self.csrf))
                     (hidden("identity", way.id))
-                    p { strong { (way.title) } span.soft { ", since " (way.since) } }
+                    p { strong { (way.title) } " as " (way.who) span.soft { ", since " (way.since) } }
                     @if self.ways.len() > 1 {
                         button.second type="submit" { "Remove " (way.title) }
                     }
@@ -158,8 +160,8 @@ impl SignedInPage<'_> {
                     button.second type="submit" { "Add " (title) }
                 }
             }
-            @if self.ways.len() > 1 {
-                p.soft { "Removing one ends every session and token of yours, this one too." }
+            @if self.ways.len() > 1 || !self.more.is_empty() {
+                p.soft { "Adding or removing one ends every session and token of yours, this one too." }
             }
         };
         Page::new("Signed in", &content)
@@ -185,6 +187,58 @@ impl LinkPage<'_> {
                 "person is signed in here as you." }
             a.button href=(self.href) { "Go on to " (self.provider) }
             p { a href="/login" { "Go back" } }
+        };
+        Page::new("Add a way to sign in", &content)
+    }
+}
+
+/// Asks somebody who comes back from a provider whether this account there is theirs. Its form is posted to
+/// `/login/link/confirm`: `csrf` and `identity`.
+#[derive(Debug, Clone)]
+pub struct ConfirmLinkPage<'a> {
+    /// The token of the session's cookie.
+    pub csrf: &'a str,
+    /// The id of the identity.
+    pub identity: &'a str,
+    /// The name of whoever is signed in here.
+    pub person: &'a str,
+    /// The provider's name.
+    pub provider: &'a str,
+    /// Its issuer.
+    pub issuer: &'a str,
+    /// The name there.
+    pub name: &'a str,
+    /// The address there.
+    pub email: Option<&'a str>,
+    /// What it calls the person.
+    pub subject: &'a str,
+    /// Whether every key ends, too.
+    pub ends_keys: bool,
+}
+
+impl ConfirmLinkPage<'_> {
+    /// The page.
+    #[must_use]
+    pub fn render(&self) -> Page {
+        let content = html! {
+            p { "Is this account yours? Whoever signs in with it is signed in here as " strong { (self.person) } "." }
+            dl {
+                dt { "At" } dd { (self.provider) " (" (self.issuer) ")" }
+                dt { "Name" } dd { (self.name) }
+                @if let Some(email) = self.email { dt { "Address" } dd { (email) } }
+                dt { "Account" } dd { (self.subject) }
+            }
+            form method="post" action="/login/link/confirm" {
+                (hidden("csrf", self.csrf))
+                (hidden("identity", self.identity))
+                button type="submit" { "Add this account" }
+            }
+            p { a href="/login" { "Go back" } }
+            p.soft {
+                "Every session and token of yours ends"
+                @if self.ends_keys { ", and every API key" }
+                ". Sign in again afterwards."
+            }
         };
         Page::new("Add a way to sign in", &content)
     }
@@ -229,6 +283,18 @@ mod tests {
             login: EVIL,
             problem: Some(EVIL),
         };
+        let confirm = ConfirmLinkPage {
+            csrf: EVIL,
+            identity: EVIL,
+            person: EVIL,
+            provider: EVIL,
+            issuer: EVIL,
+            name: EVIL,
+            email: Some(EVIL),
+            subject: EVIL,
+            ends_keys: true,
+        };
+        let way = || Way { id: EVIL, title: EVIL, who: EVIL, since: EVIL };
         let pages = [
             page.render(),
             PasswordPage { csrf: EVIL, next: EVIL, login: EVIL, problem: Some(EVIL) }.render(),
@@ -236,12 +302,13 @@ mod tests {
                 csrf: EVIL,
                 name: EVIL,
                 again: EVIL,
-                ways: &[Way { id: EVIL, title: EVIL, since: EVIL }, Way { id: EVIL, title: EVIL, since: EVIL }],
+                ways: &[way(), way()],
                 more: &[(EVIL, EVIL)],
                 problem: Some(EVIL),
             }
             .render(),
             LinkPage { provider: EVIL, href: EVIL }.render(),
+            confirm.render(),
             SignedOutPage { provider: EVIL, href: EVIL }.render(),
         ];
         for page in pages {

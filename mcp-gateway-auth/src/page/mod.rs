@@ -27,5 +27,5 @@ mod notice;
 pub use self::consent::{Choice, ClientOrigin, ConsentPage};
 pub use self::device::{DeviceConsentPage, DevicePage};
 pub use self::layout::Page;
-pub use self::login::{LinkPage, LoginPage, PasswordPage, Provider, SignedInPage, SignedOutPage, Way};
+pub use self::login::{ConfirmLinkPage, LinkPage, LoginPage, PasswordPage, Provider, SignedInPage, SignedOutPage, Way};
 pub use self::notice::{ConnectedPage, ErrorPage, NotConnectedPage};

@@ -108,9 +108,18 @@ impl Scim {
             return Err(ScimError::Changed);
         }
         self.change_members(provider, id, stored.revision, &[MemberChange::Replace(Vec::new())]).await?;
-        let gone = |key| Write::Delete { key, when: When::Any };
-        let writes = vec![gone(self.users.groups.key(id)), gone(self.groups.key(id))];
-        Ok(Some(self.groups.store().commit(writes).await?))
+        Ok(Some(self.groups.store().commit(self.gone(id, stored.revision).await?).await?))
+    }
+
+    /// The writes that remove a group: what it gives, or who was put into it by a login, may have changed since.
+    pub(super) async fn gone(&self, id: &str, seen: Revision) -> Result<Vec<Write>, ScimError> {
+        let mut writes = vec![Write::Delete { key: self.groups.key(id), when: When::At(seen) }];
+        let (gives, holds) = self.given(id).await?;
+        if let Write::Check { key, when: When::At(revision) } = holds {
+            writes.push(Write::Delete { key, when: When::At(revision) });
+        }
+        writes.extend(self.users.unmake_group(id, gives).await?);
+        Ok(writes)
     }
 
     /// Lists groups.
@@ -146,6 +155,8 @@ impl Scim {
                 None => break,
             };
         }
+        // New ones come last.
+        all.sort_by(|a, b| (a.value.created_at, &a.id).cmp(&(b.value.created_at, &b.id)));
         let total = all.len();
         let shown = all.into_iter().skip(query.start.saturating_sub(1)).take(query.count.min(ScimLimits::PAGE));
         let shown = self.shown_groups(shown.collect(), query.without_members);

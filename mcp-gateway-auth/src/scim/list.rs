@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use mcp_gateway_core::contract::StoreLimits;
 use mcp_gateway_core::record::{Stored, User, UserState};
 use serde_json::Value;
@@ -27,12 +28,9 @@ struct Listing {
 }
 
 impl Listings {
-    /// After so long without a first page, the next one goes through all again.
-    const LASTS: SignedDuration = SignedDuration::from_mins(10);
-
     fn of(&self, provider: &str, now: Timestamp) -> Option<Arc<[Box<str>]>> {
         let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let listing = held.get(provider).filter(|listing| now.duration_since(listing.begun) < Self::LASTS);
+        let listing = held.get(provider).filter(|listing| is_young(listing.begun, now));
         listing.map(|listing| Arc::clone(&listing.ids))
     }
 
@@ -40,6 +38,11 @@ impl Listings {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         held.insert(provider.into(), Listing { begun, ids });
     }
+}
+
+/// Afterwards, the next page goes through all again.
+fn is_young(begun: Timestamp, now: Timestamp) -> bool {
+    Duration::try_from(now.duration_since(begun)).is_ok_and(|age| age < ScimLimits::LISTING)
 }
 
 impl fmt::Debug for Listings {
@@ -51,8 +54,9 @@ impl fmt::Debug for Listings {
 impl Scim {
     /// Lists users.
     ///
-    /// The first page (`startIndex` 1) sees all users as they are; those after it, for ten minutes, are of the same list,
-    /// so that nobody is passed over or told twice while others come and go.
+    /// The first page (`startIndex` 1) sees all users as they are; those after it, for [`ScimLimits::LISTING`], are of the
+    /// same list, so that nobody is passed over or told twice while others come and go. The list is this process's: a page
+    /// of another one sees all users as they are, where whoever was made last comes last.
     ///
     /// # Errors
     /// [`ScimError`].
@@ -75,7 +79,7 @@ impl Scim {
         Ok(page(ids.len(), query.start, &shown))
     }
 
-    /// The ids of all users of a client, in their order; those of the list that it goes through, when it `goes_on`.
+    /// The ids of all users of a client, the eldest first; those of the list that it goes through, when it `goes_on`.
     async fn listed(&self, provider: &str, goes_on: bool) -> Result<Arc<[Box<str>]>, ScimError> {
         let now = self.clock.now();
         if goes_on && let Some(ids) = self.listings.of(provider, now) {
@@ -87,16 +91,18 @@ impl Scim {
     }
 
     async fn all_users(&self, provider: &str) -> Result<Arc<[Box<str>]>, ScimError> {
-        let (mut ids, mut after) = (Vec::new(), None);
+        let (mut all, mut after) = (Vec::new(), None);
         loop {
             let of = Some(of_provider(provider));
             let (found, more) = self.people.list(of, after.as_deref(), StoreLimits::PAGE).await?;
-            ids.extend(found.into_iter().map(|person| person.id));
+            all.extend(found.into_iter().map(|person| (person.value.created_at, person.id)));
             after = match more {
                 Some(more) => Some(more),
-                None => return Ok(ids.into()),
+                None => break,
             };
         }
+        all.sort_unstable();
+        Ok(all.into_iter().map(|(_, id)| id).collect())
     }
 
     /// Those of these users whom the client sees, at most [`StoreLimits::PAGE`].

@@ -19,6 +19,7 @@ mod tests;
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use mcp_gateway_core::contract::{Clock, Revision, StoreLimits, When, Write};
@@ -27,8 +28,8 @@ use mcp_gateway_core::snapshot::RolePresets;
 use serde_json::{Value, json};
 
 pub use self::error::ScimError;
-pub(crate) use self::record::forgetting;
 pub use self::record::{ScimGroup, ScimName, ScimUser};
+pub(crate) use self::record::{forgetting, provisioned_by, provisioned_groups};
 
 use self::document::UserDocument;
 use self::error::bad;
@@ -52,6 +53,8 @@ impl ScimLimits {
     pub const MEMBERS: usize = 1_000;
     /// Resources of a page.
     pub const PAGE: usize = 200;
+    /// How long a list that a client pages through stays the one of its first page: 10 minutes.
+    pub const LISTING: Duration = Duration::from_secs(600);
     /// Bytes of a request's body.
     pub const BODY: usize = 256 << 10;
 }
@@ -176,7 +179,9 @@ impl Scim {
                 self.begin_anew(&id).await?;
             }
             record.disabled_in = old.and_then(|old| old.disabled_in);
-            let applied = self.follow(&id, record, when, vec![named(&id)?]).await?;
+            // Nobody takes it from the user at the same moment.
+            let still = Write::Check { key: self.users.identities.key(&key.id()), when: When::At(identity.revision) };
+            let applied = self.follow(&id, record, when, vec![named(&id)?, still]).await?;
             return Ok((id, applied));
         }
         let id = Users::new_id();
@@ -190,7 +195,7 @@ impl Scim {
             created_at: now,
         };
         record.disabled_in = (!document.active).then_some(user.epoch);
-        let identity = Identity { key: key.clone(), user: id.clone(), linked_at: now };
+        let identity = Identity::new(key.clone(), &*id, now);
         let writes = vec![
             self.users.users.put(&id, &user, None, When::Absent)?,
             self.users.identities.put(&key.id(), &identity, None, When::Absent)?,

@@ -48,6 +48,24 @@ pub(crate) async fn forgetting(users: &Resources<User>, id: &str) -> Result<Vec<
     Ok(writes)
 }
 
+/// The issuer whose client provisions a user, if one does, and that this holds.
+pub(crate) async fn provisioned_by(users: &Resources<User>, id: &str) -> Result<(Option<String>, Write), StoreError> {
+    let people = users.of_kind::<ScimUser>();
+    let person = people.get(id).await?;
+    let when = person.as_ref().map_or(When::Absent, |person| When::At(person.revision));
+    let by = person.filter(|person| !person.value.removed).map(|person| person.value.provider);
+    Ok((by, Write::Check { key: people.key(id), when }))
+}
+
+/// Those of these groups that a client provisions.
+pub(crate) async fn provisioned_groups(
+    users: &Resources<User>,
+    ids: impl Iterator<Item = &str>,
+) -> Result<Vec<Box<str>>, StoreError> {
+    let kept = users.of_kind::<ScimGroup>().get_many(ids).await?;
+    Ok(kept.into_iter().flatten().map(|group| group.id).collect())
+}
+
 /// Whose a `userName` is, by provider and name without case.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ScimName {

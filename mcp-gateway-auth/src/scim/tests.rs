@@ -467,6 +467,69 @@ async fn a_user_of_two_providers_is_provisioned_by_the_first_alone() {
     assert!(!client.world.snapshots.load().users[&*ada].enabled);
 }
 
+/// Whoever comes back by an identity that was taken away would be somebody whom the client could not deactivate.
+#[tokio::test]
+async fn whom_a_client_provisions_does_not_take_that_provider_away() {
+    let client = Client::new().await;
+    let ada = client.create("ada").await.id;
+    let users = &client.world.users;
+    let (company, other) = (IdentityKey::new(ISSUER, "ada"), IdentityKey::new(OTHER, "7"));
+    users.link(&ada, &other).await.unwrap();
+    let unlink = async |key: &IdentityKey| users.unlink(&owner(), &ada, &key.id(), |_| true).await;
+    assert!(matches!(unlink(&company).await, Err(UserError::Provisioned)));
+    unlink(&other).await.unwrap();
+    users.link(&ada, &other).await.unwrap();
+    client.scim.delete_user(ISSUER, &ada, None).await.unwrap();
+    unlink(&company).await.unwrap();
+}
+
+/// What a client keeps is for it to take, whatever logins say or do not.
+#[tokio::test]
+async fn groups_that_a_client_keeps_do_not_lapse() {
+    let client = Client::new().await;
+    let ada = client.create("ada").await.id;
+    let group = json!({ "displayName": "Ops", "externalId": "ops", "members": [{ "value": ada }] });
+    let group = client.scim.create_group(ISSUER, &group).await.unwrap().id;
+    let users = &client.world.users;
+    let other = IdentityKey::new(OTHER, "7");
+    users.link(&ada, &other).await.unwrap();
+    client.world.clock.advance(std::time::Duration::from_secs(30 * 24 * 3_600));
+    assert_eq!(users.sign_in(&Asserted::new(other, "Ada")).await.unwrap().user.groups, [&*group]);
+    assert!(!users.disavow(&ada, ISSUER).await.unwrap());
+    assert_eq!(users.get(&ada).await.unwrap().unwrap().value.groups, [&*group]);
+}
+
+/// A group that gives something else by now is not deleted as the one that was looked at.
+#[tokio::test]
+async fn a_group_goes_as_it_was_seen() {
+    let client = Client::new().await;
+    let users = &client.world.users;
+    let made = client.scim.create_group(ISSUER, &json!({ "displayName": "Ops", "externalId": "ops" })).await.unwrap();
+    let writes = client.scim.gone(&made.id, made.revision).await.unwrap();
+    users.set_group_roles(&owner(), &made.id, Roles::OWNER, None).await.unwrap();
+    assert!(users.users.store().commit(writes).await.is_err());
+    // A login has made its one member the last owner meanwhile.
+    let ops = AssertedGroup { id: "ops".into(), name: "Ops".into() };
+    let login = Asserted::new(IdentityKey::new(ISSUER, "ada"), "Ada").in_groups(vec![ops]);
+    client.world.applied(users.sign_in(&login).await.unwrap().revision).await;
+    assert!(matches!(client.scim.gone(&made.id, made.revision).await, Err(ScimError::LastOwner)));
+}
+
+/// Another process, which remembers no list, passes over nobody while others come.
+#[tokio::test]
+async fn whoever_is_made_last_comes_last() {
+    let client = Client::new().await;
+    let mut made = Vec::new();
+    for n in 0..8 {
+        made.push(client.create(&format!("person-{n}")).await.id);
+        client.world.clock.advance(std::time::Duration::from_secs(1));
+    }
+    let listed = client.scim.list_users(ISSUER, &ScimQuery { start: 1, count: 8, ..ScimQuery::default() }).await;
+    let listed = listed.unwrap();
+    let ids = listed["Resources"].as_array().unwrap().iter().map(|one| one["id"].as_str().unwrap());
+    assert_eq!(ids.collect::<Vec<_>>(), made);
+}
+
 /// At the size of a company; the figures are for people.
 #[tokio::test]
 #[ignore = "ten thousand users; run by hand, with --release for figures"]

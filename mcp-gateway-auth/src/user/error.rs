@@ -29,6 +29,12 @@ pub enum UserError {
     /// Nobody could sign in as the user any more: 409.
     #[error("this is the only way to sign in as this user: link another one first")]
     LastIdentity,
+    /// The user has an identity of this issuer already: 409.
+    #[error("the user signs in with this provider already: unlink that identity first")]
+    SameIssuer,
+    /// A provider's SCIM client answers for the identity: 409.
+    #[error("the provider provisions this user by SCIM: it removes them, or an administrator deletes the user")]
+    Provisioned,
     /// The person may not sign in: an administrator has disabled them.
     #[error("the user is disabled")]
     Disabled,

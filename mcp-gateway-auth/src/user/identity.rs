@@ -69,6 +69,21 @@ pub struct Identity {
     pub user: String,
     /// When it was first used, or given to the user.
     pub linked_at: Timestamp,
+    /// When the issuer last vouched for the person since then, up to an hour behind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heard_at: Option<Timestamp>,
+}
+
+impl Identity {
+    /// One of a user, from now on.
+    pub(crate) fn new(key: IdentityKey, user: impl Into<String>, now: Timestamp) -> Self {
+        Self { key, user: user.into(), linked_at: now, heard_at: None }
+    }
+
+    /// When the issuer last spoke of the person.
+    pub(super) fn last_heard(&self) -> Timestamp {
+        self.heard_at.unwrap_or(self.linked_at)
+    }
 }
 
 impl Resource for Identity {

@@ -6,7 +6,7 @@ use mcp_gateway_core::record::{Email, Principal, Roles, User, UserState};
 use super::error::{UserError, wrong};
 use super::identity::tidy;
 use super::service::{is_id, may_give};
-use super::{Identity, UserLimits, Users};
+use super::{Identity, IdentityKey, UserLimits, Users};
 
 /// A user that is to be made.
 #[derive(Debug, Clone, Default)]
@@ -28,7 +28,7 @@ impl Users {
         &self,
         by: &Principal,
         new: NewUser,
-        identity: Identity,
+        identity: IdentityKey,
     ) -> Result<(String, Vec<Write>), UserError> {
         let roles = new.roles.unwrap_or(self.options.default_roles);
         may_give(by, self.options.default_roles, roles)?;
@@ -54,12 +54,12 @@ impl Users {
         if self.users.get(&id).await?.is_some() {
             return Err(UserError::Exists("id"));
         }
-        if self.identities.get(&identity.key.id()).await?.is_some() {
+        if self.identities.get(&identity.id()).await?.is_some() {
             return Err(UserError::Exists("login"));
         }
         let now = self.clock.now();
         let user = User { name, email, roles, groups: Vec::new(), state: UserState::Active, epoch: 0, created_at: now };
-        let identity = Identity { user: id.clone(), linked_at: now, ..identity };
+        let identity = Identity::new(identity, &*id, now);
         let writes = vec![
             self.users.put(&id, &user, None, When::Absent)?,
             self.identities.put(&identity.key.id(), &identity, None, When::Absent)?,

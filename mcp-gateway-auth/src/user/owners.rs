@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::error::{UserError, wrong};
 use super::identity::PASSWORD;
 use super::service::OWNERS_TO_GIVE;
-use super::{UserDirectory, Users};
+use super::{Identity, UserDirectory, Users};
 
 /// The id of the one record.
 const ID: &str = "state";
@@ -32,11 +32,22 @@ impl Resource for OwnersRecord {
 }
 
 impl Users {
+    async fn counted(&self) -> Result<(OwnersRecord, When), UserError> {
+        let stored = self.owners.get(ID).await?;
+        let absent = (OwnersRecord::default(), When::Absent);
+        Ok(stored.map_or(absent, |stored| (stored.value, When::At(stored.revision))))
+    }
+
+    /// The write that goes with what may unmake an owner whoever is left: others who unmake one at the same moment look
+    /// again.
+    pub(super) async fn may_unmake(&self) -> Result<Write, UserError> {
+        let (record, when) = self.counted().await?;
+        Ok(self.owners.put(ID, &OwnersRecord { unmade: record.unmade + 1 }, None, when)?)
+    }
+
     /// The write that goes with unmaking an owner, when `stays` says that another one is left.
     pub(super) async fn unmake(&self, stays: impl Fn(&dyn UserDirectory) -> bool + Send) -> Result<Write, UserError> {
-        let stored = self.owners.get(ID).await?;
-        let (record, when) =
-            stored.map_or((OwnersRecord::default(), When::Absent), |stored| (stored.value, When::At(stored.revision)));
+        let (record, when) = self.counted().await?;
         if let When::At(revision) = when {
             // What is counted up to there has been done, and must be seen in what is asked next.
             let known = tokio::time::timeout(APPLY, self.directory.wait_for(revision)).await;
@@ -71,6 +82,15 @@ impl Users {
         self.unmake(|directory| directory.has_owner_without(group, Some(leaving))).await.map(Some)
     }
 
+    /// The same for everybody who is in it when it goes.
+    #[cfg(feature = "login")]
+    pub(crate) async fn unmake_group(&self, group: &str, gives: Roles) -> Result<Option<Write>, UserError> {
+        if !gives.contains(Roles::OWNER) || !self.directory.has_owner_but("") {
+            return Ok(None);
+        }
+        self.unmake(|directory| directory.has_owner_without(group, None)).await.map(Some)
+    }
+
     /// Whether what was done to this person with this revision has left nobody an owner. Nobody is asked about a
     /// provider's word: it holds, and is told here.
     pub(super) async fn has_left_ownerless(&self, id: &str, revision: Revision) -> bool {
@@ -98,7 +118,19 @@ impl Users {
         if by.subject.issuer.as_ref() == Subject::LOCAL && *by.subject.id == *id {
             return Ok(());
         }
-        let tenant = self.users.key(id).tenant;
+        if self.knows_another(&identities).await? {
+            return wrong(
+                "roles",
+                "must wait until the person has replaced the password that somebody else has chosen",
+            );
+        }
+        let for_api = |key: &ApiKey| key.scopes.iter().any(|one| matches!(one, Scope::ApiRead | Scope::ApiWrite));
+        self.delete_keys(id, for_api).await
+    }
+
+    /// Whether one of these identities has a password that somebody else has chosen.
+    pub(super) async fn knows_another(&self, identities: &[Identity]) -> Result<bool, UserError> {
+        let tenant = self.users.key("").tenant;
         let passwords: Vec<Key> = identities
             .iter()
             .filter(|identity| identity.key.issuer == Subject::LOCAL)
@@ -112,14 +144,7 @@ impl Users {
         }
         // One that cannot be read may have been chosen by anybody.
         let own_choice = |value: &[u8]| serde_json::from_slice::<Chosen>(value).is_ok_and(|chosen| !chosen.must_change);
-        if kept.into_iter().flatten().any(|record| !own_choice(&record.value)) {
-            return wrong(
-                "roles",
-                "must wait until the person has replaced the password that somebody else has chosen",
-            );
-        }
-        let for_api = |key: &ApiKey| key.scopes.iter().any(|one| matches!(one, Scope::ApiRead | Scope::ApiWrite));
-        self.delete_keys(id, for_api).await
+        Ok(kept.into_iter().flatten().any(|record| !own_choice(&record.value)))
     }
 
     /// Deletes those of a person's keys.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use mcp_gateway_core::BoxError;
@@ -47,11 +48,14 @@ pub struct Users {
 pub struct UserOptions {
     /// `roles.default`: the roles of somebody who signs in for the first time; basic.
     pub default_roles: Roles,
+    /// How long a provider's word about groups and addresses holds for somebody who signs in without it: as long as a
+    /// session lasts, 7 days.
+    pub heard_for: Duration,
 }
 
 impl Default for UserOptions {
     fn default() -> Self {
-        Self { default_roles: Roles::BASIC }
+        Self { default_roles: Roles::BASIC, heard_for: Duration::from_secs(7 * 24 * 3_600) }
     }
 }
 
@@ -60,6 +64,13 @@ impl UserOptions {
     #[must_use]
     pub fn with_default_roles(mut self, roles: Roles) -> Self {
         self.default_roles = roles;
+        self
+    }
+
+    /// The same with another time for the word of providers.
+    #[must_use]
+    pub fn with_heard_for(mut self, heard_for: Duration) -> Self {
+        self.heard_for = heard_for;
         self
     }
 }

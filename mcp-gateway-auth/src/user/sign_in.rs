@@ -1,9 +1,10 @@
 //! From what a login proved to a user.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-use mcp_gateway_core::contract::{Revision, StoreErrorKind, StoreLimits, When};
-use mcp_gateway_core::record::{Group, Roles, Stored, User, UserState};
+use mcp_gateway_core::contract::{Revision, StoreErrorKind, StoreLimits, When, Write};
+use mcp_gateway_core::record::{Email, Group, Roles, Stored, Subject, User, UserState};
 
 use super::error::{UserError, wrong};
 use super::identity::tidy;
@@ -11,6 +12,8 @@ use super::{Asserted, AssertedGroup, Identity, UserLimits, Users, group_id};
 
 /// Rounds that are tried when the same person signs in twice at the same moment.
 const ATTEMPTS: usize = 4;
+/// How far behind it may be when a provider was last heard of a person.
+const HEARD_STEP: Duration = Duration::from_secs(3_600);
 
 /// Who signed in.
 #[derive(Debug, Clone)]
@@ -63,28 +66,147 @@ impl Users {
             return Err(UserError::Disabled);
         }
         let issuer = &*asserted.identity.issuer;
-        let mut user = old.clone();
+        let (mut user, mut owners) = self.lapsed(&id, &old, issuer).await?;
         let name = tidy(&asserted.name);
         if !name.is_empty() {
             user.name = name;
         }
         if let Some(email) = &asserted.email {
             let held_by = user.email.as_ref().and_then(|email| email.verified_by.as_deref());
-            // What one provider has verified, another one's guess does not replace.
-            if email.verified || held_by.is_none_or(|by| by == issuer) {
+            // What one provider has verified, another one does not replace: roles may come of it.
+            if held_by.is_none_or(|by| by == issuer) {
                 user.email = Some(email.clone());
             }
         }
         if let Some(groups) = groups {
-            user.groups = self.with_groups(&old.groups, issuer, groups).await?;
-        }
-        if user == old {
-            return Ok(SignedIn { id, user, first: false, revision, ownerless: false });
+            user.groups = self.with_groups(&user.groups, issuer, groups).await?;
         }
         let was_owner = self.effective_roles(&id).contains(Roles::OWNER);
-        let revision = self.users.save(&id, &user, When::At(revision)).await?;
-        let ownerless = was_owner && self.has_left_ownerless(&id, revision).await;
+        if owners.is_none() && was_owner && (&user.groups, &user.email) != (&old.groups, &old.email) {
+            owners = Some(self.may_unmake().await?);
+        }
+        let mut writes: Vec<Write> = owners.into_iter().collect();
+        if self.silence(&known.value) >= self.heard_step() {
+            let heard = Identity { heard_at: Some(self.clock.now()), ..known.value };
+            writes.push(self.identities.put(&known.id, &heard, None, When::At(known.revision))?);
+        }
+        let changed = user != old;
+        if changed {
+            writes.push(self.users.put(&id, &user, None, When::At(revision))?);
+        }
+        if writes.is_empty() {
+            return Ok(SignedIn { id, user, first: false, revision, ownerless: false });
+        }
+        let revision = self.users.store().commit(writes).await?;
+        let ownerless = changed && was_owner && self.has_left_ownerless(&id, revision).await;
         Ok(SignedIn { id, user, first: false, revision, ownerless })
+    }
+
+    /// Takes from somebody who has signed in without any provider what none has said for too long.
+    #[cfg(feature = "login")]
+    pub(crate) async fn lapse(&self, id: &str) -> Result<(), UserError> {
+        for attempt in 1.. {
+            let Some(Stored { revision, value: old, .. }) = self.get(id).await? else { break };
+            let (user, owners) = self.lapsed(id, &old, Subject::LOCAL).await?;
+            if user == old {
+                break;
+            }
+            let put = self.users.put(id, &user, None, When::At(revision))?;
+            match self.users.store().commit(owners.into_iter().chain([put]).collect()).await {
+                Err(error) if error.kind() == StoreErrorKind::Conflict && attempt < ATTEMPTS => {}
+                done => return Ok(done.map(drop)?),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes from a user what a provider has said of them that vouches for them no more. Groups that its SCIM client
+    /// keeps are for that client to take. Whether this has left nobody an owner.
+    ///
+    /// # Errors
+    /// [`UserError::Store`].
+    pub async fn disavow(&self, id: &str, issuer: &str) -> Result<bool, UserError> {
+        for attempt in 1.. {
+            let Some(Stored { revision, value: old, .. }) = self.get(id).await? else { break };
+            let stay = self.provisioned_groups(&old).await?;
+            let user = self.without(&old, |by| by == issuer, &stay).await?;
+            if user == old {
+                break;
+            }
+            let was_owner = self.effective_roles(id).contains(Roles::OWNER);
+            let mut writes = vec![self.users.put(id, &user, None, When::At(revision))?];
+            if was_owner {
+                writes.push(self.may_unmake().await?);
+            }
+            match self.users.store().commit(writes).await {
+                Err(error) if error.kind() == StoreErrorKind::Conflict && attempt < ATTEMPTS => {}
+                done => {
+                    let done = done?;
+                    return Ok(was_owner && self.has_left_ownerless(id, done).await);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// The user, without what providers have said that were not heard for [`UserOptions::heard_for`](super::UserOptions),
+    /// but for the one that `speaks`; and what goes with unmaking an owner by that. The last one keeps it: nobody has said
+    /// that they are no member any more.
+    async fn lapsed(&self, id: &str, old: &User, speaks: &str) -> Result<(User, Option<Write>), UserError> {
+        if old.groups.is_empty() && !old.email.as_ref().is_some_and(|email| email.verified) {
+            return Ok((old.clone(), None));
+        }
+        let identities = self.identities_of(id).await?;
+        let heard = identities.iter().filter(|one| self.silence(one) <= self.options.heard_for);
+        let heard: BTreeSet<&str> = heard.map(|one| &*one.key.issuer).chain([speaks]).collect();
+        let stay = self.provisioned_groups(old).await?;
+        let user = self.without(old, |by| !heard.contains(by), &stay).await?;
+        if user == *old {
+            return Ok((user, None));
+        }
+        match self.unmake_user(id).await {
+            Err(UserError::LastOwner) => Ok((old.clone(), None)),
+            owners => Ok((user, owners?)),
+        }
+    }
+
+    /// How long an identity's issuer has said nothing.
+    fn silence(&self, identity: &Identity) -> Duration {
+        self.clock.now().duration_since(identity.last_heard()).try_into().unwrap_or(Duration::ZERO)
+    }
+
+    /// After how long it is written again that it has: a login each minute does not write each minute.
+    fn heard_step(&self) -> Duration {
+        HEARD_STEP.min(self.options.heard_for / 2)
+    }
+
+    /// A user without what some issuers have said of them, but for groups that `stay`.
+    pub(super) async fn without(
+        &self,
+        old: &User,
+        gone: impl Fn(&str) -> bool,
+        stay: &[Box<str>],
+    ) -> Result<User, UserError> {
+        let groups = self.groups.get_many(old.groups.iter().map(String::as_str)).await?;
+        let stays = |group: &Stored<Group>| !gone(&group.value.provider) || stay.contains(&group.id);
+        let groups = groups.into_iter().flatten().filter(stays).map(|group| group.id.into()).collect();
+        let mut user = User { groups, ..old.clone() };
+        if let Some(email) = &old.email
+            && email.verified_by.as_deref().is_some_and(gone)
+        {
+            user.email = Some(Email::unverified(&email.address));
+        }
+        Ok(user)
+    }
+
+    #[cfg(feature = "login")]
+    async fn provisioned_groups(&self, user: &User) -> Result<Vec<Box<str>>, UserError> {
+        Ok(crate::scim::provisioned_groups(&self.users, user.groups.iter().map(String::as_str)).await?)
+    }
+
+    #[cfg(not(feature = "login"))]
+    async fn provisioned_groups(&self, _: &User) -> Result<Vec<Box<str>>, UserError> {
+        Ok(Vec::new())
     }
 
     /// The groups of before, with those of this provider replaced: each speaks for its own alone.
@@ -109,7 +231,7 @@ impl Users {
             epoch: 0,
             created_at: self.clock.now(),
         };
-        let identity = Identity { key: asserted.identity.clone(), user: id.clone(), linked_at: self.clock.now() };
+        let identity = Identity::new(asserted.identity.clone(), &*id, self.clock.now());
         let writes = vec![
             self.users.put(&id, &user, None, When::Absent)?,
             self.identities.put(&asserted.identity.id(), &identity, None, When::Absent)?,

@@ -104,8 +104,8 @@ pub struct SnapshotOptions {
     pub presets: Arc<RolePresets>,
     /// Roles of the members of groups by the group's id, beside those that the group was given; none by default.
     pub group_presets: Arc<RolePresets>,
-    /// Whose word about which addresses counts. Presets follow it as it is now, whatever was believed at a login; without
-    /// it, which is the default, what was believed then stays so.
+    /// Whose word counts, about groups and which addresses. Roles follow it as it is now, whatever was believed at a login;
+    /// without it, which is the default, what was believed then stays so.
     pub vouching: Option<Arc<Vouching>>,
     /// Whether there has been an owner before; `false` by default.
     pub owned: bool,

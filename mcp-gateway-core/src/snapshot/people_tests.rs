@@ -14,8 +14,13 @@ struct World {
 
 impl World {
     async fn new(presets: &[(&str, Roles)]) -> Self {
+        Self::hearing(presets, None).await
+    }
+
+    async fn hearing(presets: &[(&str, Roles)], issuer: Option<&str>) -> Self {
         let store = memory();
         let mut options = options();
+        options.vouching = issuer.map(|issuer| Arc::new([(issuer.into(), Default::default())].into()));
         options.presets = Arc::new(presets.iter().map(|(address, roles)| ((*address).into(), *roles)).collect());
         let snapshots = following(Arc::clone(&store), options.clone()).await;
         let typed = (store, options.sealer, TenantId::default());
@@ -62,6 +67,21 @@ impl World {
 
     fn roles_of_key(&self, id: &str) -> Option<Vec<&'static str>> {
         self.snapshots.load().key(id).map(|key| key.principal.roles.names().collect())
+    }
+}
+
+/// A provider that was taken out of the configuration says nothing any more, whatever was read first.
+#[tokio::test]
+async fn groups_are_those_of_issuers_that_are_heard() {
+    for (issuer, roles, groups) in [("https://login.example", 2, 1), ("https://other.example", 1, 0)] {
+        let world = World::hearing(&[], Some(issuer)).await;
+        world.user("before", Roles::BASIC, &["ops"]).await;
+        world.group("ops", Roles::POWER_USER).await;
+        world.user("after", Roles::BASIC, &["ops"]).await;
+        for id in ["before", "after"] {
+            let facts = world.snapshots.load().users[id].clone();
+            assert_eq!((world.roles(id).len(), facts.groups.len()), (roles, groups), "{issuer}: {id}");
+        }
     }
 }
 

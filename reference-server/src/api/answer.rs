@@ -77,7 +77,11 @@ impl From<UserError> for Problem {
             UserError::Store(error) => return error.into(),
             UserError::Invalid { field, problem } => return invalid(field, format!("`{field}` {problem}.")).into(),
             UserError::Missing => StatusCode::NOT_FOUND,
-            UserError::Exists(_) | UserError::LastOwner | UserError::LastIdentity => StatusCode::CONFLICT,
+            UserError::Exists(_)
+            | UserError::LastOwner
+            | UserError::LastIdentity
+            | UserError::SameIssuer
+            | UserError::Provisioned => StatusCode::CONFLICT,
             _ => StatusCode::FORBIDDEN,
         };
         let text = error.to_string();

@@ -72,7 +72,7 @@ pub(super) async fn own(State(app): State<Arc<App>>, caller: Caller, headers: He
 
 /// Takes one of them from the caller, but for the last, and ends all their sessions and tokens.
 #[utoipa::path(delete, path = "/api/v1/me/identities/{id}", tag = "users", params(("id" = String, Path, description = "The id of the identity.")),
-    responses((status = 204, description = "It is gone."), (status = 202, description = "It is gone from the store, which this process cannot hear at the moment."), (status = 404, description = "There is none.", body = ProblemDetails, content_type = "application/problem+json"), (status = 409, description = "It is the last one, or its groups make the last owner.", body = ProblemDetails, content_type = "application/problem+json")))]
+    responses((status = 204, description = "It is gone."), (status = 202, description = "It is gone from the store, which this process cannot hear at the moment."), (status = 404, description = "There is none.", body = ProblemDetails, content_type = "application/problem+json"), (status = 409, description = "It is the last one, its groups make the last owner, or its provider provisions the user.", body = ProblemDetails, content_type = "application/problem+json")))]
 pub(super) async fn unlink_own(
     State(app): State<Arc<App>>,
     caller: Caller,
@@ -96,9 +96,9 @@ pub(super) async fn list(
 }
 
 /// Lets whoever a provider vouches for under this name sign in as the user, too. The caller answers for both being one
-/// person: no address says so.
+/// person: no address says so. The user's sessions and tokens end, and of one with a password every key.
 #[utoipa::path(post, path = "/api/v1/users/{id}/identities", tag = "users", request_body = NewIdentity, params(("id" = String, Path, description = "The user's id.")),
-    responses((status = 200, description = "All of the user's.", body = Identities), (status = 404, description = "There is no such user.", body = ProblemDetails, content_type = "application/problem+json"), (status = 409, description = "It is another user's.", body = ProblemDetails, content_type = "application/problem+json"), (status = 422, description = "A field is wrong.", body = ProblemDetails, content_type = "application/problem+json")))]
+    responses((status = 200, description = "All of the user's.", body = Identities), (status = 404, description = "There is no such user.", body = ProblemDetails, content_type = "application/problem+json"), (status = 409, description = "It is another user's, or the user has one of this issuer.", body = ProblemDetails, content_type = "application/problem+json"), (status = 422, description = "A field is wrong.", body = ProblemDetails, content_type = "application/problem+json")))]
 pub(super) async fn link(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
@@ -108,13 +108,15 @@ pub(super) async fn link(
     if !app.logins.providers.list().any(|provider| provider.issuer == new.issuer) {
         return Err(invalid("issuer", "`issuer` must be that of one of login.providers.".to_owned()).into());
     }
-    app.logins.users.link(&id, &IdentityKey::new(new.issuer, new.subject)).await?;
+    let revision = app.logins.users.link(&id, &IdentityKey::new(new.issuer, new.subject)).await?;
+    users::end_all(&app, &id).await?;
+    applied(&app, revision).await;
     listed(&app, &headers, &id).await
 }
 
 /// Takes one of them from a user, but for the last, and ends all their sessions and tokens.
 #[utoipa::path(delete, path = "/api/v1/users/{id}/identities/{identity}", tag = "users", params(("id" = String, Path, description = "The user's id."), ("identity" = String, Path, description = "The id of the identity.")),
-    responses((status = 204, description = "It is gone."), (status = 202, description = "It is gone from the store, which this process cannot hear at the moment."), (status = 404, description = "There is none.", body = ProblemDetails, content_type = "application/problem+json"), (status = 409, description = "It is the last one, or its groups make the last owner.", body = ProblemDetails, content_type = "application/problem+json")))]
+    responses((status = 204, description = "It is gone."), (status = 202, description = "It is gone from the store, which this process cannot hear at the moment."), (status = 404, description = "There is none.", body = ProblemDetails, content_type = "application/problem+json"), (status = 409, description = "It is the last one, its groups make the last owner, or its provider provisions the user.", body = ProblemDetails, content_type = "application/problem+json")))]
 pub(super) async fn unlink(
     State(app): State<Arc<App>>,
     caller: Caller,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse as _, Response};
@@ -21,6 +22,7 @@ use utoipa::ToSchema;
 use super::answer::{Page, Problem, ProblemDetails, applied, cursor_of, expected, invalid, plain, tagged};
 use super::extract::{Document, Nothing, PageParameters, Parameters};
 use super::guard::Target;
+use super::operation::{ADMINS, in_person};
 use super::servers::SubjectView;
 use crate::app::App;
 use crate::oauth::OAuth;
@@ -53,6 +55,15 @@ pub(super) struct NewClientDocument {
     /// The id of the server that it is, when it is to introspect the tokens that are for it.
     #[serde(default)]
     resource_server: Option<String>,
+}
+
+impl NewClientDocument {
+    /// Whether it gets anything without a person who agrees.
+    fn acts_for_itself(&self) -> bool {
+        let by_default = self.grant_types.is_empty() && self.redirect_uris.is_empty();
+        let own = |grant: &GrantType| matches!(grant, GrantType::ClientCredentials | GrantType::JwtBearer);
+        by_default || self.grant_types.iter().any(own) || self.resource_server.is_some()
+    }
 }
 
 /// A client.
@@ -275,9 +286,15 @@ pub(super) async fn clients(
     responses((status = 201, description = "The client.", body = CreatedClientView, headers(("Location" = String, description = "Where it can be read."))), (status = 422, description = "A field is wrong.", body = ProblemDetails, content_type = "application/problem+json")))]
 pub(super) async fn create_client(
     State(app): State<Arc<App>>,
+    caller: Caller,
     Document(new): Document<NewClientDocument>,
 ) -> Result<Response, Problem> {
     let oauth = oauth(&app)?;
+    if new.acts_for_itself() {
+        // Made by a key, it would outlive that key's revocation.
+        let fresh = Duration::from_secs(app.config.login.fresh_seconds);
+        in_person(ADMINS).check(&caller.0, app.clock.now(), fresh)?;
+    }
     let mut client = NewClient::named(new.name);
     client.redirect_uris = new.redirect_uris;
     client.secret = new.secret;

@@ -59,7 +59,7 @@ pub enum Recorded {
 }
 
 const OWNER: &[Roles] = &[Roles::OWNER];
-const ADMINS: &[Roles] = &[Roles::ADMIN];
+pub(super) const ADMINS: &[Roles] = &[Roles::ADMIN];
 const READERS: &[Roles] = &[Roles::OWNER, Roles::AUDITOR];
 const AUDITORS: &[Roles] = &[Roles::ADMIN, Roles::AUDITOR];
 const EVERYBODY: &[Roles] = &[Roles::BASIC, Roles::AUDITOR];
@@ -72,7 +72,7 @@ const fn write(roles: &'static [Roles]) -> Access {
     Access { scope: Scope::ApiWrite, roles, by_key: true }
 }
 
-const fn in_person(roles: &'static [Roles]) -> Access {
+pub(super) const fn in_person(roles: &'static [Roles]) -> Access {
     Access { scope: Scope::ApiWrite, roles, by_key: false }
 }
 
@@ -134,7 +134,8 @@ operations! {
     GET get "/api/v1/api-keys/{id}", read(EVERYBODY), "api-key.read", No => keys::read;
     DELETE delete "/api/v1/api-keys/{id}", write(EVERYBODY), "api-key.revoke", Write => keys::revoke;
     GET get "/api/v1/oauth/clients", read(AUDITORS), "oauth-client.list", No => oauth::clients;
-    // A client has rights by what people agree to, and none of its own: a program may keep the list of them.
+    // A client has rights by what people agree to: a program may keep the list of them. One with rights of its own is made
+    // in person.
     POST post "/api/v1/oauth/clients", write(ADMINS), "oauth-client.create", Write => oauth::create_client;
     GET get "/api/v1/oauth/clients/{id}", read(AUDITORS), "oauth-client.read", No => oauth::client;
     DELETE delete "/api/v1/oauth/clients/{id}", write(ADMINS), "oauth-client.delete", Write => oauth::delete_client;

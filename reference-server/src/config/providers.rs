@@ -59,6 +59,10 @@ pub struct ProviderSettings {
     /// and a login that it vouches for no more ends. 0: not between logins. Not at GitHub.
     #[serde(default)]
     pub refresh_minutes: u32,
+    /// Whether `prompt=consent` goes with `offline_access`, without which a provider may give no refresh token; by default
+    /// of the presets `oidc` and `google`.
+    #[serde(default)]
+    pub consent_for_refresh: Option<bool>,
     /// The file with the token of its SCIM client, at least 32 characters. Not set: the variable
     /// `MCP_GATEWAY_SCIM_TOKEN_{NAME}`, or no SCIM.
     #[serde(default)]
@@ -133,6 +137,9 @@ impl ProviderSettings {
         options.anybody = self.anybody;
         options.fresh_without_auth_time = self.fresh_without_auth_time;
         options.refresh = Duration::from_secs(u64::from(self.refresh_minutes) * 60);
+        if let Some(consent) = self.consent_for_refresh {
+            options.consent_for_refresh = consent;
+        }
         options.check().map_err(|error| wrong(error.field, error.problem))?;
         Ok(options)
     }

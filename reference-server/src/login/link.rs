@@ -1,7 +1,7 @@
 //! Several ways to sign in as one person: added and removed by whoever is signed in.
 //!
-//! Both sides are proved: the session's person has signed in a short while ago, and is asked anew by the provider that is
-//! added, in the same browser. No address says that two are one.
+//! Both sides are proved: the session's person has signed in a short while ago, is asked anew by the provider that is
+//! added, in the same browser, and says that the account there is theirs. No address says that two are one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,9 +13,10 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderMap, StatusCode};
 use mcp_gateway_auth::login::{csrf_token, is_csrf_token, read_cookie};
 use mcp_gateway_auth::oidc::Proven;
-use mcp_gateway_auth::page::{LinkPage, SignedInPage, Way};
+use mcp_gateway_auth::page::{ConfirmLinkPage, LinkPage, SignedInPage, Way};
 use mcp_gateway_auth::user::UserError;
 use mcp_gateway_core::context::McpContext;
+use mcp_gateway_core::contract::Revision;
 use mcp_gateway_core::record::{Principal, Revoked, Subject, TenantId, User};
 
 use super::form::{Fields, Form};
@@ -54,14 +55,17 @@ pub(super) async fn page(
         .iter()
         .map(|one| (title(&one.value.key.issuer), one.value.linked_at.strftime("%Y-%m-%d").to_string()))
         .collect();
-    let ways: Vec<_> =
-        identities.iter().zip(&shown).map(|(one, (title, since))| Way { id: &one.id, title, since }).collect();
+    let ways: Vec<_> = identities
+        .iter()
+        .zip(&shown)
+        .map(|(one, (title, since))| Way { id: &one.id, title, who: &one.value.key.subject, since })
+        .collect();
     let is_linked = |issuer: &str| identities.iter().any(|one| one.value.key.issuer == issuer);
     let more: Vec<_> = app
         .logins
         .providers
         .list()
-        .filter(|provider| !is_linked(&provider.issuer))
+        .filter(|provider| provider.proves_anew() && !is_linked(&provider.issuer))
         .map(|provider| (&*provider.name, &*provider.title))
         .collect();
     let csrf = csrf_token(&who.cookie);
@@ -96,7 +100,8 @@ pub(super) async fn begin(State(app): State<Arc<App>>, cx: Cx, headers: HeaderMa
     }
 }
 
-/// Back from it.
+/// Back from it: shows what it was, for the person to say that it is theirs. Another one's may have been brought into
+/// their browser at the provider.
 pub(super) async fn finish(app: &App, cx: &McpContext, headers: &HeaderMap, proven: Proven, session: &str) -> Response {
     let who = match signed_in(app, headers).await {
         // The very session that wanted it, signed in to a short while ago: whoever else is at the browser did not.
@@ -108,31 +113,77 @@ pub(super) async fn finish(app: &App, cx: &McpContext, headers: &HeaderMap, prov
         }
         Err(response) => return *response,
     };
-    let user = &who.session.user;
-    let linked = match app.logins.users.link(user, &proven.asserted.identity).await {
-        // What it says of groups holds from now on.
-        Ok(_) => app.logins.users.sign_in(&proven.asserted).await,
-        Err(error) => Err(error),
+    let held = match app.logins.providers.hold_link(session, &proven).await {
+        Ok(held) => held,
+        Err(error) => return *unavailable(cx, &error),
     };
-    match linked {
-        Ok(signed_in) => {
-            let _ = tokio::time::timeout(APPLY, app.snapshots.wait_for(signed_in.revision)).await;
-            trail::done(app, cx, LINK, user).await;
-            see(HERE)
+    let identities = match app.logins.users.identities(&who.session.user).await {
+        Ok(identities) => identities,
+        Err(error) => return *unavailable(cx, &error),
+    };
+    let title = app.logins.providers.list().find(|one| one.name == held.provider).map_or("", |one| &one.title);
+    let page = ConfirmLinkPage {
+        csrf: &csrf_token(&who.cookie),
+        identity: &held.identity.id(),
+        person: &who.name,
+        provider: title,
+        issuer: &held.identity.issuer,
+        name: &held.name,
+        email: held.email.as_deref(),
+        subject: &held.identity.subject,
+        ends_keys: identities.iter().any(|one| one.value.key.issuer == Subject::LOCAL),
+    };
+    page.render().into_response(StatusCode::OK)
+}
+
+/// `POST /login/link/confirm`: it is theirs.
+pub(super) async fn confirm(State(app): State<Arc<App>>, cx: Cx, headers: HeaderMap, Form(sent): Form) -> Response {
+    let who = match fresh(&app, &headers, &sent).await {
+        Ok(who) => who,
+        Err(response) => return *response,
+    };
+    let held = match app.logins.providers.take_link(&who.id, sent.text("identity")).await {
+        Ok(Some(held)) => held,
+        Ok(None) => return *forged(),
+        Err(error) => return *unavailable(&cx.0, &error),
+    };
+    let user = &*who.session.user;
+    match app.logins.users.link(user, &held.identity).await {
+        Ok(revision) => {
+            trail::done(&app, &cx.0, LINK, user).await;
+            ended(&app, user, revision).await
         }
-        Err(UserError::Store(error)) => *unavailable(cx, &error),
+        Err(UserError::Store(error)) => *unavailable(&cx.0, &error),
         Err(error) => {
-            trail::not_let_in(app, cx, LINK, &proven.login.provider, &error).await;
+            trail::not_let_in(&app, &cx.0, LINK, &held.provider, &error).await;
             let text = match error {
                 UserError::Exists(_) => {
                     "Whoever signs in there like this has an account of their own here. If it is yours, an administrator \
                      deletes it first."
                 }
+                UserError::SameIssuer => "You sign in with another account of this provider. Remove that one first.",
                 _ => "This way to sign in cannot be added. Ask an administrator.",
             };
-            *notice(StatusCode::CONFLICT, "Not added", text, Some(&cx.request_id().to_string()))
+            *notice(StatusCode::CONFLICT, "Not added", text, Some(&cx.0.request_id().to_string()))
         }
     }
+}
+
+/// Everything of the person has ended with this revision, this session, too.
+async fn ended(app: &App, user: &str, revision: Revision) -> Response {
+    let _ = tokio::time::timeout(APPLY, app.snapshots.wait_for(revision)).await;
+    let subject = User::subject(TenantId::default(), user);
+    let ended = match app.logins.sessions.end_all(user).await {
+        Ok(()) => app.end_grants(Revoked::Subject(&subject)).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = ended {
+        // Its epoch has ended all of it; what is left is good for nothing.
+        tracing::warn!(%error, user, "sessions and grants that have ended are not removed");
+    }
+    let mut response = see(HERE);
+    set(&mut response, app.logins.cookies.remove(app.logins.cookies.session()));
+    response
 }
 
 /// `POST /login/unlink`: one way less.
@@ -151,26 +202,15 @@ pub(super) async fn remove(State(app): State<Arc<App>>, cx: Cx, headers: HeaderM
             trail::not_let_in(&app, &cx.0, UNLINK, user, &error).await;
             let problem = match error {
                 UserError::LastIdentity => "It is the only way in which you can sign in. Add another one first.",
+                UserError::Provisioned => "Your company answers for it. Ask an administrator.",
                 UserError::LastOwner => "Its groups make you the last owner. Make another owner first.",
                 _ => "It is not one of yours any more.",
             };
             return page(&app, &who, HERE, Some(problem), StatusCode::CONFLICT).await;
         }
     };
-    let _ = tokio::time::timeout(APPLY, app.snapshots.wait_for(revision)).await;
-    let subject = User::subject(TenantId::default(), user);
-    let ended = match app.logins.sessions.end_all(user).await {
-        Ok(()) => app.end_grants(Revoked::Subject(&subject)).await,
-        Err(error) => Err(error),
-    };
-    if let Err(error) = ended {
-        // Its epoch has ended all of it; what is left is good for nothing.
-        tracing::warn!(%error, user, "sessions and grants that have ended are not removed");
-    }
     trail::done(&app, &cx.0, UNLINK, user).await;
-    let mut response = see(HERE);
-    set(&mut response, app.logins.cookies.remove(app.logins.cookies.session()));
-    response
+    ended(&app, user, revision).await
 }
 
 /// Whoever is signed in, if the form came from their page, and they have signed in a short while ago.

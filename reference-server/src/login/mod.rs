@@ -6,7 +6,8 @@
 //! | `POST /login` | name and password |
 //! | `POST /login/password` | the first password replaced |
 //! | `POST /logout` | ends the session |
-//! | `POST /login/link`, `POST /login/unlink` | another way to sign in as the same person, or one less |
+//! | `POST /login/link`, `POST /login/link/confirm` | another way to sign in as the same person |
+//! | `POST /login/unlink` | one less |
 //! | `GET /login/with/{provider}?next=` | off to an identity provider |
 //! | `GET /login/callback/{provider}` | back from it |
 //! | `POST /login/back-channel/{provider}` | it has ended logins |
@@ -62,6 +63,7 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
         .route("/login/password", post(change))
         .route("/logout", post(sign_out))
         .route("/login/link", post(link::begin))
+        .route("/login/link/confirm", post(link::confirm))
         .route("/login/unlink", post(link::remove))
         .route("/login/with/{provider}", get(company::begin))
         .route("/login/callback/{provider}", get(company::callback))

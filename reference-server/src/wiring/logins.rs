@@ -40,7 +40,9 @@ pub(super) fn build(config: &Config, with: Ingredients<'_>) -> Result<Logins, St
         TenantId::default(),
         Arc::clone(clock),
         Arc::new(snapshots.clone()),
-        UserOptions::default().with_default_roles(config.default_roles()?),
+        UserOptions::default()
+            .with_default_roles(config.default_roles()?)
+            .with_heard_for(Duration::from_secs(login.session_seconds)),
     );
     let hashes = Passwords::new(login.hashes_at_once).waiting(Duration::from_millis(login.hash_wait_ms));
     let throttle =

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 use mcp_gateway_auth::api_key::LastUsed;
+use mcp_gateway_auth::oidc::{LoginChange, OnLoginChange};
 use mcp_gateway_auth::token::SigningKeys;
 use mcp_gateway_core::contract::{AuditSink, AuditStore, Clock};
 use mcp_gateway_core::layer::refusals::Strangers;
@@ -40,8 +41,6 @@ impl Background {
 
 /// How often counted refusals go to the trail.
 const STRANGERS: Duration = Duration::from_secs(60);
-/// How often logins are looked at that may be due for a question to their provider.
-const LOGINS: Duration = Duration::from_secs(60);
 /// How often old events are removed, and keys looked at for their age.
 const HOUSEKEEPING: Duration = Duration::from_secs(3_600);
 /// What the lease of removing old events is called.
@@ -75,12 +74,15 @@ impl Upkeep {
                 upkeep.strangers.flush(&*upkeep.sink, upkeep.clock.now()).await;
             }
         });
-        if self.logins.providers.asks_anew() {
+        if let Some(every) = self.logins.providers.looks_every() {
             let upkeep = self.clone();
             tasks.spawn(async move {
+                let told = upkeep.tells();
                 loop {
-                    tokio::time::sleep(LOGINS).await;
-                    upkeep.refresh_logins().await;
+                    tokio::time::sleep(every).await;
+                    if let Err(error) = upkeep.logins.providers.refresh_due(&upkeep.logins.users, &told).await {
+                        tracing::warn!(%error, "identity providers cannot be asked anew about logins");
+                    }
                 }
             });
         }
@@ -97,22 +99,25 @@ impl Upkeep {
         }
     }
 
-    async fn refresh_logins(&self) {
-        let refreshed = match self.logins.providers.refresh_due(&self.logins.users).await {
-            Ok(refreshed) => refreshed,
-            Err(error) => return tracing::warn!(%error, "identity providers cannot be asked anew about logins"),
-        };
-        let ended = refreshed.ended.into_iter().map(|user| ("login.ended-by-provider", user));
-        let ownerless = refreshed.ownerless.into_iter().map(|user| ("login.last-owner-lost", user));
-        for (action, user) in ended.chain(ownerless) {
-            let mut event = AuditEvent::new(self.clock.now(), Ulid::generate(), Category::Auth, EventKind::Act);
+    /// Puts what a provider has ended into the trail.
+    fn tells(&self) -> OnLoginChange {
+        let (sink, clock) = (Arc::clone(&self.sink), Arc::clone(&self.clock));
+        Arc::new(move |change| {
+            let (action, user) = match change {
+                LoginChange::Ended(user) => ("login.ended-by-provider", user),
+                LoginChange::Ownerless(user) => ("login.last-owner-lost", user),
+            };
+            let mut event = AuditEvent::new(clock.now(), Ulid::generate(), Category::Auth, EventKind::Act);
             event.method = Some(action.into());
             event.target = Some(user.into());
             event.outcome = Outcome::Ok;
-            if let Err(error) = self.sink.record(event).await {
-                tracing::error!(%error, action, "what a provider has ended is not in the audit trail");
-            }
-        }
+            let sink = Arc::clone(&sink);
+            Box::pin(async move {
+                if let Err(error) = sink.record(event).await {
+                    tracing::error!(%error, action, "what a provider has ended is not in the audit trail");
+                }
+            })
+        })
     }
 
     async fn renew_keys(&self) {

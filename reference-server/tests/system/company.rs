@@ -270,19 +270,37 @@ async fn two_ways_to_sign_in_are_one_person() {
     assert!(browser.me(&gateway).await.is_none());
 
     sign_in(&mut browser, second).await.expect(303);
+    // Whoever has an account of their own is not linked to another one's.
+    company.account(json!({ "sub": "7", "name": "Eve", "email": "eve@a.example", "email_verified": true })).await;
+    assert_ne!(Browser::default().sign_in(&gateway).await.1.json()["subject"]["id"], id);
+    let confirm = format!("{origin}/login/link/confirm");
+    let mut as_eve = browser.clone();
+    let href = begin(&mut as_eve).await;
+    let shown = as_eve.follow(&href, None).await.1.expect(200);
+    let agreed = [("csrf", &*field(&shown, "csrf")), ("identity", &*field(&shown, "identity"))];
+    as_eve.post(&confirm, &agreed).await.expect(409);
+
+    // Nothing is linked before the person has seen what it is, and agreed.
+    company.account(ada(&["ops"])).await;
     let href = begin(&mut browser).await;
-    assert_eq!(browser.follow(&href, None).await.0, format!("{origin}/login"));
+    let shown = browser.follow(&href, None).await.1.expect(200);
+    for text in ["Company", &*company.issuer, "248289", "ada@a.example", "every API key"] {
+        assert!(shown.text().contains(text), "{text}: {}", shown.text());
+    }
+    let (csrf, identity) = (field(&shown, "csrf"), field(&shown, "identity"));
+    browser.post(&confirm, &[("csrf", "guessed"), ("identity", &identity)]).await.expect(403);
+    browser.post(&confirm, &[("csrf", &csrf), ("identity", "another")]).await.expect(403);
+    let listed = browser.get(&format!("{origin}/api/v1/me/identities")).await.expect(200).json();
+    assert_eq!(listed["items"].as_array().unwrap().len(), 1, "{listed}");
+    browser.post(&confirm, &[("csrf", &csrf), ("identity", &identity)]).await.expect(303);
     logins(&gateway, "identity.link", "ok", 1).await;
+    assert!(browser.me(&gateway).await.is_none(), "she signs in once more");
+    sign_in(&mut browser, second).await.expect(303);
     let listed = browser.get(&format!("{origin}/api/v1/me/identities")).await.expect(200).json();
     assert_eq!(listed["items"].as_array().unwrap().len(), 2, "{listed}");
     let mut elsewhere = Browser::default();
     let me = elsewhere.sign_in(&gateway).await.1.json();
     assert_eq!(me["subject"]["id"], id, "by the company she is the same");
-
-    // Whoever has an account of their own is not linked to another one's.
-    company.account(json!({ "sub": "7", "name": "Eve", "email": "eve@a.example", "email_verified": true })).await;
-    let mut eve = Browser::default();
-    assert_ne!(eve.sign_in(&gateway).await.1.json()["subject"]["id"], id);
 
     // One way less: everything ends, and the other one remains.
     let of_company = listed["items"].as_array().unwrap().iter().find(|one| one["issuer"] == company.issuer).unwrap();
@@ -296,4 +314,16 @@ async fn two_ways_to_sign_in_are_one_person() {
     browser.post(&format!("{origin}/login/unlink"), &fields).await.expect(409);
     company.account(ada(&[])).await;
     assert_ne!(Browser::default().sign_in(&gateway).await.1.json()["subject"]["id"], id, "somebody new");
+}
+
+/// A provider that others wrote gives a refresh token only to whom it has asked for consent.
+#[tokio::test]
+async fn a_refresh_token_comes_with_consent() {
+    for (consent, tokens) in [(true, 1), (false, 0)] {
+        let company = IdentityProvider::start();
+        let gateway = company.gateway(json!({ "refresh_minutes": 60, "consent_for_refresh": consent })).await;
+        company.account(ada(&[])).await;
+        assert_eq!(Browser::default().sign_in(&gateway).await.1.status.as_u16(), 200);
+        assert_eq!(company.refresh_tokens().await, tokens, "consent: {consent}");
+    }
 }

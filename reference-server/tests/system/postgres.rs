@@ -297,6 +297,6 @@ async fn what_is_ended_at_one_replica_stops_the_next_call_at_the_other_within_a_
     for (what, times) in &mut measured {
         times.sort_unstable();
         println!("{what}: median {:?}, longest {:?}", times[ROUNDS / 2], times[ROUNDS - 1]);
-        assert!(times[ROUNDS / 2] < Duration::from_secs(1), "{what}: {times:?}");
+        assert!(times[ROUNDS - 1] < Duration::from_secs(1), "{what}: {times:?}");
     }
 }

@@ -66,6 +66,33 @@ async fn clients_are_made_blocked_and_deleted() {
     }
 }
 
+/// A key makes clients by which people agree to something, and none that has anything without: it would outlive the key.
+#[tokio::test]
+async fn a_key_makes_no_client_that_acts_for_itself() {
+    let world = World::new().await;
+    let (_, key) = world.key(&[Scope::ApiRead, Scope::ApiWrite], true).await;
+    let cb = json!(["https://a.example/cb"]);
+    let jwt = "urn:ietf:params:oauth:grant-type:jwt-bearer";
+    for (new, by_key) in [
+        (json!({ "name": "x", "secret": true, "redirect_uris": cb }), StatusCode::CREATED),
+        (json!({ "name": "x", "secret": true }), StatusCode::FORBIDDEN),
+        (
+            json!({ "name": "x", "secret": true, "redirect_uris": cb, "grant_types": ["authorization_code", "client_credentials"] }),
+            StatusCode::FORBIDDEN,
+        ),
+        (json!({ "name": "x", "secret": true, "grant_types": [jwt] }), StatusCode::FORBIDDEN),
+        (json!({ "name": "x", "secret": true, "redirect_uris": cb, "resource_server": "far" }), StatusCode::FORBIDDEN),
+    ] {
+        let request = Request::post("/api/v1/oauth/clients")
+            .header("authorization", format!("Bearer {key}"))
+            .header("content-type", "application/json");
+        let answer = world.ask(request.body(Body::from(new.to_string())).unwrap()).await;
+        assert_eq!(answer.status, by_key, "{new}: {}", answer.body);
+        let in_person = world.post("/api/v1/oauth/clients", &new).await.status;
+        assert_ne!(in_person, StatusCode::FORBIDDEN, "{new}");
+    }
+}
+
 /// An approval is for what was looked at; a key may do it, for whoever keeps clients by a program.
 #[tokio::test]
 async fn a_client_is_approved_as_it_was_shown() {

@@ -34,6 +34,14 @@ impl World {
         Person { id: id.into(), token: begun.token.expose().to_owned() }
     }
 
+    /// Signed in anew.
+    async fn again(&self, person: Person) -> Person {
+        let epoch = self.app.logins.users.get(&person.id).await.unwrap().unwrap().value.epoch;
+        let user = SessionUser { id: person.id.as_str().into(), epoch };
+        let begun = self.app.logins.sessions.begin(&user, "test").await.unwrap();
+        Person { token: begun.token.expose().to_owned(), ..person }
+    }
+
     async fn as_person(&self, person: &Person, method: &str, path: &str, body: Option<&Value>) -> Answer {
         let mut request = Request::builder()
             .method(method)
@@ -154,8 +162,11 @@ async fn everybody_sees_and_forgets_what_they_have_agreed_to() {
 async fn ways_to_sign_in_are_seen_linked_by_owners_and_taken_but_for_the_last() {
     let mut config = crate::config::Config::default();
     config.runtime.process.enabled = false;
-    let provider = json!([{ "name": "company", "issuer": "https://login.example", "client_id": "gateway" }]);
-    config.login.providers = serde_json::from_value(provider).unwrap();
+    let providers = json!([
+        { "name": "company", "issuer": "https://login.example", "client_id": "gateway" },
+        { "name": "other", "issuer": "https://other.example", "client_id": "gateway" },
+    ]);
+    config.login.providers = serde_json::from_value(providers).unwrap();
     let world = World::with(config).await;
     let (ada, eve) = (world.person("ada", Roles::BASIC).await, world.person("eve", Roles::BASIC).await);
     let (owner, admin) = (world.person("boss", Roles::OWNER).await, world.person("root", Roles::ADMIN).await);
@@ -176,16 +187,19 @@ async fn ways_to_sign_in_are_seen_linked_by_owners_and_taken_but_for_the_last() 
         world.as_person(by, "POST", &of_ada, Some(&body)).await
     };
     assert_eq!(
-        link(&admin, "https://login.example", "7").await.status,
+        link(&admin, "https://other.example", "7").await.status,
         StatusCode::FORBIDDEN,
         "for an owner to answer"
     );
     let strange = link(&owner, "https://evil.example", "7").await;
     assert_eq!((strange.status, &strange.body["data"]["field"]), (StatusCode::UNPROCESSABLE_ENTITY, &json!("issuer")));
     assert_eq!(link(&owner, "https://login.example", "eve").await.status, StatusCode::CONFLICT, "it is Eve's");
-    let linked = link(&owner, "https://login.example", "7").await;
+    assert_eq!(link(&owner, "https://login.example", "7").await.status, StatusCode::CONFLICT, "she has one there");
+    let linked = link(&owner, "https://other.example", "7").await;
     assert_eq!(linked.body["items"].as_array().unwrap().len(), 2, "{}", linked.body);
     assert_eq!(seen(&admin, &of_ada).await.len(), 2);
+    assert_eq!(world.as_person(&ada, "GET", "/api/v1/me", None).await.status, StatusCode::UNAUTHORIZED, "once more");
+    let ada = world.again(ada).await;
 
     assert_eq!(world.as_person(&eve, "DELETE", &own, None).await.status, StatusCode::NOT_FOUND, "not hers");
     assert_eq!(world.as_person(&ada, "DELETE", &own, None).await.status, StatusCode::NO_CONTENT);

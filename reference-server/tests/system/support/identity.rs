@@ -135,6 +135,11 @@ impl IdentityProvider {
         Browser::default().post(&format!("{}/token/revocation", self.issuer), &fields).await.expect(200);
     }
 
+    /// How many refresh tokens it has given.
+    pub(crate) async fn refresh_tokens(&self) -> u64 {
+        Call::get("/_test").send(self.address).await.expect(200).json()["refreshTokens"].as_u64().unwrap()
+    }
+
     async fn tell(&self, what: Value) -> Answer {
         Call::post("/_test", what.to_string()).send(self.address).await.expect(200)
     }
