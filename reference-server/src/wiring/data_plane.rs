@@ -71,8 +71,8 @@ pub(super) fn build(config: &Config, with: Ingredients) -> Result<Built, ConfigE
         unknown_methods: config.policy.unknown_methods,
     };
     let authorizer: Arc<dyn Authorizer> = access.clone();
-    let ruled = Arc::clone(&access);
-    let lists = RuleFilter::new(Arc::clone(&authorizer), move |server| ruled.reach(server));
+    let rules = Arc::clone(&access);
+    let lists = RuleFilter::new(Arc::clone(&authorizer), move |server| rules.reach(server));
     let shim = Shim::builder(Arc::clone(&sink))
         .authorizer(Arc::clone(&authorizer))
         .filters(
