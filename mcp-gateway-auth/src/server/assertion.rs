@@ -15,6 +15,7 @@ use mcp_gateway_core::Body;
 use mcp_gateway_core::contract::KeyRing;
 use mcp_gateway_core::record::{Scope, Subject};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use super::answer::OAuthError;
 use super::form::Form;
@@ -76,6 +77,9 @@ struct IdentityClaims {
     #[serde(default)]
     nbf: Option<i64>,
     resource: String,
+    /// Bound to a key that the client would have to prove (RFC 7800).
+    #[serde(default)]
+    cnf: Option<IgnoredAny>,
 }
 
 impl Inner {
@@ -149,6 +153,9 @@ impl Inner {
         let named = claims.client_id == client_id && provider.clients.contains(client_id);
         if !jws.header.is(ID_JAG) || *claims.aud != *issuer.url || !named || claims.jti.len() > 255 || lives_long {
             return refused("its type, audience, client, jti or life is not right");
+        }
+        if claims.cnf.is_some() {
+            return refused("it is bound to a key, which nobody here checks");
         }
         if let Err(why) = check_times(now, claims.exp, claims.nbf, Some(claims.iat)) {
             return refused(why);

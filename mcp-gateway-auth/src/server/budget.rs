@@ -50,9 +50,14 @@ impl Inner {
         self.take(&[("oauth-document-person", person, limit), ("oauth-document-host", hex_hash(&host), of_host)]).await
     }
 
-    /// Takes from the budget of all addresses together for the codes of devices.
-    pub(crate) async fn limit_devices(&self, options: &DeviceOptions) -> Result<(), Limited> {
-        self.take(&[("oauth-devices-all", String::new(), options.requests_total_per_minute)]).await
+    /// Takes from the budgets of the address and of all addresses together for the codes of devices, or from neither: no
+    /// one address uses up everybody's.
+    pub(crate) async fn limit_devices(&self, head: &Parts, options: &DeviceOptions) -> Result<(), Limited> {
+        let mut budgets = vec![("oauth-devices-all", String::new(), options.requests_total_per_minute)];
+        if let Some(address) = McpContext::of(&head.extensions).and_then(McpContext::address) {
+            budgets.push(("oauth-devices-address", network(*address).to_string(), options.requests_per_minute));
+        }
+        self.take(&budgets).await
     }
 
     /// Takes from the budgets of a person and of the address for a user code that is entered (RFC 8628 §5.1).

@@ -16,6 +16,9 @@ use super::{ClientAuthentication, Inner, Issuer, KnownBy, OAuthClient, Registrat
 use crate::bearer::bearer;
 use crate::token::jws::is_object;
 
+/// What registration access tokens begin with, so that they are known for what they are wherever they are brought.
+const REGISTRATION_TOKEN: &str = "mcpgwr_";
+
 impl Inner {
     pub(crate) async fn register(
         &self,
@@ -33,7 +36,7 @@ impl Inner {
         let accepted = metadata(body)?.accept(KnownBy::Registration, &self.policy, self.clock.now(), random);
         let mut registered = accepted.map_err(|error| OAuthError::bad(error.code, error.why))?;
         registered.client.issuer.clone_from(&issuer.server);
-        let (id, management) = (random(), random());
+        let (id, management) = (random(), format!("{REGISTRATION_TOKEN}{}", random()));
         registered.client.management_sha256 = Some(hex_hash(&management));
         let client = &registered.client;
         // Whoever has no token is a stranger, of whom no trail is kept: a flood would fill it.

@@ -27,7 +27,8 @@ use crate::bearer::{authorization, bearer};
 /// well and revoked is remembered apart, a forged one never: neither pushes out a good one. Tokens of issuers that are not named here are somebody else's: the next in the chain is asked.
 ///
 /// Before a signature is checked, everything else is: form, type, issuer, audience, server, times, the key's id and
-/// algorithm. At most [`TokenOptions::concurrency`] signatures are checked at the same time.
+/// algorithm. At most [`TokenOptions::concurrency`] signatures are checked at the same time, and at most
+/// [`TokenOptions::questions`] opaque tokens asked about: an issuer that does not answer keeps nobody else's token waiting.
 #[derive(Clone)]
 pub struct TokenAuthenticator(Arc<Inner>);
 
@@ -37,15 +38,17 @@ pub struct TokenAuthenticator(Arc<Inner>);
 pub struct TokenOptions {
     /// Tokens that are remembered: 65,536.
     pub remembered: usize,
-    /// Signatures that are checked, and issuers that are asked, at the same time: 8.
+    /// Signatures that are checked at the same time: 8.
     pub concurrency: usize,
+    /// Opaque tokens that are asked about at the same time: 8.
+    pub questions: usize,
     /// How long a token waits for its turn before the answer is 503: 2 s.
     pub patience: Duration,
 }
 
 impl Default for TokenOptions {
     fn default() -> Self {
-        Self { remembered: 65_536, concurrency: 8, patience: Duration::from_secs(2) }
+        Self { remembered: 65_536, concurrency: 8, questions: 8, patience: Duration::from_secs(2) }
     }
 }
 
@@ -60,6 +63,8 @@ struct Inner {
     /// Tokens that were well signed and not good any more: apart from the good ones, so that they push out none.
     ended: Remembered<Arc<Verified>>,
     turns: Semaphore,
+    /// Apart from those of signatures: an issuer may take long to answer.
+    questions: Semaphore,
     options: TokenOptions,
 }
 
@@ -143,6 +148,7 @@ impl TokenAuthenticatorBuilder {
             remembered: Remembered::new(options.remembered),
             ended: Remembered::new(options.remembered / 16),
             turns: Semaphore::new(options.concurrency.max(1)),
+            questions: Semaphore::new(options.questions.max(1)),
             options,
         }))
     }
@@ -253,7 +259,13 @@ impl Inner {
             return Err(AuthError::Invalid("the token is longer than 8 KiB"));
         }
         if !jws::is_compact(token) {
-            return Ok(self.introspection.as_ref().filter(|_| !token.is_empty()).map(|_| Judge::Asking));
+            return match self.introspection.as_ref().filter(|_| !token.is_empty()) {
+                None => Ok(None),
+                Some(introspection) if introspection.withholds(token) => {
+                    Err(AuthError::Invalid("the credential is one of this gateway's own for something else"))
+                }
+                Some(_) => Ok(Some(Judge::Asking)),
+            };
         }
         let jws = Jws::parse(token).map_err(AuthError::Invalid)?;
         #[derive(Deserialize)]
@@ -300,7 +312,8 @@ impl Inner {
         if let Some(verdict) = self.recall(&hash, resource) {
             return verdict;
         }
-        let turn = tokio::time::timeout(self.options.patience, self.turns.acquire()).await;
+        let turns = if key.is_some() { &self.turns } else { &self.questions };
+        let turn = tokio::time::timeout(self.options.patience, turns.acquire()).await;
         let _turn = turn.map_err(|_| AuthError::Unavailable("too many new tokens at the same time".into()))?;
         // Somebody else may have brought the same token meanwhile.
         if let Some(verdict) = self.recall(&hash, resource) {

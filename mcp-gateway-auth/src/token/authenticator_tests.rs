@@ -9,7 +9,7 @@ use mcp_gateway_core::record::{Revoked, Roles, Scope, Secret, ServerList, Subjec
 use serde_json::{Value, json};
 
 use super::super::test_support::{ISSUER, Scripted, World, resource};
-use super::super::{RemoteKeys, SubjectMap, TokenIssuer};
+use super::super::{RemoteKeys, SubjectMap, TokenIssuer, limit};
 use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -361,7 +361,10 @@ fn with_foreign(world: &World, idp: &World) -> (TokenAuthenticator, Arc<Elsewher
 
 fn foreign_claims(world: &World, audience: impl Into<Value>) -> Value {
     let now = world.clock.now().as_second();
-    json!({ "iss": IDP, "sub": "u-1", "aud": audience.into(), "exp": now + 600, "azp": "portal", "roles": ["owner"] })
+    json!({
+        "iss": IDP, "sub": "u-1", "aud": audience.into(), "iat": now, "exp": now + 600, "azp": "portal",
+        "roles": ["owner"],
+    })
 }
 
 #[tokio::test]
@@ -471,7 +474,7 @@ async fn opaque_tokens_are_asked_about_and_remembered_for_a_minute() {
 #[tokio::test(start_paused = true)]
 async fn only_so_many_tokens_are_looked_at_at_once_and_the_others_do_not_wait_for_ever() {
     let world = World::new().await;
-    let options = TokenOptions { concurrency: 1, ..TokenOptions::default() };
+    let options = TokenOptions { questions: 1, ..TokenOptions::default() };
     let (authenticator, elsewhere) = introspecting(&world, options);
     let busy = tokio::spawn({
         let authenticator = authenticator.clone();
@@ -486,6 +489,81 @@ async fn only_so_many_tokens_are_looked_at_at_once_and_the_others_do_not_wait_fo
     let _ = busy.await;
     elsewhere.says(200, &r#"{"active":false}"#);
     why(call(&authenticator, "next", "github").await);
+}
+
+/// The issuer of opaque tokens is away, and anybody can make such tokens up.
+#[tokio::test(start_paused = true)]
+async fn an_issuer_that_does_not_answer_keeps_no_other_token_waiting() {
+    let world = World::new().await;
+    let (_, elsewhere) = introspecting(&world, TokenOptions::default());
+    let issuer = TrustedIssuer::opaque(IDP).with_audience("api://tools", ServerList::All);
+    let introspection = Introspection::new(issuer, IDP, "gw", Secret::new("s"), elsewhere.clone());
+    let standing: Arc<Scripted> = world.standing.clone();
+    let authenticator = TokenAuthenticator::builder(standing, world.clock.clone())
+        .own(ISSUER, world.keys.clone())
+        .introspect(introspection)
+        .build();
+    let began = tokio::time::Instant::now();
+    let asking = (0..16).map(|n| {
+        let authenticator = authenticator.clone();
+        tokio::spawn(async move { call(&authenticator, &format!("made-up-{n}"), "github").await })
+    });
+    let asking: Vec<_> = asking.collect();
+    while elsewhere.asked() < TokenOptions::default().questions {
+        tokio::task::yield_now().await;
+    }
+    assert!(call(&authenticator, &world.token("github").await, "github").await.unwrap().is_some());
+    assert_eq!(began.elapsed(), Duration::ZERO, "no turn was waited for");
+    for one in asking {
+        assert!(matches!(one.await.unwrap(), Err(AuthError::Unavailable(_))));
+    }
+    assert_eq!(elsewhere.asked(), TokenOptions::default().questions, "the others have given up");
+    assert_eq!(began.elapsed(), Introspection::TIMEOUT);
+}
+
+#[tokio::test]
+async fn own_credentials_for_something_else_are_shown_to_no_issuer() {
+    let world = World::new().await;
+    let elsewhere = Arc::new(Elsewhere::default());
+    elsewhere.says(200, &r#"{"active":false}"#);
+    let introspection = Introspection::new(TrustedIssuer::opaque(IDP), IDP, "gw", Secret::new("s"), elsewhere.clone());
+    let introspection = introspection.withhold(|token| token == b"of-the-owner");
+    let standing: Arc<Scripted> = world.standing.clone();
+    let authenticator = TokenAuthenticator::builder(standing, world.clock.clone()).introspect(introspection).build();
+    for own in ["of-the-owner", "mcpgwr_abc"] {
+        assert_eq!(
+            why(call(&authenticator, own, "github").await),
+            "the credential is one of this gateway's own for something else"
+        );
+    }
+    assert_eq!(elsewhere.asked(), 0);
+    why(call(&authenticator, "of-somebody", "github").await);
+    assert_eq!(elsewhere.asked(), 1);
+}
+
+/// A revocation is kept for a day: a token that lives longer would outlive it.
+#[tokio::test]
+async fn a_token_of_others_is_good_no_longer_than_its_revocation_is_known() {
+    let (world, idp) = (World::new().await, World::new().await);
+    let (authenticator, _) = with_foreign(&world, &idp);
+    let (now, day) = (world.clock.now().as_second(), TokenLimits::LIFETIME + TokenLimits::CLOCK_SKEW);
+    let mut claims = foreign_claims(&world, "api://tools");
+    claims["exp"] = (now + 7 * 24 * 3_600).into();
+    let token = idp.signed(ACCESS_TOKEN, &claims).await;
+    let principal = call(&authenticator, &token, "github").await.unwrap().unwrap();
+    assert_eq!(principal.expires_at.unwrap().as_second(), now + limit(day), "what is open ends then too");
+    world.clock.advance(day - SECOND);
+    assert!(call(&authenticator, &token, "github").await.is_ok());
+    world.clock.advance(SECOND);
+    for server in ["github", "gitlab"] {
+        let why = why(call(&authenticator, &token, server).await);
+        assert_eq!(why, "the token is so old that its revocation may be forgotten", "remembered or not");
+    }
+    for (name, value) in [("iat", Value::Null), ("cnf", json!({ "jkt": "0" }))] {
+        let mut claims = foreign_claims(&world, "api://tools");
+        claims[name] = value;
+        why(call(&authenticator, &idp.signed(ACCESS_TOKEN, &claims).await, "github").await);
+    }
 }
 
 /// Two replicas over one store: each refuses as soon as it has applied the commit.
@@ -617,6 +695,44 @@ async fn a_remembered_token_ends_with_the_key_that_signed_it() {
     }
     let token = world.token("github").await;
     assert!(call(&world.authenticator, &token, "github").await.is_ok());
+}
+
+/// An issuer that takes its time delays nobody whose key is known by more than a second, and once it failed by nothing.
+#[tokio::test(start_paused = true)]
+async fn known_keys_do_not_wait_for_an_issuer_that_is_slow() {
+    let (world, idp) = (World::new().await, World::new().await);
+    let (authenticator, elsewhere) = with_foreign(&world, &idp);
+    let mut claims = foreign_claims(&world, "api://tools");
+    claims["exp"] = (world.clock.now().as_second() + 10 * 3_600).into();
+    let token = idp.signed(ACCESS_TOKEN, &claims).await;
+    call(&authenticator, &token, "github").await.unwrap();
+    *elsewhere.answer.lock().unwrap() = None;
+    world.clock.advance(3_600 * SECOND);
+    let began = tokio::time::Instant::now();
+    assert!(call(&authenticator, &token, "github").await.is_ok());
+    assert_eq!((began.elapsed(), elsewhere.asked()), (SECOND, 2));
+}
+
+/// … and is asked again meanwhile.
+#[tokio::test(start_paused = true)]
+async fn known_keys_wait_for_nothing_once_the_issuer_has_failed() {
+    let (world, idp) = (World::new().await, World::new().await);
+    let (authenticator, elsewhere) = with_foreign(&world, &idp);
+    let mut claims = foreign_claims(&world, "api://tools");
+    claims["exp"] = (world.clock.now().as_second() + 10 * 3_600).into();
+    let token = idp.signed(ACCESS_TOKEN, &claims).await;
+    call(&authenticator, &token, "github").await.unwrap();
+    elsewhere.says(500, &"");
+    world.clock.advance(3_600 * SECOND);
+    assert!(call(&authenticator, &token, "github").await.is_ok());
+    *elsewhere.answer.lock().unwrap() = None;
+    world.clock.advance(30 * SECOND);
+    let began = tokio::time::Instant::now();
+    assert!(call(&authenticator, &token, "github").await.is_ok());
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    while elsewhere.asked() < 3 {
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test]

@@ -120,6 +120,7 @@ impl Config {
             ("oauth.registrations_per_minute", self.oauth.registrations_per_minute.into()),
             ("oauth.registrations_total_per_minute", self.oauth.registrations_total_per_minute.into()),
             ("oauth.documents_per_minute", self.oauth.documents_per_minute.into()),
+            ("oauth.device.requests_per_minute", self.oauth.device.requests_per_minute.into()),
             ("oauth.device.requests_total_per_minute", self.oauth.device.requests_total_per_minute.into()),
             ("oauth.device.tries_per_account", self.oauth.device.tries_per_account.into()),
             ("oauth.device.tries_per_address", self.oauth.device.tries_per_address.into()),
@@ -174,6 +175,10 @@ impl Config {
         }
         if !(1..=60).contains(&oauth.device.interval_seconds) {
             return Err(ConfigError::value("oauth.device.interval_seconds", "must be 1 to 60"));
+        }
+        if oauth.device.interval_seconds >= oauth.device.code_seconds / 2 {
+            let problem = "must be less than half of code_seconds: else a code can end between two questions";
+            return Err(ConfigError::value("oauth.device.interval_seconds", problem));
         }
         let is_hash = |text: &String| text.len() == 64 && text.bytes().all(|byte| b"0123456789abcdef".contains(&byte));
         if let Some(n) = oauth.registration_tokens_sha256.iter().position(|text| !is_hash(text)) {

@@ -8,7 +8,7 @@ use mcp_gateway_core::record::ServerList;
 use serde::{Deserialize, Serialize};
 use url::{Host, Url};
 
-use super::{Config, ConfigError};
+use super::{Config, ConfigError, ProviderPreset};
 
 /// One of `auth.issuers`: its access tokens are good here, beside the gateway's own.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -185,7 +185,14 @@ impl Config {
             return Err(ConfigError::value(format!("{place}.issuer"), "is there twice"));
         }
         // An unknown person is refused: without a way to become known, everybody would be.
-        if people && !self.providers()?.iter().any(|provider| provider.issuer == issuer) {
+        let known = self.providers()?.iter().position(|provider| provider.issuer == issuer);
+        let preset = known.map(|n| self.login.providers[n].preset);
+        if people && matches!(preset, Some(ProviderPreset::Entra | ProviderPreset::GitHub)) {
+            let problem = "cannot be true for a provider of the preset entra or github, which knows people by another \
+                           id than the sub of tokens: everybody would be refused. Set people: false";
+            return Err(ConfigError::value(format!("{place}.people"), problem));
+        }
+        if people && known.is_none() {
             let problem = "needs a provider of login.providers with this very issuer, by which people become known; set \
                            people: false if its subjects are no people of this gateway";
             return Err(ConfigError::value(format!("{place}.people"), problem));

@@ -452,8 +452,11 @@ section! {
         enabled: bool = true,
         /// How long such a code is good; 60 to 1800.
         code_seconds: u64 = 600,
-        /// How long a program waits between two questions whether somebody has entered it; 1 to 60.
+        /// How long a program waits between two questions whether somebody has entered it; 1 to 60, and less than half
+        /// of `code_seconds`.
         interval_seconds: u64 = 5,
+        /// Codes that one address may ask for in a minute.
+        requests_per_minute: u32 = 10,
         /// Codes that all addresses together may ask for in a minute.
         requests_total_per_minute: u32 = 100,
         /// Codes that one person may enter in the time that one is good, right and wrong ones.

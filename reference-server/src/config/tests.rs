@@ -108,6 +108,8 @@ fn a_wrong_value_names_its_path() {
         ("oauth: {device: {code_seconds: 1801}}", "oauth.device.code_seconds"),
         ("oauth: {device: {interval_seconds: 0}}", "oauth.device.interval_seconds"),
         ("oauth: {device: {interval_seconds: 61}}", "oauth.device.interval_seconds"),
+        ("oauth: {device: {code_seconds: 60, interval_seconds: 30}}", "oauth.device.interval_seconds"),
+        ("oauth: {device: {requests_per_minute: 0}}", "oauth.device.requests_per_minute"),
         ("oauth: {device: {requests_total_per_minute: 0}}", "oauth.device.requests_total_per_minute"),
         ("oauth: {device: {tries_per_account: 0}}", "oauth.device.tries_per_account"),
         ("oauth: {device: {tries_per_address: 0}}", "oauth.device.tries_per_address"),
@@ -240,6 +242,19 @@ fn issuers_that_cannot_be_trusted_name_their_field() {
     assert!(twice(&format!("}}, {{{a}{keys}")).contains("auth.issuers[1].issuer"));
     let more = format!("}}, {{issuer: 'https://b.example', people: false, {asks}}}");
     assert!(twice(&more).contains("auth.issuers[1].introspection"));
+    for (preset, issuer) in [
+        ("entra, tenant: t", "https://login.microsoftonline.com/t/v2.0"),
+        ("github, anybody: true", "https://github.com"),
+    ] {
+        let with = |people: bool| {
+            let login = format!("login: {{providers: [{{name: a, client_id: x, preset: {preset}}}]}}");
+            let issuer = format!("{{issuer: '{issuer}', {keys}, people: {people}}}");
+            read(&format!("runtime: {{process: {{enabled: false}}}}\n{login}\nauth: {{issuers: [{issuer}]}}"), &[])
+        };
+        let refused = with(true).unwrap_err();
+        assert!(refused.contains("auth.issuers[0].people: cannot be true"), "{refused}");
+        assert!(with(false).is_ok(), "{preset}");
+    }
     let alone = format!("auth: {{issuers: [{{issuer: 'https://b.example', {keys}, people: false}}]}}");
     assert!(read(&alone, &[]).unwrap_err().contains("runtime.process.enabled"));
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use mcp_gateway_auth::bootstrap::Bootstrap;
 use mcp_gateway_auth::server::IdentityProvider;
 use mcp_gateway_auth::token::{
     Introspection, RemoteKeys, RemoteKeysOptions, SubjectMap, TokenAuthenticatorBuilder, TrustedIssuer,
@@ -13,17 +14,32 @@ use mcp_gateway_auth::user::Users;
 use mcp_gateway_core::contract::Clock;
 use mcp_gateway_core::egress::{Fetch, FetchOptions, Fetcher};
 use mcp_gateway_core::record::Secret;
+use sha2::{Digest as _, Sha256};
 
 use super::StartError;
 use super::logins::secret;
 use crate::config::{Config, INTROSPECTION_SECRET, IssuerSettings};
+use crate::scim::ScimToken;
+
+/// Tells credentials that no issuer may see: of bootstrap and SCIM.
+pub(super) type Withheld = Arc<dyn Fn(&[u8]) -> bool + Send + Sync>;
+
+/// See [`Withheld`].
+pub(super) fn withheld(bootstrap: &Bootstrap, scim: &[ScimToken]) -> Withheld {
+    let bootstrap = bootstrap.authenticator();
+    let scim: Vec<[u8; 32]> = scim.iter().map(|token| token.sha256).collect();
+    Arc::new(move |token: &[u8]| {
+        let hash: [u8; 32] = Sha256::digest(token).into();
+        bootstrap.as_ref().is_some_and(|own| own.is_token(token)) || scim.contains(&hash)
+    })
+}
 
 /// Adds `auth.issuers` to what is accepted.
 pub(super) fn trust(
     config: &Config,
     mut accepting: TokenAuthenticatorBuilder,
     users: &Users,
-    secrets: &HashMap<String, Secret>,
+    (secrets, withheld): (&HashMap<String, Secret>, &Withheld),
     clock: &Arc<dyn Clock>,
 ) -> Result<TokenAuthenticatorBuilder, StartError> {
     for (n, settings) in config.auth.issuers.iter().enumerate() {
@@ -38,7 +54,9 @@ pub(super) fn trust(
         let issuer = about(settings, users, TrustedIssuer::opaque(&*settings.issuer));
         let fetch = fetch(config, &asking.endpoint)?;
         let introspection = Introspection::new(issuer, &*asking.endpoint, &*asking.client_id, found, fetch);
-        accepting = accepting.introspect(introspection.remember_for(Duration::from_secs(asking.remember_seconds)));
+        let introspection = introspection.remember_for(Duration::from_secs(asking.remember_seconds));
+        let withheld = Arc::clone(withheld);
+        accepting = accepting.introspect(introspection.withhold(move |token| withheld(token)));
     }
     Ok(accepting)
 }

@@ -15,7 +15,7 @@ use mcp_gateway_core::record::{Mount, Secret, TenantId};
 use mcp_gateway_core::snapshot::Snapshots;
 
 use super::StartError;
-use super::issuers;
+use super::issuers::{self, Withheld};
 use super::serve::Typed;
 use crate::app::Logins;
 use crate::config::Config;
@@ -93,6 +93,7 @@ pub(super) async fn build(config: &Config, with: Ingredients<'_>) -> Result<Opti
         let mut options = DeviceOptions::default();
         options.life = Duration::from_secs(settings.device.code_seconds);
         options.interval = Duration::from_secs(settings.device.interval_seconds);
+        options.requests_per_minute = settings.device.requests_per_minute;
         options.requests_total_per_minute = settings.device.requests_total_per_minute;
         options.tries_per_account = settings.device.tries_per_account;
         options.tries_per_address = settings.device.tries_per_address;
@@ -110,7 +111,7 @@ pub(super) fn authenticator(
     mount: &Mount,
     oauth: Option<&OAuth>,
     (snapshots, logins): (&Snapshots, &Logins),
-    secrets: &HashMap<String, Secret>,
+    secrets: (&HashMap<String, Secret>, &Withheld),
     clock: &Arc<dyn Clock>,
 ) -> Result<Option<TokenAuthenticator>, StartError> {
     if oauth.is_none() && config.auth.issuers.is_empty() {

@@ -118,6 +118,10 @@ fn hidden(config: &Config, options: &StartOptions) -> Result<Vec<PathBuf>, Start
     hidden.extend(config.tls.key.clone());
     let asked = config.auth.issuers.iter().filter_map(|issuer| issuer.introspection.as_ref());
     hidden.extend(asked.filter_map(|introspection| introspection.client_secret_file.clone()));
+    for provider in &config.login.providers {
+        hidden.extend(provider.client_secret_file.clone());
+        hidden.extend(provider.scim_token_file.clone());
+    }
     hidden.extend(config.catalog_paths());
     if let Database::Sqlite(path) = config.database()? {
         hidden.extend(DATABASE_FILES.map(|suffix| with_suffix(&path, suffix)));

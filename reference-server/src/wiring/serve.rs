@@ -25,7 +25,7 @@ use tokio_util::task::TaskTracker;
 use super::banner::Banner;
 use super::data_plane::{self, Ingredients};
 use super::tasks::{Background, Upkeep};
-use super::{logins, oauth, router, storage};
+use super::{issuers, logins, oauth, router, storage};
 use crate::app::{App, DataPlaneLoad, Logins};
 use crate::config::{Capacity, Config};
 use crate::listen::{Dispatch, Drain, Listener, ListenerOptions, TlsFiles, TlsReloader};
@@ -170,7 +170,9 @@ impl Server {
         )
         .await?;
         let who = (&snapshots, &logins);
-        let tokens = oauth::authenticator(&config, &mount, oauth.as_ref(), who, &options.secrets, &clock)?;
+        let scim_tokens = logins::scim_tokens(&config, &options.secrets)?;
+        let secrets = (&options.secrets, &issuers::withheld(&bootstrap, &scim_tokens));
+        let tokens = oauth::authenticator(&config, &mount, oauth.as_ref(), who, secrets, &clock)?;
         let built = data_plane::build(
             &config,
             Ingredients {
@@ -230,7 +232,7 @@ impl Server {
                 Arc::clone(&clock),
                 format!("{}/scim/v2", mount.origin()),
             ),
-            scim_tokens: logins::scim_tokens(&config, &options.secrets)?,
+            scim_tokens,
             logins,
             oauth,
             limiter,

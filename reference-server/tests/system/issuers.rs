@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::gateway::remote;
+use crate::support::gateway::{BOOTSTRAP, remote};
 use crate::support::identity::{Browser, IdentityProvider};
 use crate::support::{Answer, Call, Fixture, Gateway, Key, mcp, until};
 
@@ -101,6 +101,9 @@ async fn opaque_tokens_are_good_while_their_issuer_says_so() {
     let another = company.access_token(&mut browser, &resource).await;
     drop(company);
     assert_eq!(status(&gateway, "fixture", &another).await, 503);
+    for own in [BOOTSTRAP, "mcpgwr_of-a-registration"] {
+        assert_eq!(status(&gateway, "fixture", own).await, 401, "what is ours is shown to nobody");
+    }
 }
 
 /// The client has changed its user's login into a grant at the company (ID-JAG), and nobody is asked here.

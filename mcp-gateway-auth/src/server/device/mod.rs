@@ -31,6 +31,8 @@ pub struct DeviceOptions {
     pub life: Duration,
     /// `oauth.device.interval_seconds`: how long a device waits between two questions; 5 s.
     pub interval: Duration,
+    /// `oauth.device.requests_per_minute`: codes that one address may ask for; 10.
+    pub requests_per_minute: u32,
     /// `oauth.device.requests_total_per_minute`: codes that all addresses together may ask for; 100.
     pub requests_total_per_minute: u32,
     /// `oauth.device.tries_per_account`: codes that one person may enter within [`life`](Self::life); 5, so that
@@ -45,6 +47,7 @@ impl Default for DeviceOptions {
         Self {
             life: Duration::from_secs(600),
             interval: Duration::from_secs(5),
+            requests_per_minute: 10,
             requests_total_per_minute: 100,
             tries_per_account: 5,
             tries_per_address: 20,

@@ -21,6 +21,12 @@ use crate::token::TokenLimits;
 /// How much longer a device that asks too often has to wait from then on (RFC 8628 §3.5).
 const SLOWER: u64 = 5;
 
+/// The longest that a device has to wait, in seconds: one that asks too often is slowed down, not lost.
+const SLOWEST: u64 = 60;
+
+/// How much too early a question may come: replicas' clocks are apart, and what the network delays differs.
+const EARLY: SignedDuration = SignedDuration::from_millis(500);
+
 impl Inner {
     /// `grant_type=urn:ietf:params:oauth:grant-type:device_code`.
     pub(crate) async fn poll_device(
@@ -76,8 +82,12 @@ impl Inner {
             None => (usual, true, When::Absent),
             Some(Stored { value: DevicePoll { at, interval_seconds }, revision, .. }) => {
                 let least = SignedDuration::from_secs(i64::try_from(*interval_seconds).unwrap_or(i64::MAX));
-                let waited = now.duration_since(*at) >= least;
-                let interval = if waited { *interval_seconds } else { interval_seconds.saturating_add(SLOWER) };
+                let waited = now.duration_since(*at) >= least - EARLY;
+                let interval = if waited {
+                    *interval_seconds
+                } else {
+                    interval_seconds.saturating_add(SLOWER).min(SLOWEST.max(usual))
+                };
                 (interval, waited, When::At(*revision))
             }
         };

@@ -34,7 +34,7 @@ impl Inner {
         }
         let target = || OAuthError::bad("invalid_target", "The resource is not one server of this gateway.");
         let server = issuer.target(&self.mount, form.all("resource")).map_err(|_| target())?;
-        self.limit_devices(options).await.map_err(|limited: Limited| OAuthError::too_many(limited))?;
+        self.limit_devices(head, options).await.map_err(|limited: Limited| OAuthError::too_many(limited))?;
 
         let now = self.clock.now();
         let mut request = DeviceRequest {

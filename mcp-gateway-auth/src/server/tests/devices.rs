@@ -175,14 +175,19 @@ async fn a_device_that_asks_too_often_waits_longer() {
     };
     assert_eq!(after(0).await, "authorization_pending");
     assert_eq!(after(5_000).await, "authorization_pending");
-    assert_eq!(after(4_999).await, "slow_down");
-    assert_eq!(after(9_999).await, "slow_down");
+    assert_eq!(after(4_500).await, "authorization_pending", "clocks are apart, and networks differ");
+    assert_eq!(after(4_499).await, "slow_down");
+    assert_eq!(after(9_499).await, "slow_down");
     assert_eq!(after(15_000).await, "authorization_pending");
     // At the same time at two replicas: one is answered.
     world.clock.advance(Duration::from_secs(15));
     let (one, another) = tokio::join!(poll(&world, &client, &code), poll(&world, &client, &code));
     let errors = HashSet::from([one.error(), another.error()]);
     assert_eq!(errors, HashSet::from(["authorization_pending".to_owned(), "slow_down".to_owned()]));
+    for _ in 0..20 {
+        assert_eq!(after(0).await, "slow_down");
+    }
+    assert_eq!(after(60_000).await, "authorization_pending", "it never has to wait longer");
 }
 
 #[tokio::test]
@@ -264,6 +269,25 @@ async fn codes_for_devices_have_a_budget_of_all_together() {
     for status in [200, 200, 429] {
         assert_eq!(begin(&world, &client, &[]).await.status, status);
     }
+}
+
+#[tokio::test]
+async fn one_address_uses_up_nobody_elses_device_codes() {
+    let options = DeviceOptions { requests_per_minute: 2, requests_total_per_minute: 3, ..DeviceOptions::default() };
+    let world = World::with(|server| giving(server, options)).await;
+    let client = cli(&world).await;
+    let from = async |address: &str| {
+        let context = McpContext::new(&SystemClock);
+        context.set_address(address.parse().unwrap()).unwrap();
+        let request = Request::post("/device_authorization").extension(context);
+        let request = request.header(CONTENT_TYPE, "application/x-www-form-urlencoded");
+        world.send(request, encoded(&[("client_id", &*client)])).await.status
+    };
+    for status in [200, 200, 429, 429] {
+        assert_eq!(from("198.51.100.1").await, status);
+    }
+    assert_eq!(from("198.51.100.2").await, 200, "what was refused took nothing from the others");
+    assert_eq!(from("198.51.100.3").await, 429, "all together have had their three");
 }
 
 #[tokio::test]

@@ -360,8 +360,42 @@ async fn an_identity_provider_decides_for_its_people_once_and_for_what_it_names(
     others["client_id"] = "other".into();
     assert_eq!(send("other", "oauth-id-jag+jwt", &others).await.error(), "invalid_grant", "not on the list");
     assert_eq!(send("public", "oauth-id-jag+jwt", &claims("5")).await.error(), "invalid_client");
+    let mut of_public = claims("5");
+    of_public["client_id"] = "public".into();
+    let assertion = idp.keys.sign("oauth-id-jag+jwt", of_public.to_string().as_bytes()).await.unwrap();
+    let form = [
+        ("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer"),
+        ("client_id", "public"),
+        ("assertion", &*assertion),
+    ];
+    assert_eq!(world.post("/token", &form).await.error(), "unauthorized_client", "it proves nothing");
+    let mut bound = claims("7");
+    bound["cnf"] = json!({ "jkt": "0" });
+    assert_eq!(send("agent", "oauth-id-jag+jwt", &bound).await.error(), "invalid_grant", "bound to a key");
     let forged = world.keys.sign("oauth-id-jag+jwt", claims("6").to_string().as_bytes()).await.unwrap();
     let grant = "urn:ietf:params:oauth:grant-type:jwt-bearer";
     let form = [("grant_type", grant), ("client_id", "agent"), ("client_secret", "secret"), ("assertion", &*forged)];
     assert_eq!(world.post("/token", &form).await.error(), "invalid_grant");
+
+    // Another replica has heard of it.
+    let replica = AuthorizationServer::new(ServerParts {
+        mount: Mount::new(ORIGIN, "/mcp-connect").unwrap(),
+        tenant: TenantId::default(),
+        store: world.store.clone(),
+        sealer: world.sealer.clone(),
+        signer: world.keys.clone(),
+        keys: world.keys.clone(),
+        resolve: world.servers.clone(),
+        standing: world.standing.clone(),
+        interaction: world.people.clone(),
+        clock: world.clock.clone(),
+    });
+    let provider = IdentityProvider::new(IDP, idp.keys.clone()).with_client("agent");
+    let replica = World { server: replica.documents(None).identity_provider(provider), ..world };
+    for (jti, status) in [("1", 400), ("8", 200)] {
+        let assertion = idp.keys.sign("oauth-id-jag+jwt", claims(jti).to_string().as_bytes()).await.unwrap();
+        let form =
+            [("grant_type", grant), ("client_id", "agent"), ("client_secret", "secret"), ("assertion", &*assertion)];
+        assert_eq!(replica.post("/token", &form).await.status, status, "{jti}");
+    }
 }

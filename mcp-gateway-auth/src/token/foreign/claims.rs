@@ -6,8 +6,10 @@ use jiff::Timestamp;
 use mcp_gateway_core::contract::Resource;
 use mcp_gateway_core::record::{Actor, ActorKind, Dependence, Principal, Revoked, ServerList, Subject};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
-use super::super::claims::{check_times, seconds};
+use super::super::TokenLimits;
+use super::super::claims::{check_times, limit, seconds};
 use super::super::verified::Verified;
 use super::TrustedIssuer;
 
@@ -21,8 +23,11 @@ pub(crate) struct ForeignClaims {
     exp: i64,
     #[serde(default)]
     nbf: Option<i64>,
+    /// Without it nobody could say whether a revocation came later.
+    iat: i64,
+    /// The token is bound to a key that its caller would have to prove (RFC 7800).
     #[serde(default)]
-    iat: Option<i64>,
+    cnf: Option<IgnoredAny>,
     #[serde(default)]
     jti: Option<String>,
     #[serde(default)]
@@ -66,19 +71,30 @@ impl ForeignClaims {
         if !fits {
             return Err("the token is for another resource");
         }
-        check_times(now, self.exp, self.nbf, self.iat)
+        if self.cnf.is_some() {
+            return Err("the token is bound to a key, and nobody here can check that its caller has it");
+        }
+        check_times(now, self.exp, self.nbf, Some(self.iat))?;
+        if self.forgotten() <= now.as_second() {
+            return Err("the token is so old that its revocation may be forgotten");
+        }
+        Ok(())
+    }
+
+    /// When a revocation of the token need not be known any more: as long as for our own, which live no longer.
+    fn forgotten(&self) -> i64 {
+        self.iat.saturating_add(limit(TokenLimits::LIFETIME)).saturating_add(limit(TokenLimits::CLOCK_SKEW))
     }
 
     /// What is remembered; `resource` is what it was checked for.
     pub(crate) fn into_verified(self, issuer: &TrustedIssuer, resource: &Resource) -> Result<Verified, &'static str> {
         let subject =
             Subject { tenant: issuer.tenant.clone(), issuer: Arc::clone(&issuer.issuer), id: self.sub.as_str().into() };
+        let epoch = seconds(self.iat)?;
+        let expires_at = seconds(self.exp.min(self.forgotten()))?;
         let client: Arc<str> = self.client_id.or(self.azp).unwrap_or(self.sub).into();
         let mut depends_on = vec![Revoked::Subject(&subject).id(), Revoked::Client(&client).id()];
         depends_on.extend(self.jti.as_deref().map(|id| Revoked::Token(id).id()));
-        // Without `iat` it is as old as a token can be: a revocation of the subject ends it.
-        let epoch = self.iat.map_or(Ok(Timestamp::UNIX_EPOCH), seconds)?;
-        let expires_at = seconds(self.exp)?;
         // For another server of its audience, the same token is checked like a new one.
         let servers = resource.server.iter().map(|server| Box::from(&**server)).collect::<Vec<Box<str>>>();
         let principal = Principal::new(Arc::clone(&subject.issuer), Arc::clone(&subject.id))

@@ -28,11 +28,18 @@ pub struct Introspection {
     secret: Secret,
     fetch: Arc<dyn Fetch>,
     remember: Duration,
+    withheld: Option<Arc<dyn Fn(&[u8]) -> bool + Send + Sync>>,
 }
+
+/// What all credentials begin with that are made here and show it.
+const OWN: &[u8] = b"mcpgw";
 
 impl Introspection {
     /// How long an answer is remembered: an issuer's revocation is noticed after so long.
     pub const REMEMBER: Duration = Duration::from_secs(60);
+
+    /// How long an issuer may take to answer; then the call gets 503.
+    pub const TIMEOUT: Duration = Duration::from_secs(3);
 
     /// Asks this endpoint as this client (`client_secret_basic`).
     pub fn new(
@@ -43,7 +50,7 @@ impl Introspection {
         fetch: Arc<dyn Fetch>,
     ) -> Self {
         let (endpoint, client_id) = (endpoint.into(), client_id.into());
-        Self { issuer, endpoint, client_id, secret, fetch, remember: Self::REMEMBER }
+        Self { issuer, endpoint, client_id, secret, fetch, remember: Self::REMEMBER, withheld: None }
     }
 
     /// The same, remembering answers for so long.
@@ -53,14 +60,28 @@ impl Introspection {
         self
     }
 
+    /// The same, never asking about credentials that are for something else here, for example the admin API: they are
+    /// refused, and the issuer does not see them. Those that the gateway makes are known by their form without this.
+    #[must_use]
+    pub fn withhold(mut self, own: impl Fn(&[u8]) -> bool + Send + Sync + 'static) -> Self {
+        self.withheld = Some(Arc::new(own));
+        self
+    }
+
+    /// Whether a credential must not be shown to the issuer.
+    pub(crate) fn withholds(&self, token: &[u8]) -> bool {
+        token.starts_with(OWN) || self.withheld.as_ref().is_some_and(|own| own(token))
+    }
+
     pub(crate) async fn ask(&self, token: &[u8], resource: &Resource, now: Timestamp) -> Result<Verified, AuthError> {
         let unavailable = |error: BoxError| {
             tracing::warn!(endpoint = self.endpoint, %error, "a token cannot be introspected");
             AuthError::Unavailable(error)
         };
         let token = std::str::from_utf8(token).map_err(|_| AuthError::Invalid("the token is not text"))?;
-        let answer = self.fetch.fetch(self.request(token).map_err(|error| unavailable(error.into()))?).await;
-        let answer = answer.map_err(|error| unavailable(error.into()))?;
+        let request = self.request(token).map_err(|error| unavailable(error.into()))?;
+        let answer = tokio::time::timeout(Self::TIMEOUT, self.fetch.fetch(request)).await;
+        let answer = answer.map_err(|late| unavailable(late.into()))?.map_err(|error| unavailable(error.into()))?;
         if answer.status != StatusCode::OK {
             return Err(unavailable(format!("status {}", answer.status).into()));
         }
@@ -73,7 +94,7 @@ impl Introspection {
             return Err(AuthError::Invalid("the issuer says that the token is not active"));
         }
         let claims: ForeignClaims = serde_json::from_slice(&answer.body)
-            .map_err(|_| AuthError::Invalid("the introspection lacks sub, aud or exp"))?;
+            .map_err(|_| AuthError::Invalid("the introspection lacks sub, aud, exp or iat"))?;
         claims.check(&self.issuer, resource, now).map_err(AuthError::Invalid)?;
         let mut verified = claims.into_verified(&self.issuer, resource).map_err(AuthError::Invalid)?;
         if let Some(people) = &self.issuer.people {

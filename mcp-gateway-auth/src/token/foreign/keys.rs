@@ -18,7 +18,7 @@ use super::super::key::PublicKey;
 ///
 /// A key that is not in it lets it be fetched again, but not more often than [`RemoteKeysOptions::retry`]: a flood of
 /// tokens with made-up key ids costs one call in that time. While the issuer does not answer, known keys stay good for
-/// [`RemoteKeysOptions::keep`].
+/// [`RemoteKeysOptions::keep`], and whoever brings one waits [`RemoteKeysOptions::patience`] at most.
 #[derive(Clone)]
 pub struct RemoteKeys(Arc<Inner>);
 
@@ -32,6 +32,8 @@ pub struct RemoteKeysOptions {
     pub retry: Duration,
     /// How long known keys are good while the issuer does not answer: 24 hours.
     pub keep: Duration,
+    /// How long a known key waits to hear whether the issuer still has it: 1 s, and not at all once it did not answer.
+    pub patience: Duration,
 }
 
 impl Default for RemoteKeysOptions {
@@ -40,6 +42,7 @@ impl Default for RemoteKeysOptions {
             refresh: Duration::from_secs(3_600),
             retry: Duration::from_secs(30),
             keep: Duration::from_secs(24 * 3_600),
+            patience: Duration::from_secs(1),
         }
     }
 }
@@ -61,6 +64,8 @@ struct Held {
     /// When it was last fetched, and when that was last tried.
     fetched: Option<Instant>,
     tried: Option<Instant>,
+    /// Whether that was in vain.
+    failed: bool,
 }
 
 impl RemoteKeys {
@@ -88,10 +93,20 @@ impl KeyRing for RemoteKeys {
         if !held.is_due(now, inner.options.retry) && !inner.is_fetching() {
             return inner.without_fetching(&held, id, now).into();
         }
+        let good = known.is_some() && held.is_younger(now, inner.options.keep);
+        if good && held.failed {
+            drop(inner.fetching());
+            return Ok(known).into();
+        }
         let (inner, id) = (Arc::clone(inner), Box::<str>::from(id));
         MaybeReady::wait(async move {
             // Ends when the fetch does, whoever began it.
-            let _ = inner.fetching().changed().await;
+            let mut fetching = inner.fetching();
+            if good {
+                let _ = tokio::time::timeout(inner.options.patience, fetching.changed()).await;
+            } else {
+                let _ = fetching.changed().await;
+            }
             inner.without_fetching(&inner.held.load(), &id, inner.clock.monotonic())
         })
     }
@@ -150,7 +165,7 @@ impl Inner {
         let tried = Some(self.clock.monotonic());
         let (held, done) = match read {
             Ok(held) => (held, Ok(())),
-            Err(error) => (before, Err(error)),
+            Err(error) => (Held { failed: true, ..before }, Err(error)),
         };
         self.held.store(Arc::new(Held { tried, ..held }));
         done
@@ -164,7 +179,7 @@ impl Inner {
         let keys = PublicKey::read_set(&answer.body)?;
         let keys = keys.into_iter().filter_map(|key| Some((Box::from(key.id()?), Arc::new(key)))).collect();
         let document = String::from_utf8_lossy(&answer.body).into();
-        Ok(Held { keys: Arc::new(keys), document, fetched: Some(now), tried: None })
+        Ok(Held { keys: Arc::new(keys), document, fetched: Some(now), tried: None, failed: false })
     }
 }
 
