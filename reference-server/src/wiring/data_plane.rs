@@ -129,9 +129,9 @@ pub(super) fn build(config: &Config, with: Ingredients) -> Result<Built, ConfigE
         let removed = |route: &Arc<Route>| !snapshot.routes.contains_key(&route.id);
         match () {
             () if cx.principal().is_some_and(revoked) || cx.route().is_some_and(removed) => Standing::Revoked,
-            () => match ruled(&access, cx) {
+            () => match standing(&access, cx) {
                 Standing::Stands | Standing::Outdated if known.refuses() => Standing::Unknown,
-                standing => standing,
+                of_now => of_now,
             },
         }
     };
@@ -169,7 +169,7 @@ pub(super) fn build(config: &Config, with: Ingredients) -> Result<Built, ConfigE
 }
 
 /// What the rules of now say of what is open.
-fn ruled(access: &SnapshotRules, cx: &McpContext) -> Standing {
+fn standing(access: &SnapshotRules, cx: &McpContext) -> Standing {
     // What was refused has its answer, which may still wait for the audit trail.
     if cx.refusal().is_some() {
         return Standing::Stands;
