@@ -100,8 +100,10 @@ async fn who_may_read_no_resource_hears_of_none() {
     };
     let asked = filter.request(&cx, &view(Direction::Request, None, &listen(r#""test://x""#))).await;
     assert_eq!(asked, Verdict::Replace(listen("").into()));
-    let event =
-        |method: &'static str| view(Direction::Event, Some(method), r#"{"method":"m","params":{"uri":"test://x"}}"#);
+    let event = |method: &'static str| {
+        let body = r#"{"jsonrpc":"2.0","method":"m","params":{"uri":"test://x"}}"#;
+        view(Direction::Event, Some(method), body)
+    };
     // Nor of tasks, of which nobody knows by whom they were begun.
     for method in ["notifications/resources/updated", "notifications/tasks", "notifications/tasks/status"] {
         assert!(matches!(filter.event(&cx, &event(method)).await, Verdict::Refuse { .. }), "{method}");

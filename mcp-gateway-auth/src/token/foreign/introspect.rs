@@ -28,8 +28,11 @@ pub struct Introspection {
     secret: Secret,
     fetch: Arc<dyn Fetch>,
     remember: Duration,
-    withheld: Option<Arc<dyn Fn(&[u8]) -> bool + Send + Sync>>,
+    withheld: Option<Withheld>,
 }
+
+/// Which tokens are never shown to the issuer.
+type Withheld = Arc<dyn Fn(&[u8]) -> bool + Send + Sync>;
 
 /// What all credentials begin with that are made here and show it.
 const OWN: &[u8] = b"mcpgw";
