@@ -274,7 +274,9 @@ async fn two_ways_to_sign_in_are_one_person() {
     company.account(json!({ "sub": "7", "name": "Eve", "email": "eve@a.example", "email_verified": true })).await;
     assert_ne!(Browser::default().sign_in(&gateway).await.1.json()["subject"]["id"], id);
     let confirm = format!("{origin}/login/link/confirm");
-    let mut as_eve = browser.clone();
+    // A browser in which the provider knows nobody yet.
+    let mut as_eve = Browser::default();
+    sign_in(&mut as_eve, second).await.expect(303);
     let href = begin(&mut as_eve).await;
     let shown = as_eve.follow(&href, None).await.1.expect(200);
     let agreed = [("csrf", &*field(&shown, "csrf")), ("identity", &*field(&shown, "identity"))];
