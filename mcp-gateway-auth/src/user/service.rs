@@ -238,6 +238,7 @@ impl Users {
     }
 
     /// The writes that disable somebody who is active, and end everything of theirs.
+    #[cfg(feature = "login")]
     pub(crate) async fn disabling(
         &self,
         id: &str,

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use mcp_gateway_core::contract::{Revision, StoreErrorKind, StoreLimits, When, Write};
-use mcp_gateway_core::record::{Email, Group, Roles, Stored, Subject, User, UserState};
+#[cfg(feature = "login")]
+use mcp_gateway_core::record::Subject;
+use mcp_gateway_core::record::{Email, Group, Roles, Stored, User, UserState};
 
 use super::error::{UserError, wrong};
 use super::identity::tidy;
