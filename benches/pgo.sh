@@ -4,7 +4,7 @@
 #   benches/pgo.sh
 #
 # First an instrumented server is built and loaded (benches/pgo.py), then the `dist` profile is built with what it noted.
-# Prints the path of the program. Needs wrk, nginx, Python 3 and `rustup component add llvm-tools`. Which code runs often
+# Prints the path of the program. Needs wrk, Python 3 and `rustup component add llvm-tools`. Which code runs often
 # is in the program for good: a profile of anything but usual calls makes it slower. BENCHES_BIN names the folder with the
 # built benchmarks; without it they are built.
 set -euo pipefail

@@ -532,7 +532,6 @@ async fn whoever_is_made_last_comes_last() {
 
 /// At the size of a company; the figures are for people.
 #[tokio::test]
-#[ignore = "ten thousand users; run by hand, with --release for figures"]
 async fn ten_thousand_users_in_a_thousand_groups() {
     let client = Client::new().await;
     let begun = std::time::Instant::now();
