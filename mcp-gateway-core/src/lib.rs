@@ -4,6 +4,7 @@
 //! a [`tower`](tower_service) layer or a trait, works alone, and is replaced alone.
 
 mod body;
+mod map;
 mod ready;
 
 pub mod catalog;
@@ -29,4 +30,5 @@ pub mod wire;
 pub mod embed {}
 
 pub use body::{Body, BoxError, Unread};
+pub use map::Map;
 pub use ready::{BoxFuture, MaybeReady, MaybeReadyFuture};

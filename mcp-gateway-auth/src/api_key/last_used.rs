@@ -1,12 +1,12 @@
 //! When keys were used last.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use mcp_gateway_core::Map;
 use mcp_gateway_core::contract::{Kind, StoreError, StoreLimits, When};
 use mcp_gateway_core::record::{Resource, Resources};
 use serde::{Deserialize, Serialize};
@@ -38,7 +38,7 @@ const NONE: i64 = i64::MIN;
 /// its shard for itself. Only keys that were accepted come here, so there are never more than there are keys.
 pub struct LastUsed {
     uses: Resources<ApiKeyUse>,
-    shards: [RwLock<HashMap<Arc<str>, Use>>; SHARDS],
+    shards: [RwLock<Map<Arc<str>, Use>>; SHARDS],
 }
 
 struct Use {
@@ -144,7 +144,7 @@ impl LastUsed {
         self.shard(id).write().unwrap_or_else(PoisonError::into_inner).remove(id);
     }
 
-    fn shard(&self, id: &str) -> &RwLock<HashMap<Arc<str>, Use>> {
+    fn shard(&self, id: &str) -> &RwLock<Map<Arc<str>, Use>> {
         // Ids are random to their last character.
         &self.shards[id.bytes().next_back().map_or(0, usize::from) % SHARDS]
     }

@@ -3,7 +3,6 @@
 //! The usual client gives each connection a task of its own: a call then passes through two channels and wakes three
 //! tasks. Here the task that waits reads and writes the socket itself, and between calls nobody does.
 
-use std::collections::HashMap;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -21,7 +20,7 @@ use tokio::time::Instant;
 use tower_service::Service;
 
 use super::EgressConnector;
-use crate::{Body, BoxError};
+use crate::{Body, BoxError, Map};
 
 /// How often idle connections are looked at, while there are any: those that their servers have closed, and those that
 /// have been idle for too long, are closed.
@@ -41,7 +40,7 @@ struct Pool {
 /// The connections that wait for a call, by authority, the last used at the end.
 #[derive(Default)]
 struct Idle {
-    connections: HashMap<Box<str>, Vec<(Instant, Box<Connection>)>>,
+    connections: Map<Box<str>, Vec<(Instant, Box<Connection>)>>,
     /// Whether somebody looks after them.
     swept: bool,
 }

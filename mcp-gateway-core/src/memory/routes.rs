@@ -1,16 +1,15 @@
 //! A directory of servers that stays as it is.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::MaybeReady;
 use crate::contract::{Resolve, ResolveError};
 use crate::record::{Principal, Route};
+use crate::{Map, MaybeReady};
 
 /// A [`Resolve`] over these routes, for every principal: for tests, benchmarks, and gateways whose servers are known
 /// when they are built.
 #[derive(Debug, Clone, Default)]
-pub struct MemoryRoutes(HashMap<Arc<str>, Arc<Route>>);
+pub struct MemoryRoutes(Map<Arc<str>, Arc<Route>>);
 
 impl FromIterator<Arc<Route>> for MemoryRoutes {
     fn from_iter<I: IntoIterator<Item = Arc<Route>>>(routes: I) -> Self {

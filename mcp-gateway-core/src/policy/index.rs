@@ -1,11 +1,11 @@
 //! Rules by whom and what they concern.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::pattern::Pattern;
 use super::record::{AccessPolicy, AccessRule, Effect, PolicyLimits, PolicySubject, PolicyTarget};
 use super::uri;
+use crate::Map;
 use crate::record::Roles;
 
 /// The rules of all policies, compiled.
@@ -14,7 +14,7 @@ use crate::record::Roles;
 /// concerns other servers or other people costs nothing, however much of it there is.
 #[derive(Debug, Clone, Default)]
 pub struct AccessRules {
-    servers: HashMap<Box<str>, Concerns>,
+    servers: Map<Box<str>, Concerns>,
     every: Concerns,
 }
 
@@ -53,10 +53,10 @@ impl Reach {
 struct Concerns {
     reach: Reach,
     everyone: Vec<Clause>,
-    users: HashMap<Box<str>, Vec<Clause>>,
-    groups: HashMap<Box<str>, Vec<Clause>>,
-    keys: HashMap<Box<str>, Vec<Clause>>,
-    clients: HashMap<Box<str>, Vec<Clause>>,
+    users: Map<Box<str>, Vec<Clause>>,
+    groups: Map<Box<str>, Vec<Clause>>,
+    keys: Map<Box<str>, Vec<Clause>>,
+    clients: Map<Box<str>, Vec<Clause>>,
     /// At most one for each role.
     roles: Vec<(Roles, Vec<Clause>)>,
 }

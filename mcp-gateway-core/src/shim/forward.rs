@@ -4,7 +4,7 @@
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -136,9 +136,15 @@ impl Service<Request<Body>> for Forward {
             let Some(cx) = McpContext::of(request.extensions()).cloned() else {
                 return Refusal::layer_absent("context", "ContextLayer").into_mcp(None);
             };
-            match inner.forward(request, &cx).await {
-                Ok(response) => response,
-                Err(refusal) => refusal.into_mcp(Some(&cx)),
+            // One timer for all that it takes until there is a head. Pinned where it is: it is large to move.
+            let answer = pin!(inner.forward(request, &cx));
+            match tokio::time::timeout(inner.options.head_timeout, answer).await {
+                Ok(Ok(response)) => response,
+                Ok(Err(refusal)) => refusal.into_mcp(Some(&cx)),
+                Err(_) => {
+                    tracing::warn!(request_id = %cx.request_id(), "the server did not answer in time");
+                    Refusal::new(StatusCode::GATEWAY_TIMEOUT, "The server did not answer in time.").into_mcp(Some(&cx))
+                }
             }
         }))
     }
@@ -184,7 +190,7 @@ impl Inner {
         let (answer, exchange) = match &endpoint.address {
             Address::Local(upstream) => {
                 let answer = upstream.call(Request::from_parts(parts, body));
-                (self.in_time(answer, cx).await?.map_err(|error| refuse(&error, cx, route))?, None)
+                (answer.await.map_err(|error| refuse(&error, cx, route))?, None)
             }
             Address::Http(_) => {
                 let clients = if remote { &self.remote } else { &self.hosted };
@@ -196,10 +202,10 @@ impl Inner {
         };
         cx.timings().upstream_answered(micros(cx, &*self.options.clock).saturating_sub(called));
         let idle = self.options.stream_idle;
-        let mut response = self.in_time(admit(answer, cx, route), cx).await??;
+        let mut response = admit(answer, cx, route).await?;
         if cx.message().is_some_and(|message| message.method.as_deref() == Some("initialize")) {
             // A session is sealed with its version when its head leaves.
-            let (whole, version) = self.in_time(negotiated(response), cx).await?;
+            let (whole, version) = negotiated(response).await;
             response = whole;
             if let Some(version) = version {
                 cx.set_negotiated(version).map_err(Refusal::fact_set)?;
@@ -209,13 +215,6 @@ impl Inner {
             let over = http_body::Body::is_end_stream(&body);
             if over { body } else { Body::new(UpstreamBody::new(body, idle, cx.clone(), exchange)) }
         }))
-    }
-
-    async fn in_time<T>(&self, answer: impl Future<Output = T>, cx: &McpContext) -> Result<T, Refusal> {
-        tokio::time::timeout(self.options.head_timeout, answer).await.map_err(|_| {
-            tracing::warn!(request_id = %cx.request_id(), "the server did not answer in time");
-            Refusal::new(StatusCode::GATEWAY_TIMEOUT, "The server did not answer in time.")
-        })
     }
 
     async fn call_http(
@@ -241,15 +240,15 @@ impl Inner {
             let fields: Vec<_> = parts.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
             (parts.method.clone(), parts.uri.clone(), fields, message)
         });
-        // In a box, which is cheaper to move than what it holds.
-        let answer = self.in_time(Box::pin(clients.request(Request::from_parts(parts, body))), cx).await?;
+        // In a box of its own: one for all would be too large for the allocator's quick lists.
+        let answer = Box::pin(clients.request(Request::from_parts(parts, body))).await;
         let answer = answer.map_err(|error| refuse(&error, cx, route))?;
         let Some((method, uri, fields, message)) = again else { return Ok(answer) };
         let Some(location) = response::same_origin_redirect(&answer, &uri) else { return Ok(answer) };
         let mut request = Request::new(Body::from(message));
         (*request.method_mut(), *request.uri_mut()) = (method, location);
         request.headers_mut().extend(fields);
-        let answer = self.in_time(Box::pin(clients.request(request)), cx).await?;
+        let answer = Box::pin(clients.request(request)).await;
         answer.map_err(|error| refuse(&error, cx, route))
     }
 }

@@ -1,7 +1,5 @@
 //! Which headers travel on, and under which URL.
 
-use std::sync::LazyLock;
-
 use http::header::{
     ACCEPT_ENCODING, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, TE, TRAILER,
     TRANSFER_ENCODING, UPGRADE,
@@ -68,15 +66,17 @@ pub(super) fn forwarded(headers: &mut HeaderMap, cx: &McpContext, route: &Route)
     static FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
     static PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
     static FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-    static HTTPS: LazyLock<HeaderValue> = LazyLock::new(|| HeaderValue::from_static("https"));
-    if let Some(address) = cx.address().and_then(|address| address.to_string().parse().ok()) {
+    if let Some(address) = cx.address().and_then(|address| HeaderValue::try_from(address.to_string()).ok()) {
         headers.insert(&FOR, address);
     }
     let url = &*route.resource.url;
-    let (scheme, rest) = url.split_once("://").unwrap_or(("https", url));
-    let authority = rest.split('/').next().unwrap_or_default();
-    headers.insert(&PROTO, if scheme == "https" { HTTPS.clone() } else { HeaderValue::from_static("http") });
-    if let Ok(host) = authority.parse() {
+    let (proto, rest) = match url.strip_prefix("http://") {
+        Some(rest) => (HeaderValue::from_static("http"), rest),
+        None => (HeaderValue::from_static("https"), url.strip_prefix("https://").unwrap_or(url)),
+    };
+    headers.insert(&PROTO, proto);
+    let end = rest.bytes().position(|byte| byte == b'/').unwrap_or(rest.len());
+    if let Ok(host) = HeaderValue::from_str(&rest[..end]) {
         headers.insert(&FORWARDED_HOST, host);
     }
 }

@@ -23,7 +23,6 @@ mod people;
 mod replica;
 mod stale;
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -37,12 +36,12 @@ pub use key::KeyFacts;
 pub use people::{RolePresets, UserFacts, Vouching};
 
 use self::follow::Driver;
-use crate::MaybeReady;
 use crate::contract::{
     Clock, EntryError, Resolve, ResolveError, ResourceStore, Revision, StoreError, StoreErrorKind, SystemClock,
 };
 use crate::policy::AccessRules;
 use crate::record::{Entry, FieldSealer, Principal, Revocations, Route, Subject, TenantId};
+use crate::{Map, MaybeReady};
 
 /// One tenant's servers, keys and people at one moment. Immutable: a change makes a new one that shares what did not change.
 #[derive(Debug, Clone, Default)]
@@ -51,15 +50,15 @@ pub struct Snapshot {
     /// [`Snapshots::applied`] goes on without it.
     pub revision: Revision,
     /// By the id of the server; one for each entry that compiles.
-    pub routes: Arc<HashMap<Arc<str>, Arc<Route>>>,
+    pub routes: Arc<Map<Arc<str>, Arc<Route>>>,
     /// By id; those that the routes were compiled from.
-    pub entries: Arc<HashMap<Arc<str>, Arc<Entry>>>,
+    pub entries: Arc<Map<Arc<str>, Arc<Entry>>>,
     /// By the id of the key; those whose owner may do anything, with the owner's roles of now.
-    pub keys: Arc<HashMap<Box<str>, Arc<KeyFacts>>>,
+    pub keys: Arc<Map<Box<str>, Arc<KeyFacts>>>,
     /// What ended before its time; looked at on every call with a token.
     pub revocations: Arc<Revocations>,
     /// By the id of the user; those who may do nothing, too.
-    pub users: Arc<HashMap<Arc<str>, Arc<UserFacts>>>,
+    pub users: Arc<Map<Arc<str>, Arc<UserFacts>>>,
     /// What the access policies say. Without any, nobody may do anything.
     pub rules: Arc<AccessRules>,
     /// Whether a person has taken over, at any time since [`SnapshotOptions::owned`] was last said to be false: what

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::{KeyFacts, Snapshot, SnapshotOptions};
+use crate::Map;
 use crate::record::{Email, Group, Roles, Subject, User, UserState};
 
 /// A person, ready for use: about 120 bytes.
@@ -60,7 +61,7 @@ pub(super) struct People {
     /// One copy of each group's id.
     names: HashSet<Arc<str>>,
     /// Every key as it was kept, also those of people who may do nothing.
-    keys: HashMap<Box<str>, Arc<KeyFacts>>,
+    keys: Map<Box<str>, Arc<KeyFacts>>,
     /// Ids of keys by the id of their local subject.
     keys_of: HashMap<Arc<str>, Vec<Box<str>>>,
     owned: bool,

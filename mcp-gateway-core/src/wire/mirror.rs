@@ -113,7 +113,16 @@ impl From<HeaderError> for MirrorError {
 ///
 /// See [`MirrorError`].
 pub fn check(headers: &HeaderMap, message: &Message<'_>) -> Result<(), MirrorError> {
-    let claim = claimed_era(headers)?;
+    check_claim(claimed_era(headers), headers, message)
+}
+
+/// The same of headers whose claim was read already.
+pub(crate) fn check_claim(
+    claim: Result<Claim, HeaderError>,
+    headers: &HeaderMap,
+    message: &Message<'_>,
+) -> Result<(), MirrorError> {
+    let claim = claim?;
     let Some(method) = message.method.as_deref() else { return Ok(()) };
     let known = Method::parse(method);
     let handshake = known == Some(Method::Initialize);

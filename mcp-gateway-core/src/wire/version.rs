@@ -137,21 +137,29 @@ pub fn claimed_era(headers: &HeaderMap) -> Result<Claim, HeaderError> {
             }
         }
     }
-    Ok(match text(headers, &MCP_PROTOCOL_VERSION)? {
-        None => Claim::Absent,
-        Some(version) => ProtocolVersion::parse(version).map_or(Claim::Unknown, Claim::Known),
-    })
+    let Some(value) = headers.get(&MCP_PROTOCOL_VERSION) else { return Ok(Claim::Absent) };
+    // As every client writes a version that is known.
+    let plain = ProtocolVersion::ALL.iter().find(|version| version.as_str().as_bytes() == value.as_bytes());
+    if let Some(version) = plain {
+        return Ok(Claim::Known(*version));
+    }
+    let version = text_of(value, &MCP_PROTOCOL_VERSION)?;
+    Ok(ProtocolVersion::parse(version).map_or(Claim::Unknown, Claim::Known))
 }
 
 /// The value of a header without the blanks around it (RFC 9110 §5.5).
 pub(super) fn text<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h str>, HeaderError> {
-    let Some(value) = headers.get(name) else { return Ok(None) };
-    let text = value.to_str().map_err(|_| HeaderError::NotText(name.clone()))?;
-    Ok(Some(trim(text)))
+    headers.get(name).map(|value| text_of(value, name)).transpose()
+}
+
+fn text_of<'h>(value: &'h HeaderValue, name: &HeaderName) -> Result<&'h str, HeaderError> {
+    value.to_str().map(trim).map_err(|_| HeaderError::NotText(name.clone()))
 }
 
 fn trim(value: &str) -> &str {
-    value.trim_matches([' ', '\t'])
+    let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    let bytes = value.as_bytes();
+    if blank(bytes.first()) || blank(bytes.last()) { value.trim_matches([' ', '\t']) } else { value }
 }
 
 /// The value of a version header for a revision.

@@ -1,10 +1,10 @@
 //! Counters by server and method, and by status.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
+use mcp_gateway_core::Map;
 use mcp_gateway_core::record::{AuditEvent, EventKind, Outcome};
 use mcp_gateway_core::wire::method::{Method, OTHER};
 
@@ -13,7 +13,7 @@ use super::latency::Latency;
 /// Counters by server. Looking one up takes no lock; a new server copies the map.
 pub(super) struct Table {
     limit: usize,
-    servers: ArcSwap<HashMap<Arc<str>, Arc<Server>>>,
+    servers: ArcSwap<Map<Arc<str>, Arc<Server>>>,
     /// Servers for which there was no room.
     others: Arc<Server>,
     overflows: AtomicU64,
@@ -49,7 +49,7 @@ impl Table {
             if servers.contains_key(id) || servers.len() >= self.limit {
                 return Arc::clone(servers);
             }
-            let mut more = HashMap::clone(servers);
+            let mut more = Map::clone(servers);
             more.insert(Arc::clone(id), Arc::clone(&new));
             Arc::new(more)
         });

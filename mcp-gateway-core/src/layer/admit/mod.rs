@@ -154,24 +154,35 @@ pub(super) fn is_stream(method: &Method, headers: &HeaderMap) -> bool {
 }
 
 fn check_headers(headers: &HeaderMap, limits: &AdmitLimits) -> Result<(), Refusal> {
-    let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    let (mut bytes, mut types, mut encodings) = (0, 0, 0);
+    let (mut encoding, mut length) = (None, None);
+    // One look at each field costs less than looking up those that matter.
+    for (name, value) in headers {
+        bytes += name.as_str().len() + value.len();
+        match *name {
+            CONTENT_TYPE => types += 1,
+            CONTENT_LENGTH => length = length.or(Some(value)),
+            CONTENT_ENCODING => (encodings, encoding) = (encodings + 1, Some(value)),
+            _ => {}
+        }
+    }
     if headers.len() > limits.header_count || bytes > limits.header_bytes {
         return Err(Refusal::new(
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             format!("At most {} header fields with {} bytes are read.", limits.header_count, limits.header_bytes),
         ));
     }
-    for name in [CONTENT_TYPE, CONTENT_ENCODING] {
-        if headers.get_all(&name).iter().nth(1).is_some() {
+    for (name, times) in [(CONTENT_TYPE, types), (CONTENT_ENCODING, encodings)] {
+        if times > 1 {
             // One reader takes the first, another the last.
             return Err(Refusal::new(StatusCode::BAD_REQUEST, format!("The header {name} occurs more than once.")));
         }
     }
-    if headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+    if encoding.is_some_and(|encoding| encoding != "identity") {
         return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body must not be encoded.")
             .with_header(http::header::ACCEPT_ENCODING, HeaderValue::from_static("identity")));
     }
-    let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     if length.is_some_and(|length| length > limits.body_bytes) {
         return Err(too_large(limits.body_bytes));
     }

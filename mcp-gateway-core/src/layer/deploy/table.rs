@@ -1,24 +1,24 @@
 //! The endpoints of running workloads.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 
+use crate::Map;
 use crate::contract::{Deployment, Endpoint, Workload};
 use crate::record::{Placement, Route, RouteTarget, Subject};
 
 /// Read on every call without a lock, written when a workload starts.
 #[derive(Debug, Default)]
 pub(super) struct Table {
-    servers: ArcSwap<HashMap<Arc<str>, Arc<Server>>>,
+    servers: ArcSwap<Map<Arc<str>, Arc<Server>>>,
     writing: Mutex<()>,
 }
 
 #[derive(Debug, Default)]
 struct Server {
     shared: Option<Slot>,
-    own: ArcSwap<HashMap<Subject, Slot>>,
+    own: ArcSwap<Map<Subject, Slot>>,
 }
 
 #[derive(Debug, Clone)]
@@ -60,13 +60,13 @@ impl Table {
                     Some(server) => Arc::clone(server),
                     None => {
                         let server = Arc::new(Server::default());
-                        let mut next = HashMap::clone(&servers);
+                        let mut next = Map::clone(&servers);
                         next.insert(Arc::clone(&route.id), Arc::clone(&server));
                         self.servers.store(Arc::new(next));
                         server
                     }
                 };
-                let mut own = HashMap::clone(&server.own.load());
+                let mut own = Map::clone(&server.own.load());
                 own.retain(|_, slot| !slot.is_over());
                 own.insert(subject.clone(), slot);
                 server.own.store(Arc::new(own));
@@ -74,7 +74,7 @@ impl Table {
             None => {
                 let own = servers.get(&route.id).map(|server| server.own.load_full()).unwrap_or_default();
                 let server = Server { shared: Some(slot), own: ArcSwap::new(own) };
-                let mut next = HashMap::clone(&servers);
+                let mut next = Map::clone(&servers);
                 next.insert(Arc::clone(&route.id), Arc::new(server));
                 self.servers.store(Arc::new(next));
             }

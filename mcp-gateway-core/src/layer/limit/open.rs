@@ -1,8 +1,8 @@
 //! How much each caller has under way at once.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::Map;
 use crate::record::Subject;
 
 /// How much one caller may have under way at once.
@@ -25,7 +25,7 @@ impl Default for AtOnce {
 #[derive(Debug)]
 pub(super) struct PerCaller {
     pub(super) limit: usize,
-    open: Arc<Mutex<HashMap<Subject, usize>>>,
+    open: Arc<Mutex<Map<Subject, usize>>>,
 }
 
 impl PerCaller {
@@ -53,7 +53,7 @@ impl PerCaller {
 }
 
 pub(super) struct Place {
-    open: Arc<Mutex<HashMap<Subject, usize>>>,
+    open: Arc<Mutex<Map<Subject, usize>>>,
     subject: Subject,
 }
 

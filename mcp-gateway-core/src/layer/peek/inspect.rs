@@ -30,7 +30,8 @@ pub fn inspect(
     body: &Bytes,
     options: &PeekOptions,
 ) -> Result<MessageFacts, (Refusal, Option<Box<MessageFacts>>)> {
-    let claim = claimed_era(headers).unwrap_or(Claim::Unknown);
+    let claimed = claimed_era(headers);
+    let claim = *claimed.as_ref().unwrap_or(&Claim::Unknown);
     let message = match peek(body, &options.message) {
         Ok(message) => message,
         Err(error) if error.fault() == Fault::NoTarget && claim.is_modern() => {
@@ -41,7 +42,7 @@ pub fn inspect(
         Err(error) => return Err((malformed(error), None)),
     };
     let facts = facts(&message, claim, body);
-    if let Err(error) = mirror::check(headers, &message) {
+    if let Err(error) = mirror::check_claim(claimed, headers, &message) {
         return Err((contradicted(&error), Some(Box::new(facts))));
     }
     let unknown = |method: &str| !is_known(facts.era, method);
