@@ -4,7 +4,7 @@
 #   benches/pgo.sh
 #
 # First an instrumented server is built and loaded (benches/pgo.py), then the `dist` profile is built with what it noted.
-# Prints the path of the program. Needs wrk, Python 3 and `rustup component add llvm-tools`. Which code runs often
+# Prints the path of the program; beside it is the micro benchmark, built alike. Needs wrk, Python 3 and `rustup component add llvm-tools`. Which code runs often
 # is in the program for good: a profile of anything but usual calls makes it slower. BENCHES_BIN names the folder with the
 # built benchmarks; without it they are built.
 set -euo pipefail
@@ -30,5 +30,5 @@ fi
 ulimit -n "$(ulimit -Hn)"
 GATEWAY_BIN=$target/$host/release/mcp-gateway python3 benches/pgo.py >&2
 "$profdata" merge -o "$target/served.profdata" "$target/notes"
-RUSTFLAGS="-Cprofile-use=$target/served.profdata" "${build[@]}" --profile dist >&2
+RUSTFLAGS="-Cprofile-use=$target/served.profdata" "${build[@]}" -p mcp-gateway-benches --bin micro --profile dist >&2
 echo "$target/$host/dist/mcp-gateway"
