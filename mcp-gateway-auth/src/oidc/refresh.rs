@@ -68,15 +68,22 @@ impl Providers {
     /// With the last such login of a person goes what it has said of their groups and address. Says how many were asked
     /// about.
     ///
-    /// To be called now and then, at any number of replicas: each login is asked about by one of them. A provider that is
-    /// away ends nothing, and is asked again with the next call; a record that cannot be read is passed over.
+    /// To be called now and then. At any number of replicas each login is asked about by one of them; with the `fence` of
+    /// its [term](mcp_gateway_core::lease::Term::fence), none is begun once another replica has taken over. A provider that
+    /// is away ends nothing, and is asked again with the next call; a record that cannot be read is passed over.
     ///
     /// # Errors
     /// As the store's, when logins cannot be listed.
-    pub async fn refresh_due(&self, users: &Users, told: &OnLoginChange) -> Result<usize, StoreError> {
+    pub async fn refresh_due(
+        &self,
+        users: &Users,
+        told: &OnLoginChange,
+        fence: Option<Write>,
+    ) -> Result<usize, StoreError> {
         let mut providers = JoinSet::new();
         for (provider, logins) in self.due().await? {
-            providers.spawn(self.clone().ask_one(provider, logins, users.clone(), Arc::clone(told)));
+            let asking = self.clone().ask_one(provider, logins, users.clone(), Arc::clone(told), fence.clone());
+            providers.spawn(asking);
         }
         Ok(providers.join_all().await.into_iter().sum())
     }
@@ -111,7 +118,14 @@ impl Providers {
     }
 
     /// Asks one provider about these logins, several at once, until it cannot be reached.
-    async fn ask_one(self, provider: String, logins: Vec<Box<str>>, users: Users, told: OnLoginChange) -> usize {
+    async fn ask_one(
+        self,
+        provider: String,
+        logins: Vec<Box<str>>,
+        users: Users,
+        told: OnLoginChange,
+        fence: Option<Write>,
+    ) -> usize {
         let Ok(Provider { way: Way::Discovered(discovery), .. }) = self.find(&provider) else { return 0 };
         if let Err(error) = discovery.get().await {
             tracing::warn!(provider, %error, "a provider cannot be asked anew about logins");
@@ -127,10 +141,11 @@ impl Providers {
                 && let Some(login) = logins.next()
             {
                 let (providers, users, told) = (self.clone(), users.clone(), Arc::clone(&told));
+                let fence = fence.clone();
                 // In a task of its own, so that it comes to its end when nobody waits for it any more: a refresh token
                 // that was rotated and not kept is lost.
                 under_way.push_back(tokio::spawn(async move {
-                    providers.refresh(&users, &login, &told).await.unwrap_or_else(|error| {
+                    providers.refresh(&users, &login, &told, fence).await.unwrap_or_else(|error| {
                         tracing::warn!(login = %login, %error, "a provider cannot be asked anew about a login");
                         Asked::Not
                     })
@@ -149,7 +164,13 @@ impl Providers {
         asked
     }
 
-    async fn refresh(&self, users: &Users, id: &str, told: &OnLoginChange) -> Result<Asked, StoreError> {
+    async fn refresh(
+        &self,
+        users: &Users,
+        id: &str,
+        told: &OnLoginChange,
+        fence: Option<Write>,
+    ) -> Result<Asked, StoreError> {
         let now = self.0.clock.now();
         let Some(login) = self.0.logins.get(id).await? else { return Ok(Asked::Not) };
         let Ok(Provider { options, way: Way::Discovered(discovery) }) = self.find(&login.value.provider) else {
@@ -164,7 +185,8 @@ impl Providers {
             return Ok(Asked::Not);
         }
         // Whoever writes this asks: a refresh token that two use is one that was stolen.
-        let Some(login) = self.keep(&login, ProviderLogin { asked_at: Some(now), ..login.value.clone() }).await? else {
+        let claimed = ProviderLogin { asked_at: Some(now), ..login.value.clone() };
+        let Some(login) = self.keep(&login, claimed, fence).await? else {
             return Ok(Asked::Not);
         };
         let gone = match self.ask_anew(options, discovery, &login, &token, now).await {
@@ -235,11 +257,13 @@ impl Providers {
         Ok(!self.0.grants.list(term, None, 1).await?.0.is_empty())
     }
 
-    /// Writes a login for as long as it was to be kept; `None` when somebody else has written it, or that time is over.
+    /// Writes a login for as long as it was to be kept; `None` when somebody else has written it, the fence does not hold,
+    /// or that time is over.
     pub(super) async fn keep(
         &self,
         old: &Stored<ProviderLogin>,
         new: ProviderLogin,
+        fence: Option<Write>,
     ) -> Result<Option<Stored<ProviderLogin>>, StoreError> {
         let left = match new.ends_at {
             None => None,
@@ -249,7 +273,7 @@ impl Providers {
             },
         };
         let put = self.0.logins.put(&old.id, &new, left, When::At(old.revision))?;
-        match self.0.logins.store().commit(vec![put]).await {
+        match self.0.logins.store().commit([put].into_iter().chain(fence).collect()).await {
             Err(error) if error.kind() == StoreErrorKind::Conflict => Ok(None),
             done => Ok(Some(Stored { revision: done?, value: new, id: old.id.clone() })),
         }
@@ -271,7 +295,7 @@ impl Providers {
         let metadata = &known.metadata;
         let tokens = client::refresh(fetch, options, &metadata.token_endpoint, metadata.takes_basic(), token).await?;
         if let Some(token) = &tokens.refresh_token {
-            self.keep(kept, ProviderLogin { refresh_token: Some(token.clone()), ..login.clone() }).await?;
+            self.keep(kept, ProviderLogin { refresh_token: Some(token.clone()), ..login.clone() }, None).await?;
         }
         let mut claims = person::Claims::default();
         if let Some(id_token) = &tokens.id_token {

@@ -594,7 +594,7 @@ mod between_logins {
                 kept.lock().unwrap().push(change);
                 Box::pin(async {})
             });
-            let asked = self.login.providers.refresh_due(&self.login.world.users, &told).await.unwrap();
+            let asked = self.login.providers.refresh_due(&self.login.world.users, &told, None).await.unwrap();
             let mut refreshed = Refreshed { asked, ..Refreshed::default() };
             for change in changes.lock().unwrap().drain(..) {
                 match change {
@@ -787,7 +787,7 @@ mod between_logins {
             tell.send(change).unwrap();
             Box::pin(async {})
         });
-        let pass = asked.login.providers.refresh_due(&asked.login.world.users, &tells);
+        let pass = asked.login.providers.refresh_due(&asked.login.world.users, &tells, None);
         tokio::select! {
             done = pass => panic!("the slow one does not answer: {done:?}"),
             change = told.recv() => assert_eq!(change, Some(LoginChange::Ended(asked.user.clone()))),
@@ -832,7 +832,7 @@ mod between_logins {
         let providers = &asked.login.providers;
         let login = providers.0.logins.get(&asked.id).await.unwrap().unwrap();
         let over = ProviderLogin { ends_at: Some(asked.login.world.clock.now()), ..login.value.clone() };
-        assert!(providers.keep(&login, over).await.unwrap().is_none());
+        assert!(providers.keep(&login, over, None).await.unwrap().is_none());
         assert_eq!(providers.looks_every(), Some(MINUTES / 10));
     }
 }

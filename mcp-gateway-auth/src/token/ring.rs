@@ -12,7 +12,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::{SignedDuration, Timestamp};
 use mcp_gateway_core::contract::{
-    Clock, KeyRing, KeyRingError, Kind, Query, Revision, Signer, StoreError, StoreErrorKind, VerifyingKey, When,
+    Clock, KeyRing, KeyRingError, Kind, Query, Revision, Signer, StoreError, StoreErrorKind, VerifyingKey, When, Write,
 };
 use mcp_gateway_core::record::{Resource, Resources, Secret};
 use mcp_gateway_core::seal::follow::{Follower, Refresh, follow};
@@ -167,18 +167,19 @@ impl SigningKeys {
     /// [`SigningKeyError::TooSoon`] when the ring is full of keys that are still needed.
     pub async fn rotate(&self) -> Result<(), SigningKeyError> {
         let shared = &self.shared;
-        shared.turn(|old| shared.with_next(old).map(Some)).await.map(drop)
+        shared.turn(None, |old| shared.with_next(old).map(Some)).await.map(drop)
     }
 
-    /// [`rotate`](Self::rotate), if the newest key is old enough; says whether it turned. Call it now and then: of
-    /// several replicas one turns the ring.
+    /// [`rotate`](Self::rotate), if the newest key is old enough; says whether it turned. Call it now and then, at one of
+    /// several replicas: with the `fence` of its [term](mcp_gateway_core::lease::Term::fence), nothing is written once
+    /// another one has taken over.
     ///
     /// # Errors
     /// [`SigningKeyError`].
-    pub async fn rotate_if_due(&self) -> Result<bool, SigningKeyError> {
+    pub async fn rotate_if_due(&self, fence: Option<Write>) -> Result<bool, SigningKeyError> {
         let shared = &self.shared;
         let age = SignedDuration::try_from(shared.options.rotate_after).unwrap_or(SignedDuration::MAX);
-        let turned = shared.turn(|old| {
+        let turned = shared.turn(fence, |old| {
             // Of the ring as it is kept: another replica may have turned it a moment ago.
             let now = shared.clock.now();
             let due = old.last().is_none_or(|newest| now.duration_since(newest.created_at) >= age);
@@ -193,7 +194,7 @@ impl SigningKeys {
     /// [`SigningKeyError`].
     pub async fn rotate_now(&self) -> Result<(), SigningKeyError> {
         let shared = &self.shared;
-        shared.turn(|_| Ok(Some(vec![shared.new_key(Duration::ZERO)?]))).await.map(drop)
+        shared.turn(None, |_| Ok(Some(vec![shared.new_key(Duration::ZERO)?]))).await.map(drop)
     }
 
     /// Reads the ring now, not only when the feed names it.
@@ -288,6 +289,7 @@ impl Shared {
     /// Writes what `change` makes of the ring, again if another replica was faster; says whether it made anything.
     async fn turn(
         &self,
+        fence: Option<Write>,
         change: impl Fn(Vec<SigningKeyRecord>) -> Result<Option<Vec<SigningKeyRecord>>, SigningKeyError>,
     ) -> Result<bool, SigningKeyError> {
         let mut turned = true;
@@ -299,7 +301,8 @@ impl Shared {
                 turned = false;
                 break;
             };
-            match self.ring.save(&self.options.name, &SigningKeyRing { keys }, when).await {
+            let put = self.ring.put(&self.options.name, &SigningKeyRing { keys }, None, when)?;
+            match self.ring.store().commit([put].into_iter().chain(fence.clone()).collect()).await {
                 Err(error) if error.kind() == StoreErrorKind::Conflict && attempt < ATTEMPTS => {}
                 other => {
                     other?;

@@ -54,10 +54,10 @@ async fn a_full_ring_says_when_it_can_turn_again_and_an_emergency_does_not_wait(
 async fn turns_on_its_own_after_its_time_and_not_earlier() {
     let world = World::new().await;
     world.clock.advance(SigningKeyOptions::default().rotate_after - Duration::from_millis(1));
-    assert!(!world.keys.rotate_if_due().await.unwrap());
+    assert!(!world.keys.rotate_if_due(None).await.unwrap());
     world.clock.advance(Duration::from_millis(1));
-    assert!(world.keys.rotate_if_due().await.unwrap());
-    assert!(!world.keys.rotate_if_due().await.unwrap(), "once is enough");
+    assert!(world.keys.rotate_if_due(None).await.unwrap());
+    assert!(!world.keys.rotate_if_due(None).await.unwrap(), "once is enough");
 }
 
 #[tokio::test]
@@ -65,9 +65,9 @@ async fn of_several_replicas_one_turns_a_ring_that_is_due() {
     let world = World::new().await;
     let second = SigningKeys::open(world.ring(), world.clock.clone(), SigningKeyOptions::default()).await.unwrap();
     world.clock.advance(SigningKeyOptions::default().rotate_after);
-    assert!(world.keys.rotate_if_due().await.unwrap());
+    assert!(world.keys.rotate_if_due(None).await.unwrap());
     // The test's one thread has not let the second hear of it.
-    assert!(!second.rotate_if_due().await.unwrap());
+    assert!(!second.rotate_if_due(None).await.unwrap());
     assert_eq!(published(&second).len(), 2);
 }
 

@@ -197,7 +197,7 @@ impl SessionKeyRing {
         if shared.keys.load().is_empty() {
             // With no session sealed yet there is nobody to wait for. A replica that was faster is as good.
             let first = SessionKeyRingRecord { keys: vec![shared.new_key(Duration::ZERO).await?] };
-            match shared.put(&first, When::Absent).await {
+            match shared.put(&first, When::Absent, None).await {
                 Err(error) if error.kind() != StoreErrorKind::Conflict => return Err(error.into()),
                 _ => revision = shared.load().await?,
             }
@@ -226,32 +226,24 @@ impl SessionKeyRing {
     /// [`RotateError::TooSoon`] when all three keys are still needed.
     pub async fn rotate(&self) -> Result<(), RotateError> {
         let shared = &self.shared;
-        shared
-            .turn(|old| async move {
-                let mut keys = shared.still_needed(old);
-                if keys.len() >= Self::KEYS {
-                    return Err(RotateError::TooSoon { until: shared.needed_until(&keys[1]) });
-                }
-                keys.push(shared.new_key(shared.options.activation_delay).await?);
-                Ok(keys)
-            })
-            .await
+        shared.turn(None, |old| shared.with_next(old)).await
     }
 
     /// [`rotate`](Self::rotate), if the newest key is older than half of the longest life of a session.
     ///
-    /// Returns whether it turned. Call it now and then; of several replicas one turns the ring.
+    /// Returns whether it turned. Call it now and then, at one of several replicas: with the `fence` of its
+    /// [term](crate::lease::Term::fence), nothing is written once another one has taken over.
     ///
     /// # Errors
     /// [`RotateError::Failed`].
-    pub async fn rotate_if_due(&self) -> Result<bool, RotateError> {
+    pub async fn rotate_if_due(&self, fence: Option<Write>) -> Result<bool, RotateError> {
         let now = self.shared.clock.now();
         let half = signed(self.shared.options.max_age / 2);
         let due = self.shared.keys.load().last().is_none_or(|newest| now.duration_since(newest.created_at) >= half);
         if !due {
             return Ok(false);
         }
-        match self.rotate().await {
+        match self.shared.turn(fence, |old| self.shared.with_next(old)).await {
             Ok(()) => Ok(true),
             Err(RotateError::TooSoon { .. }) => Ok(false),
             Err(error) => Err(error),
@@ -264,7 +256,7 @@ impl SessionKeyRing {
     /// [`RotateError::Failed`].
     pub async fn rotate_now(&self) -> Result<(), RotateError> {
         let shared = &self.shared;
-        shared.turn(|_| async move { Ok(vec![shared.new_key(Duration::ZERO).await?]) }).await
+        shared.turn(None, |_| async move { Ok(vec![shared.new_key(Duration::ZERO).await?]) }).await
     }
 
     /// Reads the ring now, not only when the feed names it.
@@ -329,8 +321,22 @@ impl Shared {
         Ok(SessionKeyRecord { id: rand::random(), wrapped, created_at: now, not_before })
     }
 
+    /// The ring with its next key, and without those that no session needs any more.
+    async fn with_next(&self, old: Vec<SessionKeyRecord>) -> Result<Vec<SessionKeyRecord>, RotateError> {
+        let mut keys = self.still_needed(old);
+        if keys.len() >= SessionKeyRing::KEYS {
+            return Err(RotateError::TooSoon { until: self.needed_until(&keys[1]) });
+        }
+        keys.push(self.new_key(self.options.activation_delay).await?);
+        Ok(keys)
+    }
+
     /// Writes what `change` makes of the ring, again if another replica was faster.
-    async fn turn<F>(&self, change: impl Fn(Vec<SessionKeyRecord>) -> F) -> Result<(), RotateError>
+    async fn turn<F>(
+        &self,
+        fence: Option<Write>,
+        change: impl Fn(Vec<SessionKeyRecord>) -> F,
+    ) -> Result<(), RotateError>
     where
         F: Future<Output = Result<Vec<SessionKeyRecord>, RotateError>>,
     {
@@ -339,7 +345,7 @@ impl Shared {
             let when = record.as_ref().map_or(When::Absent, |record| When::At(record.revision));
             let old = record.as_ref().map(decode).transpose()?.unwrap_or_default();
             let new = SessionKeyRingRecord { keys: change(old.keys).await? };
-            match self.put(&new, when).await {
+            match self.put(&new, when, fence.clone()).await {
                 Err(error) if error.kind() == StoreErrorKind::Conflict && attempt < ATTEMPTS => {}
                 other => {
                     other?;
@@ -351,11 +357,11 @@ impl Shared {
         Ok(())
     }
 
-    async fn put(&self, ring: &SessionKeyRingRecord, when: When) -> Result<Revision, StoreError> {
+    async fn put(&self, ring: &SessionKeyRingRecord, when: When, fence: Option<Write>) -> Result<Revision, StoreError> {
         let value = serde_json::to_vec(ring)
             .map_err(|error| StoreError::new(StoreErrorKind::Invalid, "session keys").because(error))?;
         let put = Write::Put { key: Self::key(), value: value.into(), index: Vec::new(), ttl: None, when };
-        self.store.commit(vec![put]).await
+        self.store.commit([put].into_iter().chain(fence).collect()).await
     }
 
     /// Without those whose successor has sealed everything for as long as a session lives.

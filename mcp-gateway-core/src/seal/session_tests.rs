@@ -171,10 +171,10 @@ async fn the_ring_turns_without_ending_a_session() {
         Err(RotateError::TooSoon { until: named }) => assert_eq!(named, until),
         other => panic!("{other:?}"),
     }
-    assert!(!one.ring.rotate_if_due().await.unwrap());
+    assert!(!one.ring.rotate_if_due(None).await.unwrap());
     // When the first key seals nothing that still lives, it goes.
     world.clock.pass(30 * DAY);
-    assert!(one.ring.rotate_if_due().await.unwrap());
+    assert!(one.ring.rotate_if_due(None).await.unwrap());
     assert!(one.open(first.as_bytes(), owner).is_none());
 }
 

@@ -53,6 +53,8 @@ pub struct PostgresOptions {
     pub log_commits: u64,
     /// How long the change log remembers a commit; one hour by default. Whatever either bound excludes is forgotten.
     pub log_age: Duration,
+    /// Whether a resource store removes by itself what has expired; true by default. Not doing so costs only space.
+    pub sweeps: bool,
 }
 
 impl PostgresOptions {
@@ -111,6 +113,7 @@ impl PostgresOptions {
             statement_timeout: Duration::from_secs(30),
             log_commits: 1_000_000,
             log_age: Duration::from_secs(3_600),
+            sweeps: true,
         })
     }
 
@@ -139,6 +142,13 @@ impl PostgresOptions {
     #[must_use]
     pub fn with_log_age(mut self, age: Duration) -> Self {
         self.log_age = age;
+        self
+    }
+
+    /// The same, removing what has expired only in [`PostgresStore::sweep`](super::PostgresStore::sweep).
+    #[must_use]
+    pub fn without_sweep(mut self) -> Self {
+        self.sweeps = false;
         self
     }
 
@@ -207,6 +217,7 @@ impl std::fmt::Debug for PostgresOptions {
             .field("statement_timeout", &self.statement_timeout)
             .field("log_commits", &self.log_commits)
             .field("log_age", &self.log_age)
+            .field("sweeps", &self.sweeps)
             .finish()
     }
 }

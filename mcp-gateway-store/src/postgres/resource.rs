@@ -16,7 +16,7 @@ use super::database::{Database, greet};
 use super::error::store_error;
 use super::migrate::SCHEMA;
 use super::resource_batch::{self, Batch, revision};
-use super::resource_feed::{Hub, Watcher};
+use super::resource_feed::{self, Hub, Watcher};
 use super::types::{escape, unescape};
 use super::{PostgresError, PostgresOptions};
 
@@ -51,6 +51,13 @@ impl PostgresStore {
         let database = Database::new(&options, options.connections, SETTINGS);
         let hub = Hub::start(&options, &database).await?;
         Ok(Self { inner: Arc::new(Inner { database, options, hub }) })
+    }
+
+    /// Removes expired records and old changes every 2 s, for ever, for a store that was opened
+    /// [without](PostgresOptions::without_sweep) doing so by itself. Of several processes on a database one sweeps at a
+    /// time: each sweep is a transaction with a lock of its own.
+    pub async fn sweep(&self) {
+        resource_feed::sweep(&self.inner.database, self.inner.options.log_age).await;
     }
 }
 

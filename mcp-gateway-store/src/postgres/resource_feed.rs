@@ -48,10 +48,10 @@ struct Seen {
     failed: Option<Arc<str>>,
 }
 
-/// What all feeds of a process share: one connection that listens and asks, and the sweep.
+/// What all feeds of a process share: one connection that listens and asks; and the sweep.
 pub(super) struct Hub {
     seen: watch::Receiver<Seen>,
-    tasks: [JoinHandle<()>; 2],
+    tasks: Vec<JoinHandle<()>>,
 }
 
 impl Hub {
@@ -63,9 +63,12 @@ impl Hub {
             Lost::Failed(source) => PostgresError::Unreachable { place: options.place(), source },
         })?;
         let listening = tokio::spawn(follow(options.clone(), sender, database.away(), listener));
-        let log_age = i64::try_from(options.log_age.as_micros()).unwrap_or(i64::MAX);
-        let sweeping = tokio::spawn(sweep(database.clone(), log_age));
-        Ok(Self { seen, tasks: [listening, sweeping] })
+        let mut tasks = vec![listening];
+        if options.sweeps {
+            let (database, log_age) = (database.clone(), options.log_age);
+            tasks.push(tokio::spawn(async move { sweep(&database, log_age).await }));
+        }
+        Ok(Self { seen, tasks })
     }
 
     /// How far the store has come by now.
@@ -207,7 +210,8 @@ async fn hear(mut listener: PgListener, sender: &watch::Sender<Seen>) -> Lost {
     }
 }
 
-async fn sweep(database: Database, log_age: i64) {
+pub(super) async fn sweep(database: &Database, log_age: Duration) {
+    let log_age = i64::try_from(log_age.as_micros()).unwrap_or(i64::MAX);
     loop {
         sleep(SWEEP_EVERY.mul_f64(rand::random_range(0.8..=1.2))).await;
         loop {

@@ -202,15 +202,18 @@ impl Server {
             strangers: Arc::clone(&built.strangers),
             last_used: Arc::clone(&last_used),
             ring: Arc::clone(&storage.ring),
+            data_keys: storage.data_keys,
             logins: logins.clone(),
             signing: oauth.as_ref().map(|oauth| oauth.keys.clone()),
             audit_store: Arc::clone(&storage.audit_store),
             sink: Arc::clone(&sink),
             clock: Arc::clone(&clock),
             leases: storage.leases,
+            sweep: storage.sweep,
             retention_days: config.audit.retention_days,
         };
         upkeep.spawn(&tasks);
+        upkeep.spawn_worker(&tasks);
         let spool = storage.spool;
         let app = Arc::new(App {
             mount: mount.clone(),

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use mcp_gateway_core::BoxFuture;
 use mcp_gateway_core::contract::{AuditSink, AuditStore, Clock, KeyManagement, ResourceStore, SystemClock};
 use mcp_gateway_core::lease::Leases;
 use mcp_gateway_core::memory::{MemoryAuditStore, MemoryStore};
@@ -26,9 +27,12 @@ const SPOOL_KEY: &str = "spool.key";
 /// Everything that is kept.
 pub(super) struct Storage {
     pub(super) resources: Arc<dyn ResourceStore>,
+    /// Removes what has expired, for ever, where a store does not do that by itself.
+    pub(super) sweep: Option<Sweep>,
     /// What one of several replicas does at a time.
     pub(super) leases: Leases,
     pub(super) sealer: Arc<dyn FieldSealer>,
+    pub(super) data_keys: Arc<Sealer>,
     pub(super) sessions: SessionSealer,
     pub(super) ring: Arc<SessionKeyRing>,
     pub(super) audit_store: Arc<dyn AuditStore>,
@@ -36,13 +40,16 @@ pub(super) struct Storage {
     pub(super) spool_driver: SpoolDriver,
 }
 
+/// See [`Storage::sweep`].
+pub(super) type Sweep = Arc<dyn Fn() -> BoxFuture<()> + Send + Sync>;
+
 /// Opens everything, making what is not there yet.
 pub(super) async fn open(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<Storage> {
     let dir = make_data_dir(config)?;
-    let resources = open_resources(config, clock).await?;
+    let (resources, sweep) = open_resources(config, clock).await?;
     let keys: Arc<dyn KeyManagement> = Arc::new(LocalKeyFile::open_or_create(dir.join(MASTER_KEY))?);
-    let sealer: Arc<dyn FieldSealer> =
-        Sealer::open(Arc::clone(&resources), Arc::clone(&keys), Arc::clone(clock)).await?;
+    let data_keys = Sealer::open(Arc::clone(&resources), Arc::clone(&keys), Arc::clone(clock)).await?;
+    let sealer: Arc<dyn FieldSealer> = data_keys.clone();
     let max_age = Duration::from_secs(config.sessions.max_age_days.saturating_mul(24 * 3_600));
     let options = RingOptions::default().with_max_age(max_age);
     let ring = SessionKeyRing::open(Arc::clone(&resources), keys, Arc::clone(clock), options).await?;
@@ -64,7 +71,7 @@ pub(super) async fn open(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Res
         // A file has one process.
         _ => Leases::alone(),
     };
-    Ok(Storage { resources, leases, sealer, sessions, ring, audit_store, spool, spool_driver })
+    Ok(Storage { resources, sweep, leases, sealer, data_keys, sessions, ring, audit_store, spool, spool_driver })
 }
 
 /// How databases are migrated.
@@ -106,7 +113,7 @@ pub async fn import_audit(config: &Config, directory: &Path, key: Option<&Path>)
     // Made anew, a key would open nothing.
     anyhow::ensure!(key.exists(), "{}: there is no such key; name it with --key", key.display());
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let resources = open_resources(config, &clock).await?;
+    let (resources, _) = open_resources(config, &clock).await?;
     let keys: Arc<dyn KeyManagement> = Arc::new(LocalKeyFile::open_or_create(dir.join(MASTER_KEY))?);
     let sealer: Arc<dyn FieldSealer> = Sealer::open(resources, keys, clock).await?;
     let audit_store = open_audit(config, &sealer).await?;
@@ -121,21 +128,31 @@ pub(super) fn make_data_dir(config: &Config) -> anyhow::Result<&Path> {
     Ok(dir)
 }
 
-pub(super) async fn open_resources(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<Arc<dyn ResourceStore>> {
+async fn open_resources(
+    config: &Config,
+    clock: &Arc<dyn Clock>,
+) -> anyhow::Result<(Arc<dyn ResourceStore>, Option<Sweep>)> {
     Ok(match config.database()? {
-        Database::Memory => Arc::new(MemoryStore::new(Arc::clone(clock))),
+        Database::Memory => (Arc::new(MemoryStore::new(Arc::clone(clock))), None),
         #[cfg(feature = "sqlite")]
         Database::Sqlite(path) => {
             use mcp_gateway_store::sqlite::{SqliteOptions, SqliteStore};
 
-            Arc::new(SqliteStore::open(&path, SqliteOptions::default().with_clock(Arc::clone(clock)))?)
+            (Arc::new(SqliteStore::open(&path, SqliteOptions::default().with_clock(Arc::clone(clock)))?), None)
         }
         // Its clock is the database's: that of no replica.
         #[cfg(feature = "postgres")]
         Database::Postgres(url) => {
             use mcp_gateway_store::postgres::PostgresStore;
 
-            Arc::new(PostgresStore::open(config.postgres("database", &url)?).await?)
+            // Whoever has the lease sweeps.
+            let store = PostgresStore::open(config.postgres("database", &url)?.without_sweep()).await?;
+            let sweeper = store.clone();
+            let sweep: Sweep = Arc::new(move || {
+                let sweeper = sweeper.clone();
+                Box::pin(async move { sweeper.sweep().await })
+            });
+            (Arc::new(store), Some(sweep))
         }
         #[cfg(not(all(feature = "sqlite", feature = "postgres")))]
         _ => anyhow::bail!("database: this build has no such store"),

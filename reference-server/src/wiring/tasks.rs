@@ -10,12 +10,13 @@ use mcp_gateway_auth::oidc::{LoginChange, OnLoginChange};
 use mcp_gateway_auth::token::SigningKeys;
 use mcp_gateway_core::contract::{AuditSink, AuditStore, Clock};
 use mcp_gateway_core::layer::refusals::Strangers;
-use mcp_gateway_core::lease::Leases;
+use mcp_gateway_core::lease::{Leases, Term};
 use mcp_gateway_core::record::{AuditEvent, Category, EventKind, Outcome};
-use mcp_gateway_core::seal::SessionKeyRing;
+use mcp_gateway_core::seal::{Sealer, SessionKeyRing};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use ulid::Ulid;
 
+use super::storage::Sweep;
 use crate::app::Logins;
 
 /// Tasks that end with their owner.
@@ -43,8 +44,12 @@ impl Background {
 const STRANGERS: Duration = Duration::from_secs(60);
 /// How often old events are removed, and keys looked at for their age.
 const HOUSEKEEPING: Duration = Duration::from_secs(3_600);
-/// What the lease of removing old events is called.
+/// The leases of what one replica does for all: removing old events, removing expired records, renewing the keys that seal
+/// and sign, asking identity providers about logins. That of the catalog is beside what it is for.
 const RETENTION: &str = "audit-retention";
+const EXPIRY: &str = "expiry";
+const KEYS: &str = "keys";
+const LOGINS: &str = "logins";
 
 /// Parts that have to be looked after.
 #[derive(Clone)]
@@ -52,6 +57,7 @@ pub(super) struct Upkeep {
     pub(super) strangers: Arc<Strangers>,
     pub(super) last_used: Arc<LastUsed>,
     pub(super) ring: Arc<SessionKeyRing>,
+    pub(super) data_keys: Arc<Sealer>,
     pub(super) logins: Logins,
     /// What signs access tokens, where any are given.
     pub(super) signing: Option<Arc<SigningKeys>>,
@@ -59,11 +65,12 @@ pub(super) struct Upkeep {
     pub(super) sink: Arc<dyn AuditSink>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) leases: Leases,
+    pub(super) sweep: Option<Sweep>,
     pub(super) retention_days: u64,
 }
 
 impl Upkeep {
-    /// Starts it.
+    /// Starts what every process does for itself: only it knows what it has counted and sealed.
     pub(super) fn spawn(&self, tasks: &Background) {
         let upkeep = self.clone();
         tasks.spawn(async move { upkeep.last_used.run().await });
@@ -74,28 +81,33 @@ impl Upkeep {
                 upkeep.strangers.flush(&*upkeep.sink, upkeep.clock.now()).await;
             }
         });
-        if let Some(every) = self.logins.providers.looks_every() {
-            let upkeep = self.clone();
-            tasks.spawn(async move {
-                let told = upkeep.tells();
-                loop {
-                    tokio::time::sleep(every).await;
-                    if let Err(error) = upkeep.logins.providers.refresh_due(&upkeep.logins.users, &told).await {
-                        tracing::warn!(%error, "identity providers cannot be asked anew about logins");
-                    }
-                }
-            });
-        }
-        let upkeep = self.clone();
+        let data_keys = Arc::clone(&self.data_keys);
         tasks.spawn(async move {
             loop {
-                upkeep.renew_keys().await;
+                if let Err(error) = data_keys.rotate_if_due().await {
+                    tracing::warn!(%error, "the data keys cannot be renewed");
+                }
                 tokio::time::sleep(HOUSEKEEPING).await;
             }
         });
+    }
+
+    /// Starts what one process at a time does for all.
+    pub(super) fn spawn_worker(&self, tasks: &Background) {
+        let upkeep = self.clone();
+        tasks.spawn(async move { upkeep.leases.lead(KEYS, |term| upkeep.keep_keys_new(term)).await });
         if self.retention_days > 0 {
             let upkeep = self.clone();
             tasks.spawn(async move { upkeep.leases.lead(RETENTION, |_| upkeep.keep_to_retention()).await });
+        }
+        if let Some(every) = self.logins.providers.looks_every() {
+            let upkeep = self.clone();
+            tasks.spawn(async move { upkeep.leases.lead(LOGINS, |term| upkeep.ask_providers(every, term)).await });
+        }
+        if let Some(sweep) = self.sweep.clone() {
+            let leases = self.leases.clone();
+            // A sweep is one transaction with a lock of its own, and harmless when it is done twice.
+            tasks.spawn(async move { leases.lead(EXPIRY, |_| sweep()).await });
         }
     }
 
@@ -120,16 +132,30 @@ impl Upkeep {
         })
     }
 
-    async fn renew_keys(&self) {
-        if let Err(error) = self.ring.rotate_if_due().await {
-            tracing::warn!(%error, "the session keys cannot be renewed");
-        }
-        if let Some(signing) = &self.signing {
-            match signing.rotate_if_due().await {
-                Ok(true) => tracing::info!("a new key will sign access tokens in 10 minutes"),
-                Ok(false) => {}
-                Err(error) => tracing::warn!(%error, "the signing keys cannot be renewed"),
+    async fn ask_providers(&self, every: Duration, term: Term) {
+        let told = self.tells();
+        loop {
+            tokio::time::sleep(every).await;
+            let Logins { providers, users, .. } = &self.logins;
+            if let Err(error) = providers.refresh_due(users, &told, term.fence()).await {
+                tracing::warn!(%error, "identity providers cannot be asked anew about logins");
             }
+        }
+    }
+
+    async fn keep_keys_new(&self, term: Term) {
+        loop {
+            if let Err(error) = self.ring.rotate_if_due(term.fence()).await {
+                tracing::warn!(%error, "the session keys cannot be renewed");
+            }
+            if let Some(signing) = &self.signing {
+                match signing.rotate_if_due(term.fence()).await {
+                    Ok(true) => tracing::info!("a new key will sign access tokens in 10 minutes"),
+                    Ok(false) => {}
+                    Err(error) => tracing::warn!(%error, "the signing keys cannot be renewed"),
+                }
+            }
+            tokio::time::sleep(HOUSEKEEPING).await;
         }
     }
 

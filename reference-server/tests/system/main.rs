@@ -18,6 +18,8 @@ mod edges;
 mod headers;
 mod issuers;
 mod keys;
+#[cfg(feature = "postgres")]
+mod leading;
 mod limits;
 mod oauth;
 #[cfg(feature = "postgres")]

@@ -27,7 +27,7 @@ fn mcp_gateway(folder: &Path, database: &str, arguments: &[&str]) -> Output {
 }
 
 /// A folder of a replica, with the key that all replicas share: the first one's is made by `migrate`.
-fn folder(of: Option<&Gateway>, database: &str) -> TempDir {
+pub(crate) fn folder(of: Option<&Gateway>, database: &str) -> TempDir {
     let folder = TempDir::new().unwrap();
     match of {
         Some(other) => {

@@ -3,6 +3,8 @@
 pub(crate) mod browser;
 pub(crate) mod client;
 pub(crate) mod gateway;
+#[cfg(feature = "postgres")]
+pub(crate) mod history;
 pub(crate) mod http;
 pub(crate) mod identity;
 pub(crate) mod mcp;

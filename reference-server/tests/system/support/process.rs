@@ -34,6 +34,10 @@ impl Process {
         self.0.try_wait().is_ok_and(|status| status.is_none())
     }
 
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.0), signal).unwrap();
+    }
+
     /// SIGKILL, and waits for the end.
     pub(crate) fn kill(&mut self) {
         // An error says that it has ended already.
