@@ -16,6 +16,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::answer::{Page, Problem, ProblemDetails, cursor_of, escaped, plain};
 use super::extract::{Nothing, PageParameters, Parameters};
 use crate::app::App;
+use crate::config::ProcessRole;
 
 /// Workloads of one server that are started again at once.
 const STARTS: usize = 4;
@@ -280,8 +281,11 @@ pub(super) fn hosted<'a>(app: &'a App, route: &Route) -> Result<&'a Arc<dyn Runt
     match (&route.target, &app.runtime) {
         (RouteTarget::Hosted { .. }, Some(runtime)) => Ok(runtime),
         (RouteTarget::Hosted { .. }, None) => {
-            Err(Refusal::new(StatusCode::CONFLICT, "This gateway runs no servers: `runtime.process.enabled` is off.")
-                .into())
+            let why = match app.config.does(ProcessRole::Gateway) {
+                true => "This gateway runs no servers: `runtime.process.enabled` is off.",
+                false => "This process runs no servers: ask one whose `process.roles` have gateway.",
+            };
+            Err(Refusal::new(StatusCode::CONFLICT, why).into())
         }
         _ => Err(elsewhere()),
     }

@@ -16,6 +16,8 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::config::ProcessRole;
+
 /// A governed URL for every MCP server.
 #[derive(Debug, Parser)]
 #[command(name = "mcp-gateway", version, about, max_term_width = 100)]
@@ -58,6 +60,9 @@ enum Command {
 /// Arguments of `serve`.
 #[derive(Debug, Clone, Default, Args)]
 struct ServeArgs {
+    /// What this process does of the gateway's work; `process.roles` of the configuration by default.
+    #[arg(long, value_delimiter = ',', value_name = "ROLE,...")]
+    roles: Vec<ProcessRole>,
     /// Print the effective configuration, secrets hidden, and exit.
     #[arg(long)]
     print_config: bool,

@@ -14,6 +14,8 @@ use super::{MigrateArgs, ServeArgs, logs, print};
 use crate::config::{self, Config};
 use crate::wiring::{MigrateOptions, Server, StartOptions, raise_open_files};
 
+/// The variable that `--roles` wins over.
+const ROLES: &str = "MCP_GATEWAY__PROCESS__ROLES";
 /// The variable of the owner's first token.
 const BOOTSTRAP_TOKEN: &str = "MCP_GATEWAY_BOOTSTRAP_TOKEN";
 
@@ -26,7 +28,12 @@ fn load_with(file: Option<&PathBuf>, variables: &[Variable]) -> anyhow::Result<C
 }
 
 pub(super) fn run(file: Option<PathBuf>, args: &ServeArgs) -> anyhow::Result<ExitCode> {
-    let variables = if args.print_config { environment::read()? } else { environment::take()? };
+    let mut variables = if args.print_config { environment::read()? } else { environment::take()? };
+    if !args.roles.is_empty() {
+        let roles: Vec<_> = args.roles.iter().map(|role| role.name()).collect();
+        variables.retain(|(name, _)| name != ROLES);
+        variables.push((ROLES.to_owned(), roles.join(",")));
+    }
     let config = load_with(file.as_ref(), &variables)?;
     let open_files = raise_open_files();
     if args.print_config {

@@ -68,6 +68,7 @@ impl Config {
             return Err(ConfigError::value("public_url", problem));
         }
         self.check_databases()?;
+        self.check_process()?;
         self.egress_policy()?;
         self.redacted_headers()?;
         self.default_roles()?;

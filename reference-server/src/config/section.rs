@@ -12,6 +12,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::issuers::{IdentityProviderSettings, IssuerSettings};
+use super::process::ProcessRole;
 use super::providers::ProviderSettings;
 use super::settings::{AuditDurability, LogFormat};
 
@@ -89,7 +90,7 @@ leaf! {
     Number: u16, u32, u64, usize;
     Part: f64;
     Flag: bool;
-    List: Vec<String>, Vec<PathBuf>, Vec<IpNet>;
+    List: Vec<String>, Vec<PathBuf>, Vec<IpNet>, Vec<ProcessRole>;
     Tree: Vec<ProviderSettings>, Vec<IssuerSettings>, Vec<IdentityProviderSettings>;
 }
 

@@ -13,6 +13,7 @@ use mcp_gateway_core::record::Secret;
 use serde::{Deserialize, Serialize};
 
 use super::issuers::{IdentityProviderSettings, IssuerSettings};
+use super::process::ProcessRole;
 use super::providers::ProviderSettings;
 use super::section::section;
 
@@ -31,6 +32,8 @@ section! {
         /// A second address for `/livez`, `/readyz` and `/metrics`, without a check of `Host`. Not set: they are on the
         /// public listener.
         ops_listen: Option<SocketAddr> = None,
+        /// What this process does, where several share a database.
+        process: Process = Process::default(),
         /// Where databases, keys, the audit spool and the children's folders are. One process at a time.
         data_dir: PathBuf = PathBuf::from("./data"),
         /// The store: `sqlite:PATH`, `postgres://user:password@host/database`, or `memory` to forget everything at the
@@ -86,6 +89,16 @@ section! {
         key: Option<PathBuf> = None,
         /// PEM file with the authorities of client certificates. When set, clients must have one.
         client_ca: Option<PathBuf> = None,
+    }
+}
+
+section! {
+    /// `process`.
+    pub struct Process {
+        /// Which parts of the gateway's work this process does: `gateway` calls, `auth` logins, OAuth and SCIM, `api` the
+        /// admin API, `worker` what is done now and then. On the command line `--roles`. Without `worker`, the database
+        /// must be in Postgres and another process do its work.
+        roles: Vec<ProcessRole> = ProcessRole::ALL.to_vec(),
     }
 }
 

@@ -151,7 +151,7 @@ fn until_read(response: Response<Body>, under_way: Option<UnderWay>) -> Response
 }
 
 /// Whether a path is the mount's or below it, and not that of a document about a server.
-fn is_below(path: &str, mount: &str) -> bool {
+pub(crate) fn is_below(path: &str, mount: &str) -> bool {
     path.strip_prefix(mount).is_some_and(|rest| {
         rest.is_empty() || (rest.starts_with('/') && !rest.ends_with("/.well-known/openid-configuration"))
     })

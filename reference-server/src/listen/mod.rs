@@ -16,5 +16,6 @@ mod unread;
 
 pub use self::accept::{Listener, ListenerOptions};
 pub use self::dispatch::Dispatch;
+pub(crate) use self::dispatch::is_below;
 pub use self::drain::Drain;
 pub use self::tls::{TlsError, TlsFiles, TlsReloader};

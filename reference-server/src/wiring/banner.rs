@@ -7,9 +7,13 @@ use mcp_gateway_auth::api_key::CreatedKey;
 use mcp_gateway_core::record::Mount;
 use serde_json::json;
 
+use crate::config::ProcessRole;
+
 /// What is told.
 pub(super) struct Banner<'a> {
     pub(super) mount: &'a Mount,
+    /// Those of this process, where others have the rest.
+    pub(super) roles: Option<&'a [ProcessRole]>,
     pub(super) servers: &'a [String],
     pub(super) starter_key: Option<&'a CreatedKey>,
     pub(super) bootstrap_token: Option<&'a Path>,
@@ -24,6 +28,10 @@ impl Banner<'_> {
         let mut text = String::new();
         let origin = self.mount.origin();
         let _ = writeln!(text, "mcp-gateway {} at {origin}", env!("CARGO_PKG_VERSION"));
+        if let Some(roles) = self.roles {
+            let roles: Vec<_> = roles.iter().map(|role| role.name()).collect();
+            let _ = writeln!(text, "  this process: {}", roles.join(", "));
+        }
         let _ = writeln!(text, "  admin API  {origin}/api/v1");
         for id in self.servers.iter().take(SHOWN) {
             let _ = writeln!(text, "  MCP        {}", self.mount.resource(id).url);

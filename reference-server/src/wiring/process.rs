@@ -17,7 +17,7 @@ use mcp_gateway_deploy::process::{Cgroup, ChildLimits, Launcher, ProcessOptions,
 
 use super::storage::audit_file;
 use super::{StartError, StartOptions};
-use crate::config::{Config, Database};
+use crate::config::{Config, Database, ProcessRole};
 use crate::people::People;
 
 /// The runtime, unless it is turned off.
@@ -30,7 +30,8 @@ pub(super) fn runtime(
     snapshots: &Snapshots,
 ) -> Result<Option<ProcessRuntime>, StartError> {
     let settings = &config.runtime.process;
-    if !settings.enabled {
+    // Whoever answers calls runs what they go to.
+    if !settings.enabled || !config.does(ProcessRole::Gateway) {
         return Ok(None);
     }
     let people = People::of(&snapshots.load()).count();

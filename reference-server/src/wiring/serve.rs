@@ -27,7 +27,7 @@ use super::data_plane::{self, Ingredients};
 use super::tasks::{Background, Upkeep};
 use super::{issuers, logins, oauth, router, storage};
 use crate::app::{App, DataPlaneLoad, Logins};
-use crate::config::{Capacity, Config};
+use crate::config::{Capacity, Config, ProcessRole};
 use crate::listen::{Dispatch, Drain, Listener, ListenerOptions, TlsFiles, TlsReloader};
 use crate::metrics::{self, MeteredSink, Metrics};
 #[cfg(feature = "otel")]
@@ -106,7 +106,12 @@ impl Server {
         let storage = storage::open(&config, &clock).await?;
         let tasks = Background::default();
         let typed = Typed { store: Arc::clone(&storage.resources), sealer: Arc::clone(&storage.sealer) };
-        super::catalog::follow(&config, &typed.of(), &mount, &storage.leases, &tasks).await;
+        if let Some(others) = config.left_to_others() {
+            tracing::info!(roles = ?config.process.roles, ?others, "other processes must do the rest of the work");
+        }
+        if config.does(ProcessRole::Worker) {
+            super::catalog::follow(&config, &typed.of(), &mount, &storage.leases, &tasks).await;
+        }
         if everybody_at_first(&typed.of()).await?.is_some() {
             tracing::info!(
                 policy = AccessPolicy::FIRST,
@@ -197,7 +202,7 @@ impl Server {
             // Whoever pastes it must not be faster than the feed.
             snapshots.wait_for(created.revision).await;
         }
-        let banner = banner(&mount, &snapshots, &bootstrap, starter_key.as_ref());
+        let banner = banner(&config, &mount, &snapshots, &bootstrap, starter_key.as_ref());
         let upkeep = Upkeep {
             strangers: Arc::clone(&built.strangers),
             last_used: Arc::clone(&last_used),
@@ -213,7 +218,9 @@ impl Server {
             retention_days: config.audit.retention_days,
         };
         upkeep.spawn(&tasks);
-        upkeep.spawn_worker(&tasks);
+        if config.does(ProcessRole::Worker) {
+            upkeep.spawn_worker(&tasks);
+        }
         let spool = storage.spool;
         let app = Arc::new(App {
             mount: mount.clone(),
@@ -251,7 +258,11 @@ impl Server {
         });
 
         let accepting = TaskTracker::new();
-        let dispatch = Dispatch::new(mount.path(), built.gateway, router::public(&app), drain.clone());
+        let router = router::public(&app);
+        let dispatch = match app.config.does(ProcessRole::Gateway) {
+            true => Dispatch::new(mount.path(), built.gateway, router, drain.clone()),
+            false => Dispatch::without_gateway(router, drain.clone()),
+        };
         let listening = listener_options(&app.config, capacity);
         if let Some(tls) = &tls {
             tasks.spawn(tls.clone().follow());
@@ -434,7 +445,9 @@ async fn end_bootstrap(bootstrap: Arc<Bootstrap>, snapshots: Snapshots) {
 fn bootstrap_options(config: &Config, options: &StartOptions) -> BootstrapOptions {
     match &options.bootstrap_token {
         Some(token) => BootstrapOptions::supplied(token.clone()),
-        None => BootstrapOptions::generated(config.data_dir.join("bootstrap-token")),
+        None if config.does(ProcessRole::Api) => BootstrapOptions::generated(config.data_dir.join("bootstrap-token")),
+        // It is good for nothing else.
+        None => BootstrapOptions::default(),
     }
     .reopened(options.reopen_bootstrap)
 }
@@ -458,6 +471,7 @@ fn admin_authenticators(
 }
 
 fn banner(
+    config: &Config,
     mount: &Mount,
     snapshots: &Snapshots,
     bootstrap: &Bootstrap,
@@ -466,5 +480,6 @@ fn banner(
     let mut servers: Vec<String> = snapshots.load().routes.keys().map(ToString::to_string).collect();
     servers.sort_unstable();
     let bootstrap_token = bootstrap.generated().map(|(path, _)| path);
-    Banner { mount, servers: &servers, starter_key, bootstrap_token }.text()
+    let roles = config.left_to_others().map(|_| &*config.process.roles);
+    Banner { mount, roles, servers: &servers, starter_key, bootstrap_token }.text()
 }

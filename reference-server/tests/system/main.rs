@@ -25,6 +25,8 @@ mod oauth;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod resumption;
+#[cfg(feature = "postgres")]
+mod roles;
 mod secrets;
 mod sessions;
 mod standalone;

@@ -14,7 +14,7 @@ use crate::support::gateway::remote;
 use crate::support::mcp::{self, Session};
 use crate::support::{Call, Fixture, Gateway, Key, until};
 
-fn mcp_gateway(folder: &Path, database: &str, arguments: &[&str]) -> Output {
+pub(crate) fn mcp_gateway(folder: &Path, database: &str, arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_mcp-gateway"))
         .args(arguments)
         .current_dir(folder)
