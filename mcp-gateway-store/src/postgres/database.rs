@@ -1,13 +1,13 @@
 //! One operation on a pool: bounded in time, its errors told as a store's.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mcp_gateway_core::contract::{StoreError, StoreErrorKind};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgArguments, PgPool, PgRow};
 use sqlx::{PgConnection, Postgres, Row as _};
+use tokio::sync::watch;
 
 use super::error::{is_serialization, store_error};
 use super::options::GRACE;
@@ -30,8 +30,8 @@ pub(super) struct Database {
     pool: PgPool,
     /// After so long an answer is not waited for any more: the server would have given up before.
     limit: Duration,
-    /// Whether the server is known not to answer: nobody has to find that out by waiting.
-    away: Arc<AtomicBool>,
+    /// Whether the server is known not to answer: nobody has to find that out by waiting, and nobody goes on waiting.
+    away: Arc<watch::Sender<bool>>,
 }
 
 impl Database {
@@ -41,7 +41,7 @@ impl Database {
     }
 
     /// Whoever follows the server says here whether it answers.
-    pub(super) fn away(&self) -> Arc<AtomicBool> {
+    pub(super) fn away(&self) -> Arc<watch::Sender<bool>> {
         Arc::clone(&self.away)
     }
 
@@ -83,21 +83,28 @@ impl Database {
         lost: StoreErrorKind,
         limit: Duration,
     ) -> Result<Vec<PgRow>, (StoreError, bool)> {
-        if self.away.load(Ordering::Relaxed) {
-            let away = StoreError::new(StoreErrorKind::Unavailable, op).because("the database is away");
-            return Err((away, false));
-        }
-        let acquired = self.pool.acquire().await;
-        // Nothing was sent yet.
-        let connection =
-            acquired.map_err(|error| (StoreError::new(StoreErrorKind::Unavailable, op).because(error), false))?;
-        let mut connection = Busy(Some(connection));
-        match tokio::time::timeout(limit, statement.fetch_all(connection.get())).await {
-            Ok(Ok(rows)) => {
+        let mut away = self.away.subscribe();
+        let unavailable = || StoreError::new(StoreErrorKind::Unavailable, op);
+        // Nothing is sent yet.
+        let acquired = tokio::select! {
+            biased;
+            _ = away.wait_for(|away| *away) => return Err((unavailable().because("the database is away"), false)),
+            acquired = self.pool.acquire() => acquired.map_err(|error| (unavailable().because(error), false))?,
+        };
+        let mut connection = Busy(Some(acquired));
+        let answered = async {
+            tokio::select! {
+                biased;
+                answered = statement.fetch_all(connection.get()) => Some(answered),
+                _ = away.wait_for(|away| *away) => None,
+            }
+        };
+        match tokio::time::timeout(limit, answered).await.unwrap_or_default() {
+            Some(Ok(rows)) => {
                 connection.put_back();
                 Ok(rows)
             }
-            Ok(Err(error)) => {
+            Some(Err(error)) => {
                 let again = is_serialization(&error);
                 if matches!(error, sqlx::Error::Database(_)) {
                     connection.put_back();
@@ -105,7 +112,7 @@ impl Database {
                 Err((store_error(op, error, lost), again))
             }
             // Whatever it answers later is for nobody.
-            Err(_) => Err((StoreError::new(lost, op).because("the database does not answer"), false)),
+            None => Err((StoreError::new(lost, op).because("the database does not answer"), false)),
         }
     }
 }

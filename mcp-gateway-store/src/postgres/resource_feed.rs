@@ -5,7 +5,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::stream;
@@ -162,7 +161,7 @@ async fn look(listener: &mut PgListener, sender: &watch::Sender<Seen>) -> Result
 async fn follow(
     options: PostgresOptions,
     sender: watch::Sender<Seen>,
-    away: Arc<AtomicBool>,
+    away: Arc<watch::Sender<bool>>,
     mut listener: PgListener,
 ) {
     loop {
@@ -172,7 +171,7 @@ async fn follow(
             match listen(&options, &sender).await {
                 Ok(connected) => break connected,
                 Err(next) => {
-                    if !away.swap(true, Ordering::Relaxed) {
+                    if !away.send_replace(true) {
                         let place = options.place();
                         tracing::warn!(database = place, first = %lost, error = %next, "the database is away");
                     }
@@ -183,7 +182,7 @@ async fn follow(
             sender.send_modify(|seen| seen.failed = Some(text));
             sleep(RETRY).await;
         };
-        if away.swap(false, Ordering::Relaxed) {
+        if away.send_replace(false) {
             tracing::info!(database = options.place(), "the database is back");
         }
     }

@@ -83,7 +83,10 @@ impl Drain {
             };
             let done = done.and_then(|()| self.replay_some());
             match done {
-                Ok(()) => self.backoff = BACKOFF.0,
+                Ok(()) => {
+                    self.backoff = BACKOFF.0;
+                    self.inner.counters.store_failing.store(false, Relaxed);
+                }
                 Err(error) => {
                     self.failed(&error);
                     if matches!(work, Work::Stop(_)) {
@@ -290,6 +293,7 @@ impl Drain {
     fn failed(&mut self, error: &SpoolError) {
         tracing::warn!(%error, retry_in = ?self.backoff, "audit rows wait in the spool");
         self.inner.counters.error(error);
+        self.inner.counters.store_failing.store(true, Relaxed);
         self.inner.progress.send_modify(|progress| progress.failures += 1);
         self.inner.released(self.inner.store_waits.forget_closed(), 0);
         self.inner.backlog.pause(self.backoff);

@@ -30,6 +30,8 @@ pub struct SpoolStats {
     pub backlog: u64,
     /// For how long the store has not been up to date, at most; zero when it is.
     pub store_lag: Duration,
+    /// Whether the store did not take what it was given last.
+    pub store_failing: bool,
     /// Whether the last write or `fdatasync` was slow, so that callers do not write by themselves.
     pub slow_disk: bool,
     /// Rows replayed from earlier processes, and those among them whose end nobody saw.
@@ -55,6 +57,7 @@ pub(super) struct Counters {
     pub(super) open_intents: AtomicU64,
     pub(super) written_row: AtomicU64,
     pub(super) stored_row: AtomicU64,
+    pub(super) store_failing: AtomicBool,
     pub(super) slow: AtomicBool,
     pub(super) replayed: AtomicU64,
     pub(super) replayed_unknown: AtomicU64,
@@ -88,6 +91,7 @@ impl Counters {
             open_intents: self.open_intents.load(Relaxed),
             backlog: self.written_row.load(Relaxed).saturating_sub(self.stored_row.load(Relaxed)),
             store_lag,
+            store_failing: self.store_failing.load(Relaxed),
             slow_disk: self.slow.load(Relaxed),
             replayed: self.replayed.load(Relaxed),
             replayed_unknown: self.replayed_unknown.load(Relaxed),

@@ -209,6 +209,38 @@ async fn connections_that_fall_silent_are_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_goes_on_waiting_for_a_server_that_is_known_to_hang() {
+    let cluster = std::sync::Arc::new(Cluster::start(&[]));
+    let (options, database) = fresh(&cluster).await;
+    let store = open(&options.with_timeouts(Duration::from_secs(1), PATIENCE * 4)).await;
+    insist(&store, &put(THING, "first")).await;
+    // Somebody holds the lock of logged commits, so that one is under way.
+    let holder = std::thread::spawn({
+        let (cluster, database) = (std::sync::Arc::clone(&cluster), database.clone());
+        move || cluster.psql(&database, "SELECT pg_advisory_lock(1835233383, 0), pg_sleep(60)")
+    });
+    let locks = async |granted: &str| {
+        let found = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 0";
+        while cluster.sql(&database, &format!("{found} AND {granted}")) == "0" {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    locks("granted").await;
+    let asking = tokio::spawn({
+        let store = store.clone();
+        async move { store.commit(vec![put(THING, "asked")]).await }
+    });
+    locks("NOT granted").await;
+    cluster.pause();
+    let error = tokio::time::timeout(PATIENCE, asking).await.expect("it is given up").unwrap().unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Unknown, "it may be done when the server goes on");
+    cluster.go_on();
+    cut(&cluster, &database);
+    holder.join().unwrap();
+    insist(&store, &put(THING, "second")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_gives_up_keeps_nobody_waiting() {
     let cluster = Cluster::shared();
     let (options, database) = fresh(cluster).await;

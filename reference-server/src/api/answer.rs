@@ -45,11 +45,14 @@ impl From<StoreError> for Problem {
             }
             StoreErrorKind::TooLarge => Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "It is larger than can be kept."),
             StoreErrorKind::Unavailable => {
-                Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "The store cannot be reached.").retry_after(5)
+                let text = "The store cannot be reached, and nothing was changed. Try again once `/readyz` says that its \
+                            `store` is ok.";
+                Refusal::new(StatusCode::SERVICE_UNAVAILABLE, text).retry_after(5)
             }
             StoreErrorKind::Unknown => Refusal::new(
                 StatusCode::SERVICE_UNAVAILABLE,
-                "The connection to the store was lost: read again whether it was done.",
+                "The connection to the store was lost meanwhile. Once `/readyz` says that its `store` is ok, read again \
+                 whether it was done.",
             )
             .retry_after(5),
             _ => Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "The store's answer makes no sense here."),

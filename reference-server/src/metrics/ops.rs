@@ -9,6 +9,7 @@ use axum::{Json, Router};
 use http::StatusCode;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use mcp_gateway_core::layer::audit::OnFull;
+use mcp_gateway_store::spool::SpoolStats;
 use serde::Serialize;
 
 use super::gauges::observations;
@@ -58,10 +59,14 @@ enum Condition {
 }
 
 /// What `/readyz` says. Neither paths nor messages of errors: strangers may read it.
+///
+/// What all replicas share may make no more than [`Condition::Degraded`] of them while calls are answered: a load balancer
+/// would take out every one of them.
 #[derive(Debug, Serialize)]
 struct Readiness {
     status: Condition,
     store: Part,
+    audit_store: Part,
     snapshot: SnapshotPart,
     spool: SpoolPart,
     runtime: Part,
@@ -95,15 +100,18 @@ impl Readiness {
         // The store sends a bookmark four times a second, so its silence is noticed without asking it.
         let store = if app.snapshots.is_stale() { Condition::Degraded } else { Condition::Ok };
         let snapshot = if app.snapshots.refuses() { Condition::Refusing } else { store };
-        let spool = SpoolPart::of(app);
+        let stats = app.spool_stats.as_ref().map(|read| read()).unwrap_or_default();
+        let audit_store = if stats.store_failing { Condition::Degraded } else { Condition::Ok };
+        let spool = SpoolPart::of(app, &stats);
         let runtime = match observations(app).await {
             None | Some(Ok(_)) => Condition::Ok,
             Some(Err(())) => Condition::Degraded,
         };
         let draining = if app.draining.is_cancelled() { Condition::Draining } else { Condition::Ok };
         Self {
-            status: draining.max(snapshot).max(spool.status).max(runtime),
+            status: draining.max(snapshot).max(audit_store).max(spool.status).max(runtime),
             store: Part { status: store },
+            audit_store: Part { status: audit_store },
             snapshot: SnapshotPart {
                 status: snapshot,
                 revision: app.snapshots.load().revision.0,
@@ -116,8 +124,7 @@ impl Readiness {
 }
 
 impl SpoolPart {
-    fn of(app: &App) -> Self {
-        let stats = app.spool_stats.as_ref().map(|read| read()).unwrap_or_default();
+    fn of(app: &App, stats: &SpoolStats) -> Self {
         let full = stats.bytes >= app.config.audit.spool_bytes;
         let status = if full && app.config.audit.on_full == OnFull::Refuse {
             Condition::Refusing

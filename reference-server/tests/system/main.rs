@@ -12,6 +12,8 @@ mod audit;
 mod bodies;
 mod bytes;
 mod company;
+#[cfg(feature = "postgres")]
+mod degraded;
 mod devices;
 mod disconnect;
 mod edges;

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 /// Where to look for Postgres's programs beside `PATH`: a folder. Not set: the newest of Debian's.
@@ -21,7 +22,7 @@ pub const PROGRAMS: &str = "MCP_GATEWAY_TEST_POSTGRES";
 /// How long a server may take to start.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// What a guard does: waits until its standard input ends, as it does when the test process does, however it ends.
-const GUARD: &str = "trap '' INT TERM HUP; read -r _; kill -QUIT \"$(head -n1 \"$0/data/postmaster.pid\")\" 2>/dev/null; sleep 0.2; rm -rf \"$0\"";
+const GUARD: &str = "trap '' INT TERM HUP; read -r _; pid=$(head -n1 \"$0/data/postmaster.pid\") && kill -QUIT \"$pid\" 2>/dev/null && kill -CONT \"$pid\"; sleep 0.2; rm -rf \"$0\"";
 
 /// A running server; stopped, its folder removed, when dropped.
 #[derive(Debug)]
@@ -103,6 +104,35 @@ impl Cluster {
         assert!(stopped.status.success(), "pg_ctl: {}", text(&stopped));
     }
 
+    /// Stops all its processes where they are: it is as silent as one whose machine hangs, until [`go_on`](Self::go_on).
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn pause(&self) {
+        let first = self.process();
+        // The first one first: nobody else starts processes.
+        signal(first, Signal::STOP);
+        for process in children(first) {
+            signal(process, Signal::STOP);
+        }
+    }
+
+    /// Lets it go on after [`pause`](Self::pause).
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn go_on(&self) {
+        let first = self.process();
+        for process in children(first).into_iter().chain([first]) {
+            signal(process, Signal::CONT);
+        }
+    }
+
+    fn process(&self) -> Pid {
+        let file = std::fs::read_to_string(self.folder.path().join("data/postmaster.pid")).expect("it runs");
+        file.lines().next().and_then(|line| Pid::from_raw(line.parse().ok()?)).expect("a process id")
+    }
+
     /// Makes an empty database and says where it is.
     ///
     /// # Panics
@@ -117,6 +147,11 @@ impl Cluster {
     pub fn url(&self, database: &str) -> String {
         let socket = self.folder.path().to_string_lossy().replace('/', "%2F");
         format!("postgres://postgres@{socket}:{}/{database}", self.port)
+    }
+
+    /// The same by way of this port of loopback: its own, or of what is between.
+    pub fn url_at(&self, database: &str, port: u16) -> String {
+        format!("postgres://postgres@127.0.0.1:{port}/{database}")
     }
 
     /// The port of loopback.
@@ -198,6 +233,24 @@ impl Drop for Cluster {
         // It stops the server on its way.
         let _ = guard.wait();
     }
+}
+
+/// An error says that it has ended by itself.
+fn signal(process: Pid, signal: Signal) {
+    let _ = kill_process(process, signal);
+}
+
+/// The processes that this one has started.
+fn children(of: Pid) -> Vec<Pid> {
+    let parent = of.as_raw_nonzero().to_string();
+    let all = std::fs::read_dir("/proc").expect("Linux has /proc").flatten();
+    let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let is_child = |pid: &i32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // Behind the name, which may hold anything: state and parent.
+        stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)) == Some(&parent)
+    };
+    pids.filter(is_child).filter_map(Pid::from_raw).collect()
 }
 
 fn read(mut file: File) -> Vec<u8> {

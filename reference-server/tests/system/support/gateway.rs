@@ -63,6 +63,11 @@ impl Gateway {
     /// Ends it as a power cut would, and starts it again over the same data.
     pub(crate) async fn kill_and_restart(&mut self) {
         self.kill();
+        self.restart().await;
+    }
+
+    /// Starts it again over the same data, after its end.
+    pub(crate) async fn restart(&mut self) {
         self.process = run(self.folder.path(), self.address, &self.settings);
         self.ready().await;
     }

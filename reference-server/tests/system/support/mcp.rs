@@ -1,5 +1,7 @@
 //! Messages of both eras.
 
+use std::net::SocketAddr;
+
 use serde_json::{Value, json};
 
 use super::http::Call;
@@ -91,11 +93,16 @@ pub(crate) struct Session {
 impl Session {
     /// Initializes, and says so.
     pub(crate) async fn open(gateway: &Gateway, server: &str, key: &Key) -> Self {
-        let answer = post(server, key, initialize().to_string()).send(gateway.address).await.expect(200);
+        Self::open_at(gateway.address, server, key).await
+    }
+
+    /// The same at this address.
+    pub(crate) async fn open_at(address: SocketAddr, server: &str, key: &Key) -> Self {
+        let answer = post(server, key, initialize().to_string()).send(address).await.expect(200);
         let session =
             Self { id: answer.header("mcp-session-id").to_owned(), server: server.to_owned(), key: key.clone() };
         let initialized = json!({ "jsonrpc": "2.0", "method": "notifications/initialized" });
-        session.post(&initialized).send(gateway.address).await.expect(202);
+        session.post(&initialized).send(address).await.expect(202);
         session
     }
 

@@ -10,6 +10,8 @@ pub(crate) mod identity;
 pub(crate) mod mcp;
 pub(crate) mod process;
 pub(crate) mod upstream;
+#[cfg(feature = "postgres")]
+pub(crate) mod wire;
 
 use std::future::Future;
 use std::time::{Duration, Instant};
