@@ -263,8 +263,11 @@ async fn whatever_happens_to_a_replica_or_the_database_nobody_needs_more_than_a_
     let mut report = records::check(&world.cluster, world.database_name(), &called, &done);
     let takeovers = records::takeovers(&led);
     let longest = takeovers.iter().max().copied().unwrap_or_default();
-    let _ =
-        writeln!(report, "- {} terms of leaders, none beside another; longest without one: {longest:.1?}", led.len());
+    let _ = writeln!(
+        report,
+        "- {} terms of leaders, none beside another; longest between two, also while Postgres hung: {longest:.1?}",
+        led.len()
+    );
     let _ = writeln!(report, "- took {:.0?}", begun.elapsed());
     println!("{report}");
     if let Some(path) = std::env::var_os("MCP_GATEWAY_CHAOS_REPORT") {
