@@ -41,12 +41,12 @@ struct Inner {
     journal: Arc<Journal>,
     cgroups: Option<Cgroups>,
     history: Arc<History>,
+    alive: Arc<AtomicU32>,
 }
 
 /// How a workload's children fared, over all its lives.
 #[derive(Default)]
 pub(super) struct History {
-    pub(super) alive: AtomicU32,
     pub(super) restarts: AtomicU32,
     ends: Mutex<Ends>,
 }
@@ -98,6 +98,7 @@ impl WorkloadSpawner {
         journal: Arc<Journal>,
         cgroups: Option<Cgroups>,
         history: Arc<History>,
+        alive: Arc<AtomicU32>,
     ) -> Result<Self, RuntimeError> {
         if options.require_versions {
             check_pinned(&workload.program)?;
@@ -135,7 +136,7 @@ impl WorkloadSpawner {
             backoff: options.backoff,
         };
         let workload = Arc::clone(workload);
-        Ok(Self(Arc::new(Inner { workload, launch, limits, log, children, journal, cgroups, history })))
+        Ok(Self(Arc::new(Inner { workload, launch, limits, log, children, journal, cgroups, history, alive })))
     }
 }
 
@@ -176,11 +177,11 @@ impl Inner {
         let kept = Kept {
             mark,
             journal: Arc::clone(&self.journal),
-            history: Arc::clone(&self.history),
+            alive: Arc::clone(&self.alive),
             _group: group.clone(),
             _counted: counted,
         };
-        self.history.alive.fetch_add(1, Ordering::Relaxed);
+        self.alive.fetch_add(1, Ordering::Relaxed);
         let mut own = self.launch.clone();
         own.env.insert(MARK.into(), mark.to_string().into());
         let (process, stdin, stdout) = launch(&own, &self.log, kept).map_err(failed)?;
@@ -228,14 +229,14 @@ impl Inner {
 struct Kept {
     mark: Ulid,
     journal: Arc<Journal>,
-    history: Arc<History>,
+    alive: Arc<AtomicU32>,
     _group: Option<Arc<Group>>,
     _counted: Counted,
 }
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        self.history.alive.fetch_sub(1, Ordering::Relaxed);
+        self.alive.fetch_sub(1, Ordering::Relaxed);
         self.journal.ended(self.mark);
     }
 }
@@ -275,6 +276,16 @@ impl Dirs {
         Ok(Self { home: own.join("home"), tmp: own.join("tmp"), own, cache })
     }
 
+    /// Renames the workload's folder to one that no workload has, for it to be removed; `None` when there is none.
+    pub(super) fn give_up(&self) -> io::Result<Option<PathBuf>> {
+        let gone = self.own.with_file_name(format!("{GONE}{}", Ulid::generate()));
+        match fs::rename(&self.own, &gone) {
+            Ok(()) => Ok(Some(gone)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     fn create(&self, user: Option<(u32, u32)>) -> io::Result<()> {
         for dir in [&self.home, &self.tmp, &self.cache] {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
@@ -286,6 +297,48 @@ impl Dirs {
         }
         Ok(())
     }
+}
+
+/// What begins the name of a folder that is being removed. No workload's does.
+const GONE: &str = ".gone-";
+
+/// The workloads that have a folder.
+pub(super) fn kept(data_dir: &Path) -> io::Result<Vec<WorkloadId>> {
+    Ok(folders(data_dir)?.iter().filter_map(|name| id_of(name)).collect())
+}
+
+/// Removes what an earlier runtime was about to remove.
+pub(super) fn finish_removals(data_dir: &Path) -> io::Result<()> {
+    for name in folders(data_dir)?.iter().filter(|name| name.starts_with(GONE)) {
+        let dir = data_dir.join(CHILDREN).join(name);
+        if let Err(error) = fs::remove_dir_all(&dir) {
+            tracing::warn!(dir = %dir.display(), %error, "the folder of a removed server cannot be removed");
+        }
+    }
+    Ok(())
+}
+
+fn folders(data_dir: &Path) -> io::Result<Vec<String>> {
+    let entries = match fs::read_dir(data_dir.join(CHILDREN)) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    Ok(entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect())
+}
+
+/// The workload whose folder has this name; see [`Dirs::of`].
+fn id_of(name: &str) -> Option<WorkloadId> {
+    if name.starts_with('.') {
+        return None;
+    }
+    let mut parts = name.split('_');
+    let mut id = parts.next()?.as_bytes().to_vec();
+    for part in parts {
+        id.push(u8::from_str_radix(part.get(..2)?, 16).ok()?);
+        id.extend_from_slice(&part.as_bytes()[2..]);
+    }
+    Some(WorkloadId(String::from_utf8(id).ok()?.into()))
 }
 
 /// Lets the children's group, and nobody else, pass through the runtime's folders to their own.

@@ -23,6 +23,7 @@ mod oauth;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod resumption;
+mod retire;
 mod secrets;
 mod sessions;
 mod standalone;
