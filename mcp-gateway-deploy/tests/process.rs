@@ -477,7 +477,7 @@ async fn what_is_kept_of_servers_is_known_to_the_next_run() {
 
     let runtime = ProcessRuntime::new(options(dir.path())).unwrap();
     assert!(!dir.path().join("children/.gone-1").exists());
-    assert_eq!(runtime.kept().await.unwrap(), [id.clone()]);
+    assert_eq!(runtime.kept().await.unwrap(), std::slice::from_ref(&id));
     assert!(runtime.list().await.unwrap().is_empty());
     runtime.remove(&id).await.unwrap();
     assert!(runtime.kept().await.unwrap().is_empty());

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -48,8 +48,6 @@ struct Entry {
     workload: Arc<Workload>,
     log: RingLog,
     history: Arc<History>,
-    /// Children that have not ended yet, also those of other digests before this one.
-    alive: Arc<AtomicU32>,
     state: WorkloadState,
     since: Timestamp,
     last_error: Option<String>,
@@ -173,7 +171,7 @@ impl Runtime for ProcessRuntime {
         let dirs = Dirs::of(&core.options.data_dir, id)?;
         let ended = core.lock().get_mut(id).map(|entry| {
             core.end(entry, WorkloadState::Stopped);
-            (entry.life, Arc::clone(&entry.alive))
+            (entry.life, Arc::clone(&entry.history.alive))
         });
         // A child that still writes would bring its folder back.
         if let Some((_, alive)) = &ended {
@@ -281,8 +279,8 @@ impl Core {
         if entry.workload.digest != workload.digest {
             self.end(entry, WorkloadState::Stopped);
             // Children of the one before may still be ending, in the same folder.
-            let (life, alive) = (entry.life, Arc::clone(&entry.alive));
-            *entry = Entry { life, alive, ..Entry::new(workload, &self.options) };
+            let (life, history) = (entry.life, Arc::new(entry.history.replaced()));
+            *entry = Entry { life, history, ..Entry::new(workload, &self.options) };
         }
         if let Some(running) = &entry.running {
             return Begun::Runs(Deployment { endpoints: running.endpoints.subscribe() });
@@ -294,12 +292,11 @@ impl Core {
         entry.life += 1;
         entry.start = Some(receiver.clone());
         self.tell(entry, WorkloadState::Starting);
-        let (life, log) = (entry.life, entry.log.clone());
-        let (history, alive) = (Arc::clone(&entry.history), Arc::clone(&entry.alive));
+        let (life, log, history) = (entry.life, entry.log.clone(), Arc::clone(&entry.history));
         let core = Arc::clone(self);
         let workload = Arc::clone(workload);
         tokio::spawn(async move {
-            let outcome = core.start(&workload, log, history, alive).await;
+            let outcome = core.start(&workload, log, history).await;
             let outcome = core.settle(&workload, life, outcome);
             sender.send_replace(Some(outcome));
         });
@@ -311,7 +308,6 @@ impl Core {
         workload: &Arc<Workload>,
         log: RingLog,
         history: Arc<History>,
-        alive: Arc<AtomicU32>,
     ) -> Result<Bridge, RuntimeError> {
         let children = self.children.clone();
         let spawner = WorkloadSpawner::prepare(
@@ -322,7 +318,6 @@ impl Core {
             Arc::clone(&self.journal),
             self.cgroups.clone(),
             history,
-            alive,
         )?;
         let bridge = &self.options.bridge;
         let options = BridgeOptions {
@@ -427,7 +422,6 @@ impl Entry {
             workload: Arc::clone(workload),
             log: RingLog::new(options.log_lines, secrets),
             history: Arc::default(),
-            alive: Arc::default(),
             state: WorkloadState::Stopped,
             since: Timestamp::now(),
             last_error: None,
@@ -444,7 +438,7 @@ impl Entry {
             subject: self.workload.subject.clone(),
             state: self.state,
             since: self.since,
-            children: self.alive.load(Ordering::Relaxed),
+            children: self.history.alive.load(Ordering::Relaxed),
             restarts: self.history.restarts.load(Ordering::Relaxed),
             last_error: self.last_error.clone(),
         }

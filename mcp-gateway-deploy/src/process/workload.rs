@@ -41,12 +41,13 @@ struct Inner {
     journal: Arc<Journal>,
     cgroups: Option<Cgroups>,
     history: Arc<History>,
-    alive: Arc<AtomicU32>,
 }
 
 /// How a workload's children fared, over all its lives.
 #[derive(Default)]
 pub(super) struct History {
+    /// Children that have not ended yet, also those of other digests before this one.
+    pub(super) alive: Arc<AtomicU32>,
     pub(super) restarts: AtomicU32,
     ends: Mutex<Ends>,
 }
@@ -58,6 +59,11 @@ struct Ends {
 }
 
 impl History {
+    /// That of what replaces it, whose children may share a folder with those that are still ending.
+    pub(super) fn replaced(&self) -> Self {
+        Self { alive: Arc::clone(&self.alive), ..Self::default() }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Ends> {
         self.ends.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -98,7 +104,6 @@ impl WorkloadSpawner {
         journal: Arc<Journal>,
         cgroups: Option<Cgroups>,
         history: Arc<History>,
-        alive: Arc<AtomicU32>,
     ) -> Result<Self, RuntimeError> {
         if options.require_versions {
             check_pinned(&workload.program)?;
@@ -136,7 +141,7 @@ impl WorkloadSpawner {
             backoff: options.backoff,
         };
         let workload = Arc::clone(workload);
-        Ok(Self(Arc::new(Inner { workload, launch, limits, log, children, journal, cgroups, history, alive })))
+        Ok(Self(Arc::new(Inner { workload, launch, limits, log, children, journal, cgroups, history })))
     }
 }
 
@@ -177,11 +182,11 @@ impl Inner {
         let kept = Kept {
             mark,
             journal: Arc::clone(&self.journal),
-            alive: Arc::clone(&self.alive),
+            alive: Arc::clone(&self.history.alive),
             _group: group.clone(),
             _counted: counted,
         };
-        self.alive.fetch_add(1, Ordering::Relaxed);
+        self.history.alive.fetch_add(1, Ordering::Relaxed);
         let mut own = self.launch.clone();
         own.env.insert(MARK.into(), mark.to_string().into());
         let (process, stdin, stdout) = launch(&own, &self.log, kept).map_err(failed)?;
