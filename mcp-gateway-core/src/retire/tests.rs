@@ -175,7 +175,7 @@ fn left_over_is_what_no_server_can_have() {
         *placement = Placement::PerSubject;
     }
     let routes = [shared, own, Route::remote("remote")].map(|route| (Arc::clone(&route.id), Arc::new(route)));
-    let snapshot = Snapshot { routes: Arc::new(routes.into()), ..Snapshot::default() };
+    let snapshot = Snapshot { routes: Arc::new(routes.into_iter().collect()), ..Snapshot::default() };
     for (id, left_over) in [
         ("shared", false),
         ("shared:0f", true),
