@@ -20,6 +20,7 @@ pub mod memory;
 pub mod policy;
 pub mod record;
 pub mod refusal;
+pub mod retire;
 pub mod seal;
 pub mod shim;
 pub mod snapshot;

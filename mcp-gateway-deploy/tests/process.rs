@@ -6,9 +6,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt as _;
+use futures_util::{FutureExt as _, StreamExt as _};
 use mcp_gateway_core::contract::{
-    Program, ResourceLimits, Runtime as _, RuntimeErrorKind, UpstreamErrorKind, WorkloadId, WorkloadState,
+    Program, ResourceLimits, Runtime as _, RuntimeErrorKind, UpstreamErrorKind, Workload, WorkloadId, WorkloadState,
 };
 use mcp_gateway_deploy::process::{Cgroup, Launcher, ProcessRuntime, launcher::is_enforced};
 use serde_json::json;
@@ -438,4 +438,66 @@ async fn a_workload_that_nobody_knows_is_stopped_and_removed_without_fuss() {
     runtime.remove(&id).await.unwrap();
     assert!(runtime.observe(&id).await.unwrap().is_none());
     assert!(runtime.list().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn the_end_of_a_replaced_workload_is_waited_for() {
+    for removes in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let runtime = ProcessRuntime::new(options(dir.path())).unwrap();
+        // It ends by force alone, at the end of its grace.
+        let old = Arc::new(workload("replaced", script("stubborn")));
+        let server = ensure(&runtime, &old).await.unwrap();
+        let session = Session::open(&server.upstream).await.unwrap();
+        let pid = session.call("pid", json!({})).await.unwrap()["pid"].as_i64().unwrap();
+        // The other one replaces it at once, whenever it is ready itself.
+        let new = Arc::new(Workload { digest: "2".into(), ..workload("replaced", script("legacy")) });
+        assert!(runtime.ensure(&new).now_or_never().is_none());
+        assert!(is_alive(pid), "it has ended before anybody could wait for it");
+        if removes {
+            runtime.remove(&old.id).await.unwrap();
+            assert!(!dir.path().join("children/replaced").exists());
+        } else {
+            runtime.shutdown().await;
+        }
+        assert!(!is_alive(pid), "it was not waited for");
+    }
+}
+
+#[tokio::test]
+async fn what_is_kept_of_servers_is_known_to_the_next_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let id = WorkloadId("a-b:0f/_".into());
+    let runtime = ProcessRuntime::new(options(dir.path())).unwrap();
+    ensure(&runtime, &Arc::new(workload(&id.0, script("legacy")))).await.unwrap();
+    runtime.shutdown().await;
+    drop(runtime);
+    // One was killed while it removed something.
+    std::fs::create_dir(dir.path().join("children/.gone-1")).unwrap();
+
+    let runtime = ProcessRuntime::new(options(dir.path())).unwrap();
+    assert!(!dir.path().join("children/.gone-1").exists());
+    assert_eq!(runtime.kept().await.unwrap(), std::slice::from_ref(&id));
+    assert!(runtime.list().await.unwrap().is_empty());
+    runtime.remove(&id).await.unwrap();
+    assert!(runtime.kept().await.unwrap().is_empty());
+    assert_eq!(std::fs::read_dir(dir.path().join("children")).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_workload_that_starts_again_while_it_is_removed_keeps_its_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = ProcessRuntime::new(options(dir.path())).unwrap();
+    let spec = Arc::new(workload("again", script("stubborn")));
+    let server = ensure(&runtime, &spec).await.unwrap();
+    let _session = Session::open(&server.upstream).await.unwrap();
+    let starts = async {
+        // The removal waits for the end of the old child, which takes its time.
+        tokio::task::yield_now().await;
+        ensure(&runtime, &spec).await.unwrap();
+    };
+    let (removed, ()) = tokio::join!(runtime.remove(&spec.id), starts);
+    removed.unwrap();
+    assert!(dir.path().join("children/again/home").exists());
+    assert_eq!(runtime.observe(&spec.id).await.unwrap().unwrap().state, WorkloadState::Running);
 }

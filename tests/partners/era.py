@@ -29,10 +29,13 @@ INITIALIZE = re.compile(rb'"method"\s*:\s*"initialize"')
 
 
 class Recorder:
-    """Passes connections on, and keeps what the client said."""
+    """Passes connections on, and keeps what the client said.
+
+    `alter` changes what goes on from the client, piece by piece: faults that no client makes by itself.
+    """
 
     def __init__(self, port):
-        self.target, self.said = port, bytearray()
+        self.target, self.said, self.alter = port, bytearray(), None
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.port = self.socket.getsockname()[1]
         threading.Thread(target=self.accept, daemon=True).start()
@@ -49,6 +52,7 @@ class Recorder:
             while data := source.recv(65536):
                 if record:
                     self.said += data
+                    data = self.alter(data) if self.alter else data
                 sink.sendall(data)
         except OSError:
             pass
@@ -132,11 +136,39 @@ class Gateway:
         urllib.request.urlopen(request, timeout=60).read()
 
 
+def with_field(field):
+    """Requests get one more header field."""
+    return lambda data: re.sub(rb"^(POST [^\r]*\r\n)", rb"\1" + field + b"\r\n", data)
+
+
+def without_body(data):
+    """Of a request only the head arrives."""
+    head, end, _ = data.partition(b"\r\n\r\n")
+    return head + end if data.startswith(b"POST ") else b""
+
+
+def ambiguous(data):
+    """The path can be read in two ways."""
+    return re.sub(rb"^(POST /mcp-connect/[a-z]+)", rb"\1/%2e%2e/x", data)
+
+
+FAULTS = {
+    "400, ambiguous path,": ambiguous,
+    "408": without_body,
+    "415": with_field(b"content-encoding: gzip"),
+    "431": with_field(b"x-filling: " + b"x" * 40_000),
+}
+# Statuses of the gateway that cannot become a client's: 405 answers GET and DELETE, and 500 a stack that lacks a layer.
+OTHERS = {"405", "500"}
+
+
 class Results:
     def __init__(self):
         self.passed = self.failed = 0
+        self.met = set()
 
     def check(self, what, right, said=""):
+        self.met.add(what[:3])
         self.passed, self.failed = self.passed + right, self.failed + (not right)
         print(f"{'ok    ' if right else 'FAILED'} {what}{'' if right else f': {said}'}", flush=True)
 
@@ -224,7 +256,7 @@ async def scenarios(results, processes, binary, clients, fixture, folder):
     }
     settings = {
         "LIMITS__CALL_MAX_DURATION_SECONDS": "2", "LIMITS__BODY_BYTES": "4000", "LIMITS__CALLS": "2",
-        "LIMITS__CALLS_PER_PRINCIPAL": "2",
+        "LIMITS__CALLS_PER_PRINCIPAL": "2", "LIMITS__BODY_FIRST_BYTE_SECONDS": "1",
         "LIMITS__RATE__TOOL__LIMIT": "3", "LIMITS__RATE__TOOL__SECONDS": "3600",
     }
     gateway = Gateway(processes, binary, folder / "one", entries, settings)
@@ -286,11 +318,30 @@ async def scenarios(results, processes, binary, clients, fixture, folder):
 
     await in_between(results, gateway, "401", "child", key, revoked, nothing)
 
+    async def faulty(client):
+        gateway.recorder.alter = fault
+        try:
+            return await client.list_tools()
+        finally:
+            gateway.recorder.alter = None
+
+    for what, fault in FAULTS.items():
+        await in_between(results, gateway, what, "child", gateway.key, faulty, listed)
+        gateway.recorder.alter = fault
+        # The TypeScript SDK takes every 4xx but 401 and 403 for an older server's, and meets the same answer again.
+        await at_the_probe(results, gateway, clients, what, "child", gateway.key, ("rmcp", "TypeScript SDK v2"))
+        gateway.recorder.alter = None
+
     strict = {"LIMITS__RATE__PRINCIPAL__LIMIT": "1", "LIMITS__RATE__PRINCIPAL__SECONDS": "36000"}
     busy = Gateway(processes, binary, folder / "two", {"legacy": entries["legacy"]}, strict)
     await python_connects(busy.url("legacy"), busy.key)
     # The TypeScript SDK takes every 4xx but 401 and 403 for an older server's, and meets the same answer again.
     await at_the_probe(results, busy, clients, "429", "legacy", busy.key, ("TypeScript SDK v2",))
+
+    table = (run.HERE / "../../docs/src/reference/answers.md").read_text().split("\n## ")[0]
+    errors = {status for status in re.findall(r"^\| (\d{3}) \|", table, re.M) if status >= "400"}
+    missing = errors - OTHERS - results.met
+    results.check("every error of the documentation was met", not missing, f"not {', '.join(sorted(missing))}")
 
 
 def main():

@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 import secrets
 import shutil
 import socket
@@ -324,6 +325,24 @@ def table(clients, servers, cells):
     return text
 
 
+LOAD = 500
+
+
+def load(modules, url, key, era):
+    """The Inspector's load test; what went wrong, or nothing."""
+    command = [
+        str(node(modules)), str(modules / "node_modules/.bin/mcp-inspector"), "--cli", url, "--transport", "http",
+        "--header", f"Authorization: Bearer {key}", "--protocol-era", era, "--method", "tools/call", "--tool-name", "echo",
+        "--tool-arg", "message=hi", "--load", "--load-requests", str(LOAD), "--load-concurrency", "20",
+    ]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    except subprocess.TimeoutExpired:
+        return "no end within 300 s"
+    said = done.stdout + done.stderr
+    return "" if done.returncode == 0 and re.search(rf'"ok":\s*{LOAD}\b', said) else said.strip()[-600:]
+
+
 def main():
     parser = argparse.ArgumentParser()
     for name in ("gateway", "rmcp", "cache", "table"):
@@ -380,6 +399,17 @@ def main():
         if not arguments.only:
             arguments.table.parent.mkdir(parents=True, exist_ok=True)
             arguments.table.write_text(table(callers, matrix, cells))
+        # The Inspector's load test, in both eras.
+        for era, server in (("legacy", "everything-http"), ("modern", "python-http")):
+            if arguments.only not in f"Inspector load test, {era}":
+                continue
+            begun = time.monotonic()
+            said = load(modules, f"{base}/mcp-connect/{server}", key, era)
+            passed, failed = passed + (not said), failed + bool(said)
+            if said:
+                print(f"FAILED Inspector load test, {era}, with {server}: {said}", flush=True)
+            print(f"{f'Inspector load test, {era}':26} {time.monotonic() - begun:6.1f} s", flush=True)
+
         # What all of them did is in the trail.
         events = http(f"{base}/api/v1/audit-events?limit=1", owner)
         if not events["items"]:

@@ -37,6 +37,7 @@ pub async fn suite(bench: &dyn Bench) {
     ensure_is_idempotent_and_shares_one_start(runtime, &Arc::new(bench.works("shared"))).await;
     stopped_is_not_forgotten_and_starts_again(runtime, &Arc::new(bench.works("stops"))).await;
     another_digest_replaces(runtime, bench.works("changes")).await;
+    an_update_stops_what_is_out_of_date(runtime, bench.works("updates")).await;
     a_failure_says_why(runtime, &Arc::new(bench.fails("fails"))).await;
     a_caller_that_leaves_does_not_end_the_start(runtime, &Arc::new(bench.works("left"))).await;
     changes_are_told(runtime, &Arc::new(bench.works("watched"))).await;
@@ -70,6 +71,7 @@ async fn a_workload_that_nobody_knows_is_no_error(runtime: &dyn Runtime) {
     let nobody = WorkloadId("nobody".into());
     runtime.stop(&nobody).await.expect("stopping what does not run is fine");
     runtime.remove(&nobody).await.expect("so is removing it");
+    assert!(!runtime.kept().await.expect("it says what it keeps").contains(&nobody), "nothing is kept of it");
     assert!(observe(runtime, &nobody).await.is_none(), "nothing is known of it");
     let log = runtime.logs(&nobody, 1, false).await;
     assert_eq!(log.err().map(|error| error.kind), Some(RuntimeErrorKind::Missing), "it has no log");
@@ -111,6 +113,22 @@ async fn another_digest_replaces(runtime: &dyn Runtime, workload: Workload) {
     let after = incarnation(&ensure(runtime, &changed).await);
     assert_ne!(after, before, "what runs under another digest is replaced");
     assert_eq!(incarnation(&ensure(runtime, &changed).await), after);
+}
+
+async fn an_update_stops_what_is_out_of_date(runtime: &dyn Runtime, workload: Workload) {
+    let workload = Arc::new(workload);
+    runtime.update(&workload).await.expect("what does not run is as it should be");
+    assert!(observe(runtime, &workload.id).await.is_none(), "an update starts nothing");
+    let first = incarnation(&ensure(runtime, &workload).await);
+    assert!(runtime.kept().await.expect("it says what it keeps").contains(&workload.id));
+    runtime.update(&workload).await.expect("what runs as it should stays");
+    assert_eq!(incarnation(&ensure(runtime, &workload).await), first);
+    let changed = Arc::new(Workload { digest: "another".into(), ..(*workload).clone() });
+    runtime.update(&changed).await.expect("what runs under another digest stops");
+    state_becomes(runtime, &workload.id, WorkloadState::Stopped).await;
+    assert_ne!(incarnation(&ensure(runtime, &changed).await), first);
+    runtime.remove(&workload.id).await.expect("it is removed");
+    assert!(!runtime.kept().await.expect("it says what it keeps").contains(&workload.id), "nothing is kept of it");
 }
 
 async fn a_failure_says_why(runtime: &dyn Runtime, workload: &Arc<Workload>) {

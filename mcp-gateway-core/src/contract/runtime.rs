@@ -28,8 +28,16 @@ pub trait Runtime: Send + Sync + 'static {
     /// Stops a workload; it starts again with the next `ensure`. Fine when it does not run.
     async fn stop(&self, id: &WorkloadId) -> Result<(), RuntimeError>;
 
-    /// Stops a workload and forgets everything kept for it.
+    /// Stops a workload that runs or starts under another digest; the next `ensure` starts it as it should be. Fine when
+    /// it runs as it should, or not at all.
+    async fn update(&self, workload: &Arc<Workload>) -> Result<(), RuntimeError>;
+
+    /// Stops a workload and forgets everything kept for it, its files too; does nothing more when it is started again
+    /// meanwhile.
     async fn remove(&self, id: &WorkloadId) -> Result<(), RuntimeError>;
+
+    /// The workloads of which anything is kept: those that are known, and those whose files an earlier run has left.
+    async fn kept(&self) -> Result<Vec<WorkloadId>, RuntimeError>;
 
     /// What is known of a workload; `None` when nothing is.
     async fn observe(&self, id: &WorkloadId) -> Result<Option<Observation>, RuntimeError>;

@@ -167,6 +167,20 @@ impl Runtime for MemoryRuntime {
         Ok(())
     }
 
+    async fn update(&self, workload: &Arc<Workload>) -> Result<(), RuntimeError> {
+        if let Some(known) = self.reached()?.workloads.get_mut(&workload.id)
+            && known.running.as_ref().is_some_and(|running| running.digest != workload.digest)
+        {
+            known.running = None;
+            self.tell(known, WorkloadState::Stopped);
+        }
+        Ok(())
+    }
+
+    async fn kept(&self) -> Result<Vec<WorkloadId>, RuntimeError> {
+        Ok(self.reached()?.workloads.keys().cloned().collect())
+    }
+
     async fn remove(&self, id: &WorkloadId) -> Result<(), RuntimeError> {
         let mut state = self.reached()?;
         state.workloads.remove(id);

@@ -17,7 +17,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tower_service::Service;
 
 use super::initialize::negotiated;
-use super::response::{UpstreamBody, admit};
+use super::response::{Silence, UpstreamBody, admit};
 use super::{headers, response};
 use crate::context::McpContext;
 use crate::contract::{Address, Clock, SystemClock, UpstreamError, UpstreamErrorKind};
@@ -41,9 +41,9 @@ pub struct ForwardOptions {
     pub egress: EgressPolicy,
     /// `limits.connect_timeout`.
     pub connect_timeout: Duration,
-    /// `limits.call_max_duration`: how long a server may think before its answer's head comes.
+    /// `limits.call_max_duration`: how long a server may think before its answer's head comes, and between two parts of it.
     pub head_timeout: Duration,
-    /// `limits.stream_idle`: how long an answer may stay silent.
+    /// `limits.stream_idle`: a GET or listen stream that is silent for so long ends; its client opens it anew.
     pub stream_idle: Duration,
     /// `limits.pool_idle_per_host`: idle connections kept for one server.
     pub pool_idle_per_host: usize,
@@ -201,7 +201,6 @@ impl Inner {
             }
         };
         cx.timings().upstream_answered(micros(cx, &*self.options.clock).saturating_sub(called));
-        let idle = self.options.stream_idle;
         let mut response = admit(answer, cx, route).await?;
         if cx.message().is_some_and(|message| message.method.as_deref() == Some("initialize")) {
             // A session is sealed with its version when its head leaves.
@@ -211,9 +210,10 @@ impl Inner {
                 cx.set_negotiated(version).map_err(Refusal::fact_set)?;
             }
         }
+        let silence = Silence::of(response.headers(), cx, &self.options);
         Ok(response.map(|body| {
             let over = http_body::Body::is_end_stream(&body);
-            if over { body } else { Body::new(UpstreamBody::new(body, idle, cx.clone(), exchange)) }
+            if over { body } else { Body::new(UpstreamBody::new(body, silence, cx.clone(), exchange)) }
         }))
     }
 

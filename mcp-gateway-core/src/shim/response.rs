@@ -13,11 +13,13 @@ use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use tokio::time::Sleep;
 
-use crate::context::McpContext;
+use super::forward::ForwardOptions;
+use crate::context::{McpContext, MessageKind};
 use crate::egress::Exchange;
 use crate::layer::peek::is_utf8;
 use crate::record::Route;
 use crate::refusal::{Refusal, harden};
+use crate::wire::method::Method;
 use crate::{Body, BoxError};
 
 /// Turns an upstream's answer into ours.
@@ -148,24 +150,53 @@ fn private(headers: &HeaderMap) -> Option<HeaderValue> {
     }
 }
 
+/// What becomes of an answer in which nothing comes for so long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Silence {
+    /// It is a stream of events that may come or not: it ends.
+    Ends(Duration),
+    /// The answer to a call is missing: it breaks off.
+    Fails(Duration),
+}
+
+impl Silence {
+    pub(super) fn of(headers: &HeaderMap, cx: &McpContext, options: &ForwardOptions) -> Self {
+        let waits_for_events = cx.message().is_none_or(|message| {
+            let listens = message.method.as_deref() == Some(Method::SubscriptionsListen.as_str());
+            message.kind == MessageKind::None || listens
+        });
+        if waits_for_events && media_type(headers) == Some(MediaType::Events) {
+            Self::Ends(options.stream_idle)
+        } else {
+            Self::Fails(options.head_timeout)
+        }
+    }
+
+    fn time(self) -> Duration {
+        match self {
+            Self::Ends(time) | Self::Fails(time) => time,
+        }
+    }
+}
+
 /// An answer's body from a server: ends when nothing comes for too long, and keeps the exchange's permits.
 pub struct UpstreamBody {
     inner: Body,
-    idle: Duration,
+    silence: Silence,
     sleep: Option<Pin<Box<Sleep>>>,
     _cx: McpContext,
     _exchange: Option<Exchange>,
 }
 
 impl UpstreamBody {
-    pub(super) fn new(inner: Body, idle: Duration, cx: McpContext, exchange: Option<Exchange>) -> Self {
-        Self { inner, idle, sleep: None, _cx: cx, _exchange: exchange }
+    pub(super) fn new(inner: Body, silence: Silence, cx: McpContext, exchange: Option<Exchange>) -> Self {
+        Self { inner, silence, sleep: None, _cx: cx, _exchange: exchange }
     }
 }
 
 impl std::fmt::Debug for UpstreamBody {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("UpstreamBody").field("idle", &self.idle).finish_non_exhaustive()
+        f.debug_struct("UpstreamBody").field("silence", &self.silence).finish_non_exhaustive()
     }
 }
 
@@ -179,15 +210,22 @@ impl http_body::Body for UpstreamBody {
             Poll::Ready(frame) => {
                 // A stream that is quiet most of the time keeps its timer; the usual answer never makes one.
                 if let Some(sleep) = &mut this.sleep {
-                    sleep.as_mut().reset(tokio::time::Instant::now() + this.idle);
+                    sleep.as_mut().reset(tokio::time::Instant::now() + this.silence.time());
                 }
                 Poll::Ready(frame)
             }
             Poll::Pending => {
-                let idle = this.idle;
-                let sleep = this.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(idle)));
+                let time = this.silence.time();
+                let sleep = this.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(time)));
                 ready!(std::future::Future::poll(sleep.as_mut(), task));
-                Poll::Ready(Some(Err("the server sent nothing for too long".into())))
+                match this.silence {
+                    Silence::Ends(_) => {
+                        // The leg to the server, too.
+                        this.inner = Body::empty();
+                        Poll::Ready(None)
+                    }
+                    Silence::Fails(_) => Poll::Ready(Some(Err("the server sent nothing for too long".into()))),
+                }
             }
         }
     }

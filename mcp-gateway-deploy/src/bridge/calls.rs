@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::child::Reader;
+use super::options::BridgeOptions;
 use super::stream::{End, Stream};
 
 /// Why a child ended, for an owner.
@@ -162,13 +163,18 @@ fn completion(id: &[u8]) -> Bytes {
 }
 
 /// How a child's messages are read: they may be larger than a caller's.
-pub(super) fn child_limits(max_line: usize) -> Limits {
-    Limits { max_bytes: max_line, max_depth: Limits::DEEPEST, ..Limits::default() }
+pub(super) fn child_limits(options: &BridgeOptions) -> Limits {
+    Limits { max_bytes: options.max_line, max_depth: Limits::DEEPEST, max_id: options.max_id, ..Limits::default() }
 }
 
 /// Reads what a child wrote in one line: a message, or an array of them. What is neither goes to its log.
-pub(super) fn receive(line: &Bytes, max_line: usize, reader: &Reader, mut route: impl FnMut(&Bytes, &Message<'_>)) {
-    let limits = child_limits(max_line);
+pub(super) fn receive(
+    line: &Bytes,
+    options: &BridgeOptions,
+    reader: &Reader,
+    mut route: impl FnMut(&Bytes, &Message<'_>),
+) {
+    let limits = child_limits(options);
     match peek(line, &limits) {
         Ok(message) => route(line, &message),
         Err(error) if error.fault() == Fault::Batch => match serde_json::from_slice::<Vec<&RawValue>>(line) {

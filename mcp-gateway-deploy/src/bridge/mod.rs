@@ -114,7 +114,8 @@ impl Bridge {
         }
     }
 
-    /// Ends every child: sessions and calls in flight end with them.
+    /// Ends every child, for good: sessions and calls in flight end with them, and later ones are refused as
+    /// [`Unavailable`](UpstreamErrorKind::Unavailable).
     pub fn shutdown(&self) {
         self.0.sessions.end_all();
         self.0.shared.end();
@@ -174,7 +175,12 @@ impl Inner {
                 return Err(UpstreamError::new(UpstreamErrorKind::Broken, "The request's body broke off."));
             }
         };
-        let limits = Limits { max_bytes: self.options.max_body, max_depth: Limits::DEEPEST, ..Limits::default() };
+        let limits = Limits {
+            max_bytes: self.options.max_body,
+            max_depth: Limits::DEEPEST,
+            max_id: self.options.max_id,
+            ..Limits::default()
+        };
         let message = match peek(&body, &limits) {
             Ok(message) => message,
             Err(error) => {
@@ -224,11 +230,19 @@ impl Inner {
                     Child::new(spawned, self.options.write_queue, self.options.max_line)
                 }
             };
+            opening.goes_on()?;
             return self.sessions.initialize(child, opening, &parts.headers, body.clone(), &message).await;
         }
         self.sessions.post(&parts.headers, claim, body.clone(), &message).await
     }
 }
+
+/// A request that comes when the bridge was stopped starts nothing: nobody would end what it starts.
+fn stopped() -> UpstreamError {
+    UpstreamError::new(UpstreamErrorKind::Unavailable, STOPPED)
+}
+
+const STOPPED: &str = "The server was stopped.";
 
 /// What a caller reads in the place of an answer when the child has ended.
 const ENDED: &str = "The server ended before it answered";

@@ -8,6 +8,8 @@ use std::time::Duration;
 pub struct BridgeOptions {
     /// Longest body of a POST in bytes; a longer one is 413.
     pub max_body: usize,
+    /// Longest id of a message in bytes, as it is written.
+    pub max_id: usize,
     /// Longest line that a child may write in bytes. A child that writes a longer one is ended.
     pub max_line: usize,
     /// Most legacy sessions, so most children beside the shared one.
@@ -41,6 +43,7 @@ impl Default for BridgeOptions {
     fn default() -> Self {
         Self {
             max_body: 4 << 20,
+            max_id: mcp_gateway_core::wire::Limits::default().max_id,
             max_line: 16 << 20,
             max_sessions: 50,
             max_calls: 256,

@@ -48,7 +48,7 @@ pub(super) async fn probe(mut child: Child, question: Question, options: &Bridge
             return Found::Ended(child.life.epitaph().await);
         }
     }
-    let limits = child_limits(options.max_line);
+    let limits = child_limits(options);
     let mut alive = false;
     let mut due = if handshake { deadline } else { deadline.min(start + options.probe_silence) };
     loop {

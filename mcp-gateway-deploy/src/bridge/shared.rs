@@ -13,6 +13,7 @@ use super::modern::Hub;
 use super::options::BridgeOptions;
 use super::probe::{Found, Question, probe};
 use super::spawn::{Purpose, Spawner};
+use super::{STOPPED, stopped};
 
 /// What a server turned out to be.
 #[derive(Clone)]
@@ -63,6 +64,9 @@ impl Shared {
     pub(super) async fn ready(&self, purpose: Purpose) -> Result<Ready, UpstreamError> {
         let mut outcome = {
             let mut slot = self.0.lock();
+            if slot.ended {
+                return Err(stopped());
+            }
             if slot.modern == Some(false) {
                 return Ok(Ready::Legacy);
             }
@@ -122,6 +126,9 @@ impl Inner {
 
     async fn start(self: &Arc<Self>, purpose: Purpose) -> Result<Ready, Failure> {
         let child = self.spawn(purpose.clone()).await?;
+        if self.lock().ended {
+            return Err(Failure::of(UpstreamErrorKind::Unavailable, STOPPED));
+        }
         if self.lock().modern == Some(true) {
             return self.keep(Some(child), true);
         }
@@ -177,7 +184,6 @@ impl Inner {
 /// How long a probed child waits for the first session.
 const UNUSED: Duration = Duration::from_secs(60);
 const NOT_STARTED: &str = "The server could not be started.";
-const STOPPED: &str = "The server was stopped.";
 
 impl Failure {
     fn of(kind: UpstreamErrorKind, public: &str) -> Self {

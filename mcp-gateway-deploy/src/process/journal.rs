@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use ulid::Ulid;
@@ -57,7 +57,17 @@ impl Journal {
 
     /// Notes a child that is about to start.
     pub(super) fn starting(&self, mark: Ulid) -> io::Result<()> {
-        self.change(&format!("+ {mark}\n"), |live| live.push((mark, None)))
+        let noted = self.change(&format!("+ {mark}\n"), |live| live.push((mark, None)));
+        if noted.is_err() {
+            // Nothing starts under this mark.
+            self.lock().live.retain(|entry| entry.0 != mark);
+        }
+        noted
+    }
+
+    /// Whether no child is left.
+    pub(super) fn is_empty(&self) -> bool {
+        self.lock().live.is_empty()
     }
 
     /// Notes its process.
@@ -81,14 +91,18 @@ impl Journal {
 
     /// Kills every child that is alive, with its group.
     pub(super) fn kill_all(&self) {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = self.lock();
         for pid in state.live.iter().filter_map(|entry| Pid::from_raw(entry.1?.0)) {
             let _ = kill_process_group(pid, Signal::KILL);
         }
     }
 
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn change(&self, line: &str, apply: impl FnOnce(&mut Vec<Live>)) -> io::Result<()> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
         apply(&mut state.live);
         state.lines += 1;
         if state.lines >= COMPACT_AT {
@@ -187,4 +201,19 @@ fn stat(pid: i32) -> Option<Stat> {
     let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
     let alive = !matches!(*fields.first()?, "Z" | "X");
     Some(Stat { start: fields.get(19)?.parse().ok()?, alive })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_start_that_cannot_be_noted_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::open(dir.path()).unwrap();
+        // Every write to it fails as on a full disk.
+        journal.lock().file = OpenOptions::new().append(true).open("/dev/full").unwrap();
+        assert!(journal.starting(Ulid::generate()).is_err());
+        assert!(journal.is_empty());
+    }
 }

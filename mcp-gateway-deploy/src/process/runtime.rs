@@ -22,7 +22,7 @@ use super::journal::Journal;
 use super::limits::Children;
 use super::log::RingLog;
 use super::options::ProcessOptions;
-use super::workload::{Dirs, History, WorkloadSpawner, last_lines, open_to};
+use super::workload::{self, Dirs, History, WorkloadSpawner, last_lines, open_to};
 use crate::bridge::{Bridge, BridgeOptions};
 
 /// Runs workloads as child processes, each behind a [`Bridge`] in this process.
@@ -77,6 +77,7 @@ impl ProcessRuntime {
         if let Some(user) = options.user {
             open_to(&options.data_dir, user)?;
         }
+        workload::finish_removals(&options.data_dir)?;
         let cgroups = cgroups(&options.cgroup)?;
         let (events, _) = broadcast::channel(EVENTS);
         let children = Children::new(options.children);
@@ -90,18 +91,11 @@ impl ProcessRuntime {
 
     /// Ends every workload, and waits until its children are gone.
     pub async fn shutdown(&self) {
-        let histories: Vec<_> = {
-            let mut table = self.core().lock();
-            for entry in table.values_mut() {
-                self.core().end(entry, WorkloadState::Stopped);
-            }
-            table.values().map(|entry| Arc::clone(&entry.history)).collect()
-        };
-        let grace = self.core().options.grace;
-        let deadline = Instant::now() + grace.close + grace.term + Duration::from_secs(1);
-        while histories.iter().any(|history| history.alive.load(Ordering::Relaxed) > 0) && Instant::now() < deadline {
-            tokio::time::sleep(Duration::from_millis(10)).await;
+        for entry in self.core().lock().values_mut() {
+            self.core().end(entry, WorkloadState::Stopped);
         }
+        // Those of workloads that were replaced or removed a moment ago, too.
+        self.core().within_grace(|| self.core().journal.is_empty()).await;
     }
 }
 
@@ -164,31 +158,57 @@ impl Runtime for ProcessRuntime {
         Ok(())
     }
 
+    async fn update(&self, workload: &Arc<Workload>) -> Result<(), RuntimeError> {
+        let mut table = self.core().lock();
+        if let Some(entry) = table.get_mut(&workload.id).filter(|entry| entry.workload.digest != workload.digest) {
+            self.core().end(entry, WorkloadState::Stopped);
+        }
+        Ok(())
+    }
+
     async fn remove(&self, id: &WorkloadId) -> Result<(), RuntimeError> {
-        let removed = {
-            let mut table = self.core().lock();
-            table.remove(id).map(|mut entry| {
-                self.core().end(&mut entry, WorkloadState::Stopped);
-                entry.history
-            })
-        };
+        let core = self.core();
+        let dirs = Dirs::of(&core.options.data_dir, id)?;
+        let ended = core.lock().get_mut(id).map(|entry| {
+            core.end(entry, WorkloadState::Stopped);
+            (entry.life, Arc::clone(&entry.history.alive))
+        });
         // A child that still writes would bring its folder back.
-        if let Some(history) = removed {
-            let grace = self.core().options.grace;
-            let deadline = Instant::now() + grace.close + grace.term + Duration::from_secs(1);
-            while history.alive.load(Ordering::Relaxed) > 0 && Instant::now() < deadline {
-                tokio::time::sleep(Duration::from_millis(10)).await;
+        if let Some((_, alive)) = &ended {
+            core.within_grace(|| alive.load(Ordering::Relaxed) == 0).await;
+        }
+        let failed = |error: io::Error| RuntimeError {
+            kind: RuntimeErrorKind::Unavailable,
+            public: "The server's files could not be removed.".to_owned(),
+            detail: Some(format!("{}: {error}", dirs.own.display())),
+        };
+        let given_up = {
+            let mut table = core.lock();
+            if table.get(id).map(|entry| entry.life) != ended.map(|(life, _)| life) {
+                // It was started again meanwhile, in the same folder.
+                return Ok(());
             }
+            // What starts from here on has a folder of its own.
+            let given_up = dirs.give_up().map_err(failed)?;
+            table.remove(id);
+            given_up
+        };
+        match given_up {
+            Some(dir) => tokio::fs::remove_dir_all(dir).await.map_err(failed),
+            None => Ok(()),
         }
-        let own = Dirs::of(&self.core().options.data_dir, id)?.own;
-        match tokio::fs::remove_dir_all(&own).await {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(RuntimeError {
-                kind: RuntimeErrorKind::Unavailable,
-                public: "The server's files could not be removed.".to_owned(),
-                detail: Some(format!("{}: {error}", own.display())),
-            }),
-            _ => Ok(()),
-        }
+    }
+
+    async fn kept(&self) -> Result<Vec<WorkloadId>, RuntimeError> {
+        let mut all = workload::kept(&self.core().options.data_dir).map_err(|error| RuntimeError {
+            kind: RuntimeErrorKind::Unavailable,
+            public: "The servers' folders cannot be listed.".to_owned(),
+            detail: Some(error.to_string()),
+        })?;
+        all.extend(self.core().lock().keys().cloned());
+        all.sort();
+        all.dedup();
+        Ok(all)
     }
 
     async fn observe(&self, id: &WorkloadId) -> Result<Option<Observation>, RuntimeError> {
@@ -237,6 +257,15 @@ impl Core {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Waits until children have ended, for as long as they are given for it.
+    async fn within_grace(&self, ended: impl Fn() -> bool) {
+        let grace = self.options.grace;
+        let deadline = Instant::now() + grace.close + grace.term + Duration::from_secs(1);
+        while !ended() && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     fn deployment(&self, id: &WorkloadId, digest: &str) -> Option<Deployment> {
         let table = self.lock();
         let entry = table.get(id).filter(|entry| *entry.workload.digest == *digest)?;
@@ -249,9 +278,9 @@ impl Core {
         let entry = table.entry(workload.id.clone()).or_insert_with(|| Entry::new(workload, &self.options));
         if entry.workload.digest != workload.digest {
             self.end(entry, WorkloadState::Stopped);
-            let life = entry.life;
-            *entry = Entry::new(workload, &self.options);
-            entry.life = life;
+            // Children of the one before may still be ending, in the same folder.
+            let (life, history) = (entry.life, Arc::new(entry.history.replaced()));
+            *entry = Entry { life, history, ..Entry::new(workload, &self.options) };
         }
         if let Some(running) = &entry.running {
             return Begun::Runs(Deployment { endpoints: running.endpoints.subscribe() });

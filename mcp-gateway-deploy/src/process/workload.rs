@@ -46,7 +46,8 @@ struct Inner {
 /// How a workload's children fared, over all its lives.
 #[derive(Default)]
 pub(super) struct History {
-    pub(super) alive: AtomicU32,
+    /// Children that have not ended yet, also those of other digests before this one.
+    pub(super) alive: Arc<AtomicU32>,
     pub(super) restarts: AtomicU32,
     ends: Mutex<Ends>,
 }
@@ -58,6 +59,11 @@ struct Ends {
 }
 
 impl History {
+    /// That of what replaces it, whose children may share a folder with those that are still ending.
+    pub(super) fn replaced(&self) -> Self {
+        Self { alive: Arc::clone(&self.alive), ..Self::default() }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Ends> {
         self.ends.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -176,7 +182,7 @@ impl Inner {
         let kept = Kept {
             mark,
             journal: Arc::clone(&self.journal),
-            history: Arc::clone(&self.history),
+            alive: Arc::clone(&self.history.alive),
             _group: group.clone(),
             _counted: counted,
         };
@@ -228,14 +234,14 @@ impl Inner {
 struct Kept {
     mark: Ulid,
     journal: Arc<Journal>,
-    history: Arc<History>,
+    alive: Arc<AtomicU32>,
     _group: Option<Arc<Group>>,
     _counted: Counted,
 }
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        self.history.alive.fetch_sub(1, Ordering::Relaxed);
+        self.alive.fetch_sub(1, Ordering::Relaxed);
         self.journal.ended(self.mark);
     }
 }
@@ -275,6 +281,16 @@ impl Dirs {
         Ok(Self { home: own.join("home"), tmp: own.join("tmp"), own, cache })
     }
 
+    /// Renames the workload's folder to one that no workload has, for it to be removed; `None` when there is none.
+    pub(super) fn give_up(&self) -> io::Result<Option<PathBuf>> {
+        let gone = self.own.with_file_name(format!("{GONE}{}", Ulid::generate()));
+        match fs::rename(&self.own, &gone) {
+            Ok(()) => Ok(Some(gone)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     fn create(&self, user: Option<(u32, u32)>) -> io::Result<()> {
         for dir in [&self.home, &self.tmp, &self.cache] {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
@@ -286,6 +302,48 @@ impl Dirs {
         }
         Ok(())
     }
+}
+
+/// What begins the name of a folder that is being removed. No workload's does.
+const GONE: &str = ".gone-";
+
+/// The workloads that have a folder.
+pub(super) fn kept(data_dir: &Path) -> io::Result<Vec<WorkloadId>> {
+    Ok(folders(data_dir)?.iter().filter_map(|name| id_of(name)).collect())
+}
+
+/// Removes what an earlier runtime was about to remove.
+pub(super) fn finish_removals(data_dir: &Path) -> io::Result<()> {
+    for name in folders(data_dir)?.iter().filter(|name| name.starts_with(GONE)) {
+        let dir = data_dir.join(CHILDREN).join(name);
+        if let Err(error) = fs::remove_dir_all(&dir) {
+            tracing::warn!(dir = %dir.display(), %error, "the folder of a removed server cannot be removed");
+        }
+    }
+    Ok(())
+}
+
+fn folders(data_dir: &Path) -> io::Result<Vec<String>> {
+    let entries = match fs::read_dir(data_dir.join(CHILDREN)) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    Ok(entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect())
+}
+
+/// The workload whose folder has this name; see [`Dirs::of`].
+fn id_of(name: &str) -> Option<WorkloadId> {
+    if name.starts_with('.') {
+        return None;
+    }
+    let mut parts = name.split('_');
+    let mut id = parts.next()?.as_bytes().to_vec();
+    for part in parts {
+        id.push(u8::from_str_radix(part.get(..2)?, 16).ok()?);
+        id.extend_from_slice(&part.as_bytes()[2..]);
+    }
+    Some(WorkloadId(String::from_utf8(id).ok()?.into()))
 }
 
 /// Lets the children's group, and nobody else, pass through the runtime's folders to their own.

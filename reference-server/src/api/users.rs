@@ -209,7 +209,7 @@ pub(super) async fn disable(
 
 /// Enables a user again.
 #[utoipa::path(post, path = "/api/v1/users/{id}/enable", tag = "users", params(("id" = String, Path, description = "The user's id.")),
-    responses((status = 200, description = "The user.", body = UserView), (status = 202, description = "It is done in the store, which this process cannot hear at the moment.", body = UserView), (status = 404, description = "There is none.", body = ProblemDetails, content_type = "application/problem+json")))]
+    responses((status = 200, description = "The user.", body = UserView), (status = 202, description = "It is done in the store, which this process cannot hear at the moment.", body = UserView), (status = 404, description = "There is none.", body = ProblemDetails, content_type = "application/problem+json"), (status = 409, description = "There is another person, and servers run as child processes for one.", body = ProblemDetails, content_type = "application/problem+json")))]
 pub(super) async fn enable(
     State(app): State<Arc<App>>,
     caller: Caller,
@@ -218,6 +218,8 @@ pub(super) async fn enable(
     Nothing: Nothing,
 ) -> Result<Response, Problem> {
     let when = expected(&headers)?;
+    // A user who is disabled does not count among those who share the processes.
+    people::check(&app, &Subject::local(id.as_str()))?;
     let revision = app.logins.users.set_state(&caller.0, &id, UserState::Active, when).await?;
     changed(&app, &id, revision).await
 }

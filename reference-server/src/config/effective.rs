@@ -220,6 +220,12 @@ impl Config {
         self.listen.ip().to_canonical().is_loopback()
     }
 
+    /// Whether children may run as root where this server does.
+    #[must_use]
+    pub fn children_may_be_root(&self) -> bool {
+        self.runtime.process.allow_root.unwrap_or_else(|| self.is_loopback())
+    }
+
     /// Where clients reach the data plane.
     ///
     /// # Errors

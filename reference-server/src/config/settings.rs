@@ -171,6 +171,12 @@ section! {
         /// Permits child processes although callers of several people share them. Their servers run as this process's
         /// user: whoever may add one could reach what others keep.
         i_trust_all_servers: bool = false,
+        /// Whether children may run as root, when this server does and `uid` is not set. Not set: only while it listens on
+        /// loopback.
+        allow_root: Option<bool> = None,
+        /// How long the files of a server whose entry is gone are kept, and those of a server of a person's own after the
+        /// person was deleted; it is stopped at once.
+        forget_after_seconds: u64 = 60,
         /// Whether children start in the sandbox (Landlock, `no_new_privs`).
         sandbox: bool = true,
         /// Files and folders that children may write, beside their own folder and the package caches.
@@ -244,9 +250,11 @@ section! {
         streams_per_principal: usize = 50,
         /// Connections of clients at once. Not set: what the limit of open files leaves room for.
         connections: Option<usize> = None,
-        /// How long a server may work until its answer begins, and how long a call may outlive its key.
+        /// How long a server may work until its answer to a call begins and be silent in the middle of it, and how long a
+        /// call may outlive its key.
         call_max_duration_seconds: u64 = 900,
-        /// How long an answer may be silent.
+        /// After how long without anything from the server a stream ends that waits for events (GET, or
+        /// `subscriptions/listen`); its client opens it anew.
         stream_idle_seconds: u64 = 600,
         /// How long connecting to a remote server may take.
         connect_timeout_seconds: u64 = 10,

@@ -350,6 +350,15 @@ fn the_url_names_an_address_that_clients_can_call() {
     assert_eq!(url("public_url: https://Gateway.example:443/"), "https://gateway.example");
 }
 
+#[test]
+fn children_may_be_root_where_only_this_machine_calls_or_the_operator_says_so() {
+    let may = |yaml: &str| read(yaml, &[]).unwrap().children_may_be_root();
+    assert!(may("{}"));
+    assert!(!may("{listen: 0.0.0.0:1, insecure_http: true}"));
+    assert!(may("{listen: 0.0.0.0:1, insecure_http: true, runtime: {process: {allow_root: true}}}"));
+    assert!(!may("{runtime: {process: {allow_root: false}}}"));
+}
+
 /// `docs/reference/configuration.md` lists exactly these keys and defaults. `UPDATE_REFERENCE=1` writes it.
 #[test]
 fn the_reference_is_what_the_code_says() {

@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use async_trait::async_trait;
+use futures_util::StreamExt as _;
 use mcp_gateway_core::contract::{
     Deployment, LogStream, Observation, Runtime, RuntimeError, RuntimeErrorKind, RuntimeEventStream, Workload,
-    WorkloadId,
+    WorkloadId, WorkloadState,
 };
 use mcp_gateway_core::snapshot::Snapshots;
 use mcp_gateway_deploy::bridge::BridgeOptions;
@@ -75,6 +76,7 @@ pub(super) fn runtime(
         starts_per_minute: children.starts_per_minute,
     };
     process.bridge = bridge(config);
+    let as_root = process.user.is_none() && rustix::process::geteuid().is_root();
     if let Some(program) = options.launcher.clone().filter(|_| settings.sandbox) {
         process.launcher = Some(Launcher { program, args: vec!["stdio".into(), "--sandbox".into()] });
     }
@@ -88,11 +90,10 @@ pub(super) fn runtime(
             "children are not kept from this server's files: the sandbox is off, or the kernel lacks Landlock"
         );
     }
-    if settings.uid.is_none() && rustix::process::geteuid().is_root() {
-        tracing::warn!(
-            "children run as root: whatever they escape to, they own this machine. Set runtime.process.uid and \
-             runtime.process.gid to a user without rights, or start the server as one"
-        );
+    if as_root && !config.children_may_be_root() {
+        tracing::error!("no child starts: {AS_ROOT}");
+    } else if as_root {
+        tracing::warn!("children run as root: whatever they escape to, they own this machine. {AS_ROOT}");
     }
     let data_dir = process.data_dir.clone();
     let runtime = ProcessRuntime::new(process).with_context(|| format!("runtime.process: {}", data_dir.display()))?;
@@ -103,6 +104,7 @@ fn bridge(config: &Config) -> BridgeOptions {
     let limits = &config.limits.bridge;
     let mut bridge = BridgeOptions::default();
     bridge.max_body = usize::try_from(config.limits.body_bytes).unwrap_or(usize::MAX);
+    bridge.max_id = config.limits.id_bytes;
     bridge.max_sessions = config.limits.children.per_server;
     bridge.max_line = limits.line_bytes;
     bridge.max_calls = limits.calls;
@@ -145,38 +147,91 @@ fn absolute(path: &Path) -> Result<PathBuf, StartError> {
     std::path::absolute(path).with_context(|| format!("{} cannot be made an absolute path", path.display()))
 }
 
-/// Keeps the rule of the start while the server runs: no child starts once there is a second person.
-pub(super) struct OnePerson {
-    inner: ProcessRuntime,
+const AS_ROOT: &str = "Children of a server that runs as root need a user without rights: set runtime.process.uid and \
+                       runtime.process.gid, or start the server as another user. If they are to be root, set \
+                       runtime.process.allow_root: true";
+const SEVERAL: &str = "There are several people, and child processes share one user with each other. Set \
+                       runtime.process.i_trust_all_servers: true if every server is trusted";
+
+/// Starts no child that the operator has not agreed to: as root, or for several people. The rule of the start holds while
+/// the server runs: once there is a second person, what runs is stopped, since calls that find it would share it.
+pub(super) struct Agreed {
+    inner: Arc<dyn Runtime>,
     snapshots: Snapshots,
     trusts_all: bool,
+    as_root: bool,
 }
 
-impl OnePerson {
-    pub(super) fn new(inner: ProcessRuntime, snapshots: Snapshots, config: &Config) -> Self {
-        Self { inner, snapshots, trusts_all: config.runtime.process.i_trust_all_servers }
+impl Agreed {
+    pub(super) fn new(inner: Arc<dyn Runtime>, snapshots: Snapshots, config: &Config) -> Self {
+        let as_root = config.runtime.process.uid.is_none()
+            && rustix::process::geteuid().is_root()
+            && !config.children_may_be_root();
+        Self { inner, snapshots, trusts_all: config.runtime.process.i_trust_all_servers, as_root }
+    }
+
+    fn refuses(&self) -> Option<RuntimeError> {
+        let refused = |public: &str, detail: &str| {
+            let (public, detail) = (public.to_owned(), Some(format!("{detail}.")));
+            Some(RuntimeError { kind: RuntimeErrorKind::Unsupported, public, detail })
+        };
+        if self.as_root {
+            return refused("This gateway does not run servers: it runs as root.", AS_ROOT);
+        }
+        if self.serves_several() {
+            return refused("This gateway runs servers for one person only.", SEVERAL);
+        }
+        None
+    }
+
+    fn serves_several(&self) -> bool {
+        !self.trusts_all && People::of(&self.snapshots.load()).count() > 1
+    }
+
+    /// Stops what runs as soon as there is a second person.
+    pub(super) async fn watch_people(self: Arc<Self>) {
+        if self.trusts_all {
+            return;
+        }
+        let (mut swapped, mut changes) = (self.snapshots.swapped(), self.inner.watch());
+        loop {
+            swapped.mark_unchanged();
+            let running = self.inner.list().await.unwrap_or_default().into_iter();
+            let running = running.filter(|one| matches!(one.state, WorkloadState::Starting | WorkloadState::Running));
+            let running: Vec<Observation> = running.collect();
+            if !running.is_empty() && self.serves_several() {
+                tracing::error!("what runs is stopped: {SEVERAL}");
+                for one in running {
+                    let _ = self.inner.stop(&one.id).await;
+                }
+            }
+            tokio::select! {
+                changed = swapped.changed() => if changed.is_err() { return },
+                change = changes.next() => if change.is_none() { return },
+            }
+        }
     }
 }
 
 #[async_trait]
-impl Runtime for OnePerson {
+impl Runtime for Agreed {
     async fn ensure(&self, workload: &Arc<Workload>) -> Result<Deployment, RuntimeError> {
-        if !self.trusts_all && People::of(&self.snapshots.load()).count() > 1 {
-            return Err(RuntimeError {
-                kind: RuntimeErrorKind::Unsupported,
-                public: "This gateway runs servers for one person only.".into(),
-                detail: Some(
-                    "There are several people, and child processes share one user with each other. Set \
-                     runtime.process.i_trust_all_servers: true if every server is trusted."
-                        .into(),
-                ),
-            });
+        match self.refuses() {
+            Some(error) => Err(error),
+            None => self.inner.ensure(workload).await,
         }
-        self.inner.ensure(workload).await
     }
 
     async fn stop(&self, id: &WorkloadId) -> Result<(), RuntimeError> {
         self.inner.stop(id).await
+    }
+
+    async fn update(&self, workload: &Arc<Workload>) -> Result<(), RuntimeError> {
+        self.inner.update(workload).await
+    }
+
+    async fn kept(&self) -> Result<Vec<WorkloadId>, RuntimeError> {
+        self.inner.kept().await
     }
 
     async fn remove(&self, id: &WorkloadId) -> Result<(), RuntimeError> {
@@ -197,5 +252,86 @@ impl Runtime for OnePerson {
 
     fn watch(&self) -> RuntimeEventStream {
         self.inner.watch()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use mcp_gateway_core::Body;
+    use mcp_gateway_core::BoxFuture;
+    use mcp_gateway_core::contract::{Program, ResourceStore, SystemClock, Upstream, UpstreamError, When};
+    use mcp_gateway_core::memory::{MemoryKeys, MemoryRuntime, MemoryStore};
+    use mcp_gateway_core::record::{FieldSealer, Resources, Roles, Route, TenantId, User, UserState};
+    use mcp_gateway_core::seal::Sealer;
+    use mcp_gateway_core::snapshot::SnapshotOptions;
+
+    use super::*;
+
+    struct Uncalled;
+
+    impl Upstream for Uncalled {
+        fn call(&self, _: http::Request<Body>) -> BoxFuture<Result<http::Response<Body>, UpstreamError>> {
+            unreachable!("nobody calls")
+        }
+    }
+
+    async fn snapshots() -> (Snapshots, Resources<User>) {
+        let clock = Arc::new(SystemClock);
+        let store: Arc<dyn ResourceStore> = Arc::new(MemoryStore::new(clock.clone()));
+        let sealer: Arc<dyn FieldSealer> =
+            Sealer::open(Arc::clone(&store), Arc::new(MemoryKeys::new()), clock).await.unwrap();
+        let compile = Arc::new(|_: &_| unreachable!("there is no entry"));
+        let options = SnapshotOptions::new(Arc::clone(&sealer), compile);
+        let (snapshots, driver) = Snapshots::follow(Arc::clone(&store), options).await.unwrap();
+        tokio::spawn(driver);
+        (snapshots, Resources::new(store, sealer, TenantId::default()))
+    }
+
+    async fn add(snapshots: &Snapshots, users: &Resources<User>, id: &str) {
+        let user = User {
+            name: id.to_owned(),
+            email: None,
+            roles: Roles::OWNER,
+            groups: Vec::new(),
+            state: UserState::Active,
+            epoch: 0,
+            created_at: jiff::Timestamp::UNIX_EPOCH,
+        };
+        snapshots.wait_for(users.save(id, &user, When::Any).await.unwrap()).await;
+    }
+
+    fn workload() -> Arc<Workload> {
+        let program = Program::Command { command: "none".to_owned(), args: Vec::new() };
+        Arc::new(Route::template("a", program, Vec::new()))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn with_the_second_person_what_runs_ends_and_nothing_starts() {
+        for trusts_all in [false, true] {
+            let (snapshots, users) = snapshots().await;
+            let inner: Arc<dyn Runtime> = Arc::new(MemoryRuntime::new(Arc::new(Uncalled)));
+            let agreed = Arc::new(Agreed { inner, snapshots: snapshots.clone(), trusts_all, as_root: false });
+            tokio::spawn(Arc::clone(&agreed).watch_people());
+            add(&snapshots, &users, "ada").await;
+            let workload = workload();
+            let deployment = agreed.ensure(&workload).await.unwrap();
+            add(&snapshots, &users, "eve").await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            assert_eq!(deployment.endpoints.has_changed().is_ok(), trusts_all, "whoever finds it would share it");
+            let again = agreed.ensure(&workload).await;
+            assert_eq!(again.err().map(|error| error.kind), (!trusts_all).then_some(RuntimeErrorKind::Unsupported));
+        }
+    }
+
+    #[tokio::test]
+    async fn no_child_starts_as_root_without_a_word() {
+        let (snapshots, _) = snapshots().await;
+        let inner: Arc<dyn Runtime> = Arc::new(MemoryRuntime::new(Arc::new(Uncalled)));
+        let agreed = Agreed { inner, snapshots, trusts_all: false, as_root: true };
+        let error = agreed.ensure(&workload()).await.err().unwrap();
+        assert_eq!(error.kind, RuntimeErrorKind::Unsupported);
+        assert!(error.detail.unwrap().contains("runtime.process.uid") && !error.public.contains("uid"));
     }
 }

@@ -18,6 +18,8 @@ use mcp_gateway_core::egress::Connections;
 use mcp_gateway_core::memory::MemoryRateLimiter;
 use mcp_gateway_core::policy::{AccessPolicy, SnapshotRules, everybody_at_first};
 use mcp_gateway_core::record::{FieldSealer, Mount, Resource, Resources, Secret, TenantId};
+#[cfg(feature = "process")]
+use mcp_gateway_core::retire::Retirement;
 use mcp_gateway_core::snapshot::{SnapshotOptions, Snapshots};
 use mcp_gateway_store::spool::SpoolDriver;
 use tokio_util::task::TaskTracker;
@@ -27,6 +29,8 @@ use super::data_plane::{self, Ingredients};
 use super::tasks::{Background, Upkeep};
 use super::{issuers, logins, oauth, router, storage};
 use crate::app::{App, DataPlaneLoad, Logins};
+#[cfg(feature = "process")]
+use crate::config::Database;
 use crate::config::{Capacity, Config, ProcessRole};
 use crate::listen::{Dispatch, Drain, Listener, ListenerOptions, TlsFiles, TlsReloader};
 use crate::metrics::{self, MeteredSink, Metrics};
@@ -141,8 +145,18 @@ impl Server {
         let process = super::process::runtime(&config, &options, &snapshots)?;
         #[cfg(feature = "process")]
         let runtime = process.clone().map(|runtime| {
-            Arc::new(super::process::OnePerson::new(runtime, snapshots.clone(), &config)) as Arc<dyn Runtime>
+            let agreed = Arc::new(super::process::Agreed::new(Arc::new(runtime), snapshots.clone(), &config));
+            tasks.spawn(Arc::clone(&agreed).watch_people());
+            agreed as Arc<dyn Runtime>
         });
+        #[cfg(feature = "process")]
+        if let Some(runtime) = &runtime {
+            let retirement = Retirement::new(snapshots.clone(), typed.of(), Arc::clone(runtime))
+                .forget_after(Duration::from_secs(config.runtime.process.forget_after_seconds));
+            // What is in memory alone cannot say which servers there were.
+            let keeps = !matches!(config.database()?, Database::Memory);
+            tasks.spawn(if keeps { retirement } else { retirement.without_left_overs() }.run());
+        }
         #[cfg(not(feature = "process"))]
         let runtime: Option<Arc<dyn Runtime>> = None;
         let limiter = MemoryRateLimiter::new(SystemClock, BUDGETS);

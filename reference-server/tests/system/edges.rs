@@ -101,22 +101,34 @@ async fn an_http2_connection_has_so_many_requests_at_once() {
 }
 
 #[tokio::test]
-async fn a_silent_answer_is_ended() {
+async fn a_silent_stream_ends_and_a_silent_call_fails_later() {
     let upstream = Upstream::start(|_| {
         let first = futures_util::stream::iter([Ok::<_, Infallible>(Bytes::from_static(b": hello\n\n"))]);
         events(Body::from_stream(first.chain(futures_util::stream::pending())))
     })
     .await;
-    let gateway = Gateway::start_with(&[upstream.entry("quiet")], &[("LIMITS__STREAM_IDLE_SECONDS", "1")]).await;
+    let settings = [("LIMITS__STREAM_IDLE_SECONDS", "1"), ("LIMITS__CALL_MAX_DURATION_SECONDS", "3")];
+    let gateway = Gateway::start_with(&[upstream.entry("quiet")], &settings).await;
     let key = gateway.key().await;
-    let mut open = mcp::modern_tool("quiet", &key, 1, "work", &json!({})).open(gateway.address).await;
-    let begun = std::time::Instant::now();
-    while open.event().await.is_some() {}
-    let took = begun.elapsed();
-    // Not at once, and not only with the test's own patience.
-    assert!(took > Duration::from_millis(500) && took < Duration::from_secs(20), "{took:?}");
-    let row = gateway.audit_of(1, |row| row["server"] == "quiet").await.remove(0);
-    assert_eq!(row["outcome"], "upstream_failed", "{row}");
+    let get = Call::get(&mcp::path("quiet")).header("accept", "text/event-stream").bearer(&key.secret);
+    let params = json!({ "notifications": { "toolsListChanged": true } });
+    let listen = mcp::modern("quiet", &key, &mcp::modern_request(1, "subscriptions/listen", params));
+    let call = mcp::modern_tool("quiet", &key, 1, "work", &json!({}));
+    for (exchange, seconds, whole) in [(get, 1, true), (listen, 1, true), (call, 3, false)] {
+        let begun = std::time::Instant::now();
+        let mut open = exchange.open(gateway.address).await;
+        assert_eq!(open.status, 200);
+        let ended_well = open.ends_well().await;
+        let took = begun.elapsed();
+        // Not before its time, and not only with the test's own patience.
+        let least = Duration::from_millis(seconds * 1_000 - 100);
+        assert!(took >= least && took < Duration::from_secs(20), "{took:?}");
+        assert_eq!(ended_well, whole);
+    }
+    let rows = gateway.audit_of(3, |row| row["server"] == "quiet" && row["kind"] != "opened").await;
+    let ends: Vec<_> =
+        rows.iter().map(|row| (row["kind"].as_str().unwrap(), row["outcome"].as_str().unwrap())).collect();
+    assert_eq!(ends, [("closed", "ok"), ("closed", "ok"), ("exchange", "upstream_failed")], "{rows:?}");
 }
 
 /// An event of exactly so many bytes, which answers call 1.

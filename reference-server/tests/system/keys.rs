@@ -135,14 +135,13 @@ async fn a_second_person_gets_no_child_unless_the_operator_says_so() {
     let first = mcp::modern_tool("stdio", &owner, 1, "test_simple_text", &json!({}));
     first.send(gateway.address).await.expect(200);
     let body = json!({ "name": "b", "servers": ["*"], "subject": "bob" }).to_string();
-    let made = gateway.admin(Call::post("/api/v1/api-keys", body)).await;
-    // Refused where the key is made, or where it would first share the machine.
-    if made.status.is_success() {
-        let made = made.json();
-        let bob = Key { id: made["id"].as_str().unwrap().into(), secret: made["key"].as_str().unwrap().into() };
-        let second = mcp::modern_tool("stdio", &bob, 1, "test_simple_text", &json!({}));
-        second.send(gateway.address).await.expect(503);
-    } else {
-        assert!(made.status.is_client_error(), "{} {}", made.status, made.text());
-    }
+    let made = gateway.admin(Call::post("/api/v1/api-keys", body.clone())).await.expect(409);
+    assert!(made.text().contains("i_trust_all_servers"), "{}", made.text());
+    // With the operator's word it is made, and works.
+    let trusting = [("RUNTIME__PROCESS__I_TRUST_ALL_SERVERS", "true")];
+    let gateway = Gateway::start_with(&[stdio_fixture()], &trusting).await;
+    gateway.key().await;
+    let bob = gateway.key_for(&serde_json::from_str(&body).unwrap()).await;
+    let second = mcp::modern_tool("stdio", &bob, 1, "test_simple_text", &json!({}));
+    second.send(gateway.address).await.expect(200);
 }

@@ -27,6 +27,7 @@ mod oauth;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod resumption;
+mod retire;
 #[cfg(feature = "postgres")]
 mod roles;
 mod secrets;

@@ -37,6 +37,14 @@ impl Runtime for Fake {
         unreachable!("the layer stops nothing")
     }
 
+    async fn update(&self, _: &Arc<Workload>) -> Result<(), RuntimeError> {
+        unreachable!("the layer updates nothing")
+    }
+
+    async fn kept(&self) -> Result<Vec<WorkloadId>, RuntimeError> {
+        unreachable!("the layer asks nothing")
+    }
+
     async fn remove(&self, _: &WorkloadId) -> Result<(), RuntimeError> {
         unreachable!("the layer removes nothing")
     }

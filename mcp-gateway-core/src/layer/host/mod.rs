@@ -14,13 +14,16 @@ use crate::refusal::Refusal;
 /// Refuses requests whose `Host` is not one of ours: 403, against DNS rebinding.
 ///
 /// Allowed are the host of the public URL, the listed names, and, when the listener is bound to loopback, the names of
-/// loopback. A listed name without a port matches any port.
+/// loopback. A listed name without a port matches any port. A name with the default port of the public URL's scheme is the
+/// name without it (RFC 9110 §4.2.3).
 #[derive(Debug, Clone)]
 pub struct HostLayer(Arc<Allowed>);
 
 #[derive(Debug)]
 struct Allowed {
     authority: Box<str>,
+    /// With its colon: of the public URL's scheme.
+    default_port: &'static str,
     names: Vec<Box<str>>,
     loopback: bool,
 }
@@ -30,13 +33,20 @@ impl HostLayer {
     pub fn new(mount: &Mount, names: impl IntoIterator<Item = String>, loopback: bool) -> Self {
         Self(Arc::new(Allowed {
             authority: mount.authority().into(),
+            default_port: if mount.is_https() { ":443" } else { ":80" },
             names: names.into_iter().map(|name| name.to_ascii_lowercase().into()).collect(),
             loopback,
         }))
     }
 
+    /// Without the default port.
+    fn plain<'a>(&self, host: &'a str) -> &'a str {
+        host.strip_suffix(self.0.default_port).unwrap_or(host)
+    }
+
     fn allows(&self, host: &str) -> bool {
         let allowed = &*self.0;
+        let host = self.plain(host);
         if host.eq_ignore_ascii_case(&allowed.authority) {
             return true;
         }
@@ -58,7 +68,7 @@ impl Gate for HostLayer {
         };
         // HTTP/2 and absolute-form requests carry it in the URI; both must agree with the field (RFC 9112 §3.2.2).
         let host = match (parts.uri.authority().map(http::uri::Authority::as_str), field) {
-            (Some(authority), Some(field)) if !authority.eq_ignore_ascii_case(field) => None,
+            (Some(authority), Some(field)) if !self.plain(authority).eq_ignore_ascii_case(self.plain(field)) => None,
             (authority, field) => authority.or(field),
         };
         match host {
@@ -111,12 +121,19 @@ mod tests {
         let mount = Mount::new("https://gw.example", "/mcp-connect").unwrap();
         let public = HostLayer::new(&mount, ["gw.internal".to_owned()], false);
         let local = HostLayer::new(&mount, [], true);
+        let plain = HostLayer::new(&Mount::new("http://gw.example", "/mcp-connect").unwrap(), [], false);
         for (layer, host, verdict) in [
             (&public, "GW.example", None),
             (&public, "gw.internal:8443", None),
             (&public, "gw.example.evil", Some(403)),
             (&public, "localhost:8080", Some(403)),
             (&public, "gw.example:8080", Some(403)),
+            (&public, "GW.example:443", None),
+            (&public, "gw.example:80", Some(403)),
+            (&public, "gw.example.evil:443", Some(403)),
+            (&plain, "gw.example:80", None),
+            (&plain, "gw.example:443", Some(403)),
+            (&plain, "[2001:db8::80]", Some(403)),
             (&local, "localhost:8080", None),
             (&local, "127.0.0.1", None),
             (&local, "[::1]:8080", None),
@@ -128,5 +145,7 @@ mod tests {
         assert_eq!(judge(&public, "/", &["gw.example", "gw.example"]), Some(400));
         assert_eq!(judge(&public, "http://gw.example/", &["evil.example"]), Some(403));
         assert_eq!(judge(&public, "https://gw.example/", &[]), None);
+        assert_eq!(judge(&public, "https://gw.example:443/", &["gw.example"]), None);
+        assert_eq!(judge(&public, "https://gw.example:8443/", &["gw.example"]), Some(403));
     }
 }

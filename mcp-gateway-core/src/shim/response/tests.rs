@@ -3,6 +3,7 @@ use std::convert::Infallible;
 use http_body_util::StreamBody;
 
 use super::*;
+use crate::context::{MessageFacts, MessageKind};
 use crate::contract::SystemClock;
 
 const MESSAGE: &str = r#"{"jsonrpc":"2.0","id":1,"result":{}}"#;
@@ -134,16 +135,43 @@ fn only_redirects_of_the_same_origin_are_followed() {
     }
 }
 
+/// A stream that says something three times, each after so long, and the end.
+fn pausing(pause: Duration, silence: Silence) -> UpstreamBody {
+    let frames = futures_util::stream::unfold(0, move |at| async move {
+        tokio::time::sleep(pause).await;
+        (at < 3).then(|| (Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"x"))), at + 1))
+    });
+    UpstreamBody::new(Body::new(StreamBody::new(frames)), silence, McpContext::new(&SystemClock), None)
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_answer_may_be_silent_for_so_long() {
-    let idle = Duration::from_secs(10);
-    let body = |pause: Duration| {
-        let frames = futures_util::stream::unfold(0, move |at| async move {
-            tokio::time::sleep(pause).await;
-            (at < 3).then(|| (Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"x"))), at + 1))
-        });
-        UpstreamBody::new(Body::new(StreamBody::new(frames)), idle, McpContext::new(&SystemClock), None)
+    let (time, moment) = (Duration::from_secs(10), Duration::from_millis(1));
+    for silence in [Silence::Ends(time), Silence::Fails(time)] {
+        assert_eq!(pausing(time - moment, silence).collect().await.unwrap().to_bytes(), "xxx");
+    }
+    assert!(pausing(time + moment, Silence::Fails(time)).collect().await.is_err());
+    let ended = pausing(time + moment, Silence::Ends(time)).collect().await;
+    assert_eq!(ended.unwrap().to_bytes(), "", "a stream of events ends as if the server had ended it");
+}
+
+#[test]
+fn only_streams_of_events_end_by_silence() {
+    let options = ForwardOptions::default();
+    let said = |method: Option<&str>, media: &'static str| {
+        let cx = McpContext::new(&SystemClock);
+        let none = MessageFacts::none();
+        cx.set_message(match method {
+            Some(method) => MessageFacts { kind: MessageKind::Request, method: Some(method.to_owned().into()), ..none },
+            None => none,
+        })
+        .unwrap();
+        Silence::of(&HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(media))]), &cx, &options)
     };
-    assert_eq!(body(idle - Duration::from_millis(1)).collect().await.unwrap().to_bytes(), "xxx");
-    assert!(body(idle + Duration::from_millis(1)).collect().await.is_err());
+    let events = "text/event-stream; charset=utf-8";
+    assert_eq!(said(None, events), Silence::Ends(options.stream_idle));
+    assert_eq!(said(Some("subscriptions/listen"), events), Silence::Ends(options.stream_idle));
+    // A part of a message is none.
+    assert_eq!(said(None, "application/json"), Silence::Fails(options.head_timeout));
+    assert_eq!(said(Some("tools/call"), events), Silence::Fails(options.head_timeout));
 }

@@ -17,12 +17,12 @@ use rand::RngExt as _;
 use tokio::time::Instant;
 
 use self::session::{Session, parts};
-use super::broken;
 use super::calls::NotTaken;
 use super::child::Child;
 use super::options::BridgeOptions;
 use super::respond::{self, Accepts};
 use super::stream::{End, Pace, Stream, cursor};
+use super::{broken, stopped};
 
 /// `Mcp-Session-Id`.
 pub(super) const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
@@ -46,6 +46,8 @@ struct Table {
     sessions: HashMap<Arc<str>, Arc<Session>>,
     /// Handshakes under way.
     opening: usize,
+    /// No session is opened any more.
+    ended: bool,
 }
 
 impl Sessions {
@@ -65,9 +67,13 @@ impl Sessions {
         (sessions.len(), calls, last)
     }
 
-    /// Ends every session.
+    /// Ends every session, and opens no more.
     pub(super) fn end_all(&self) {
-        let sessions: Vec<_> = self.lock().sessions.values().cloned().collect();
+        let sessions: Vec<_> = {
+            let mut table = self.lock();
+            table.ended = true;
+            table.sessions.values().cloned().collect()
+        };
         for session in sessions {
             session.end();
         }
@@ -76,6 +82,9 @@ impl Sessions {
     /// Makes room for one session more, held until the value is dropped or turned into a session.
     pub(super) fn reserve(&self) -> Result<Opening, UpstreamError> {
         let mut table = self.lock();
+        if table.ended {
+            return Err(stopped());
+        }
         if table.sessions.len() + table.opening >= self.0.options.max_sessions {
             let public = "The server has as many sessions as it may have. Try again later.";
             return Err(UpstreamError::new(UpstreamErrorKind::Exhausted, public));
@@ -129,8 +138,8 @@ impl Sessions {
             return Ok(respond::json(status, answer));
         }
         session.negotiated(&answer);
+        opening.open(session)?;
         guard.0 = None;
-        opening.open(session);
         let mut response = if accepts.json {
             respond::json(StatusCode::OK, answer)
         } else {
@@ -278,12 +287,21 @@ fn only(stream: &Stream) -> Result<(Bytes, End), UpstreamError> {
 pub(super) struct Opening(Sessions);
 
 impl Opening {
-    fn open(self, session: Arc<Session>) {
+    /// Fails when the bridge was stopped meanwhile.
+    pub(super) fn goes_on(&self) -> Result<(), UpstreamError> {
+        if self.0.lock().ended { Err(stopped()) } else { Ok(()) }
+    }
+
+    fn open(self, session: Arc<Session>) -> Result<(), UpstreamError> {
         // One that has ended by now has also left the table.
         let mut table = self.0.lock();
+        if table.ended {
+            return Err(stopped());
+        }
         if !session.is_ended() {
             table.sessions.insert(Arc::clone(session.id()), session);
         }
+        Ok(())
     }
 }
 

@@ -175,7 +175,7 @@ impl Session {
             let idle_at = self.idle_at();
             tokio::select! {
                 line = reader.next() => match line {
-                    Ok(Some(line)) => calls::receive(&line, self.options.max_line, &reader, |line, message| {
+                    Ok(Some(line)) => calls::receive(&line, &self.options, &reader, |line, message| {
                         self.route(line, message);
                     }),
                     Ok(None) => break true,

@@ -144,7 +144,7 @@ impl Hub {
         let broken = loop {
             tokio::select! {
                 line = reader.next() => match line {
-                    Ok(Some(line)) => calls::receive(&line, self.options.max_line, &reader, |line, message| {
+                    Ok(Some(line)) => calls::receive(&line, &self.options, &reader, |line, message| {
                         self.route(line, message);
                     }),
                     Ok(None) => break true,

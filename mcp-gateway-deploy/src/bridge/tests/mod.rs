@@ -432,3 +432,59 @@ async fn a_line_over_the_cap_ends_the_child() {
     let error = client.call(json!(1), "echo", json!({"x": "y".repeat(700)})).await.err().unwrap();
     assert_eq!(error.kind, UpstreamErrorKind::Broken);
 }
+
+#[tokio::test]
+async fn nothing_starts_after_the_stop() {
+    let initialize = json!({"jsonrpc": "2.0", "id": 0, "method": "initialize",
+        "params": {"protocolVersion": "2025-11-25", "capabilities": {}}});
+    for speaks in [Speaks::Legacy, Speaks::Modern] {
+        let script = Script::new(speaks);
+        let bridge = script.bridge();
+        bridge.start().await.unwrap();
+        bridge.shutdown();
+        let client = Client::modern(&bridge);
+        let starts = script.starts();
+        // As of a client whose body was slow: its request found the bridge before the stop.
+        for refused in [
+            client.send("POST", &[], Some(&initialize)).await.err().unwrap(),
+            client.call(json!(1), "echo", json!({})).await.err().unwrap(),
+        ] {
+            assert_eq!(refused.kind, UpstreamErrorKind::Unavailable, "{refused:?}");
+        }
+        assert_eq!(script.starts(), starts);
+    }
+    // In the middle of the start of a session's child.
+    let script = Script::new(Speaks::Legacy);
+    let bridge = script.bridge();
+    let opens = async { Client::modern(&bridge).send("POST", &[], Some(&initialize)).await };
+    let stops = async {
+        while script.starts() == 0 {
+            tokio::task::yield_now().await;
+        }
+        bridge.shutdown();
+    };
+    let (opened, ()) = tokio::join!(opens, stops);
+    assert_eq!(opened.err().unwrap().kind, UpstreamErrorKind::Unavailable);
+    assert_eq!((script.starts(), bridge.usage().sessions), (1, 0));
+    for _ in 0..1000 {
+        if script.stopped.load(Ordering::SeqCst) > 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    panic!("the child that started meanwhile runs on");
+}
+
+#[tokio::test]
+async fn an_id_may_be_as_long_as_the_options_say() {
+    const LONGEST: usize = 3_000;
+    let script = Script::new(Speaks::Both);
+    let bridge = script.bridge_with(|options| options.max_id = LONGEST);
+    for client in [Client::legacy(&bridge).await, Client::modern(&bridge)] {
+        let id = "x".repeat(LONGEST - 2);
+        let events = client.call(json!(id), "echo", json!({})).await.unwrap().all().await;
+        assert_eq!(events.last().unwrap().1["id"], id.as_str(), "with its quotes it is as long as it may be");
+        let longer = client.call(json!(format!("{id}x")), "echo", json!({})).await.unwrap();
+        assert_eq!(longer.status, 400);
+    }
+}

@@ -230,6 +230,21 @@ async fn the_first_owner_ends_the_bootstrap() {
 }
 
 #[tokio::test]
+async fn nobody_is_enabled_beside_another_person_where_processes_serve_one() {
+    let world = World::with(crate::config::Config::default()).await;
+    let (owner, eve) = (world.person("owner", Roles::OWNER).await, world.person("eve", Roles::BASIC).await);
+    let post = async |act: &str| {
+        let path = format!("/api/v1/users/{}/{act}", eve.id);
+        world.as_person(&owner, "POST", &path, None).await
+    };
+    assert_eq!(post("disable").await.status, StatusCode::OK);
+    let refused = post("enable").await;
+    assert_eq!(refused.status, StatusCode::CONFLICT, "{}", refused.body);
+    let read = world.as_person(&owner, "GET", &format!("/api/v1/users/{}", eve.id), None).await;
+    assert_eq!(read.body["state"], "disabled");
+}
+
+#[tokio::test]
 async fn users_are_made_changed_disabled_and_deleted() {
     let world = World::new().await;
     let owner = world.person("owner", Roles::OWNER).await;

@@ -83,6 +83,13 @@ impl Gateway {
         std::fs::remove_file(self.folder.path().join("catalog").join(format!("{number}.yaml"))).unwrap();
     }
 
+    /// Replaces the entry of this number at once: nobody sees a half of it, or none.
+    pub(crate) fn write_entry(&self, number: usize, text: &str) {
+        let new = self.folder.path().join("entry.new");
+        std::fs::write(&new, text).unwrap();
+        std::fs::rename(new, self.folder.path().join("catalog").join(format!("{number}.yaml"))).unwrap();
+    }
+
     async fn ready(&mut self) {
         let address = self.address;
         let begun = std::time::Instant::now();

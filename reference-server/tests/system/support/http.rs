@@ -171,6 +171,17 @@ impl Open {
         }
     }
 
+    /// Reads to the end; whether that was an end, and not a break.
+    pub(crate) async fn ends_well(&mut self) -> bool {
+        loop {
+            match timeout(PATIENCE * 2, self.body.frame()).await.expect("the body ends") {
+                None => return true,
+                Some(Ok(_)) => {}
+                Some(Err(_)) => return false,
+            }
+        }
+    }
+
     /// The next event, comments included; `None` at the end of the stream.
     pub(crate) async fn event(&mut self) -> Option<Event> {
         loop {
