@@ -7,10 +7,10 @@ use crate::scim::check as scim_check;
 use crate::server::check as server;
 use crate::token::check as token;
 
-pub use oidc::{callback, id_token, provider};
+pub use oidc::{callback, github, id_token, provider, token_answer};
 pub use scim_check::scim;
-pub use server::{form, redirect, registration, resource, user_code};
-pub use token::{keys, token};
+pub use server::{client_assertion, document, form, id_jag, redirect, registration, resource, user_code};
+pub use token::{foreign, keys, token};
 
 #[cfg(test)]
 mod tests {
@@ -18,9 +18,14 @@ mod tests {
 
     type Check = fn(&[u8]);
 
-    const CHECKS: [(&str, Check); 11] = [
+    const CHECKS: [(&str, Check); 17] = [
         ("callback", super::callback),
+        ("client_assertion", super::client_assertion),
+        ("document", super::document),
+        ("foreign", super::foreign),
         ("form", super::form),
+        ("github", super::github),
+        ("id_jag", super::id_jag),
         ("id_token", super::id_token),
         ("keys", super::keys),
         ("provider", super::provider),
@@ -29,6 +34,7 @@ mod tests {
         ("resource", super::resource),
         ("scim", super::scim),
         ("token", super::token),
+        ("token_answer", super::token_answer),
         ("user_code", super::user_code),
     ];
 
@@ -100,6 +106,15 @@ mod tests {
             "\",\"value\":",
             "userName eq \"",
             "[{\"value\":\"a\"}]",
+            "\"aud\":\"https://gateway.example\",\"client_id\":\"agent\",\"jti\":\"1\",",
+            "\"aud\":\"api://tools\",\"active\":true,",
+            "{\"iss\":\"https://idp.example\",\"sub\":\"u\",\"exp\":1800000060,\"iat\":1800000000,",
+            "\"resource\":\"https://gateway.example/mcp-connect/github\"",
+            "{\"client_id\":\"https://client.example/client.json\",\"client_name\":\"c\"",
+            "{\"access_token\":\"a\"",
+            "{\"error\":\"invalid_grant\"",
+            "{\"id\":1,\"login\":\"ada\"}",
+            "\n",
             "}",
             "cursor:",
             "WDJB",

@@ -1,8 +1,8 @@
-//! The list of what is tested names tests that exist.
+//! The list of what is tested names tests that exist, and all fuzz targets.
 
 use std::collections::HashSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The names of all tests below a folder.
 fn tests(folder: &Path, names: &mut HashSet<String>) {
@@ -25,17 +25,49 @@ fn tests(folder: &Path, names: &mut HashSet<String>) {
     }
 }
 
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
+}
+
+fn page() -> String {
+    fs::read_to_string(root().join("../docs/src/reference/oauth-security.md")).expect("the page")
+}
+
+/// What is quoted in a text.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
 #[test]
 fn every_named_test_exists() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut known = HashSet::new();
-    for folder in ["src", "../mcp-gateway-core/src", "../reference-server/tests"] {
-        tests(&root.join(folder), &mut known);
+    for folder in [
+        "src",
+        "../mcp-gateway-core/src",
+        "../mcp-gateway-deploy/tests",
+        "../reference-server/src",
+        "../reference-server/tests",
+    ] {
+        tests(&root().join(folder), &mut known);
     }
-    let page = fs::read_to_string(root.join("../docs/src/reference/oauth-security.md")).unwrap();
-    // Names of tests are sentences: what is quoted and has several underscores.
-    let named: Vec<&str> = page.split('`').skip(1).step_by(2).filter(|text| text.matches('_').count() >= 3).collect();
-    assert!(named.len() > 40, "the page names tests");
+    let page = page();
+    // Of a row, the last cell names tests, and nothing else.
+    let rows = page.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| item"));
+    let cells = rows.filter_map(|row| row.trim_end_matches(" |").rsplit(" | ").next());
+    let named: Vec<&str> = cells.flat_map(quoted).collect();
+    assert!(named.len() > 100, "the page names tests: {}", named.len());
     let missing: Vec<_> = named.into_iter().filter(|name| !known.contains(*name)).collect();
     assert!(missing.is_empty(), "no such tests: {missing:?}");
+}
+
+#[test]
+fn every_fuzz_target_is_named() {
+    let page = page();
+    let (_, parsers) = page.split_once("## Parsers").expect("the section");
+    let named: HashSet<&str> = quoted(parsers).collect();
+    for entry in fs::read_dir(root().join("fuzz/fuzz_targets")).expect("the targets") {
+        let path = entry.expect("a target").path();
+        let target = path.file_stem().and_then(|name| name.to_str()).expect("a name").to_owned();
+        assert!(named.contains(&*target), "{target}");
+    }
 }

@@ -57,6 +57,25 @@ pub(super) async fn refresh(
     }
 }
 
+/// Gives a refresh token back (RFC 7009 §2.1).
+pub(super) async fn revoke(
+    fetch: &dyn Fetch,
+    provider: &ProviderOptions,
+    endpoint: &str,
+    basic: bool,
+    token: &Secret,
+) -> Result<(), OidcError> {
+    let request = {
+        let mut form = form_urlencoded::Serializer::new(String::new());
+        form.append_pair("token", token.expose()).append_pair("token_type_hint", "refresh_token");
+        posted(endpoint, basic, provider, form)?
+    };
+    match fetch.fetch(request).await.map_err(failed)?.status {
+        StatusCode::OK => Ok(()),
+        status => Err(failed(format!("its revocation endpoint answers {status}"))),
+    }
+}
+
 /// A form with what proves who the gateway is.
 fn posted(
     endpoint: &str,

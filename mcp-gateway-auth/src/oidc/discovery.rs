@@ -33,6 +33,9 @@ pub(crate) struct Metadata {
     pub(super) userinfo_endpoint: Option<String>,
     #[serde(default)]
     pub(super) end_session_endpoint: Option<String>,
+    /// Where refresh tokens are given back (RFC 7009).
+    #[serde(default)]
+    pub(super) revocation_endpoint: Option<String>,
     #[serde(default)]
     token_endpoint_auth_methods_supported: Option<Vec<String>>,
     #[serde(default)]
@@ -53,7 +56,7 @@ impl Metadata {
             return Err("its metadata names another issuer");
         }
         let endpoints = [&metadata.authorization_endpoint, &metadata.token_endpoint, &metadata.jwks_uri];
-        let optional = [&metadata.userinfo_endpoint, &metadata.end_session_endpoint];
+        let optional = [&metadata.userinfo_endpoint, &metadata.end_session_endpoint, &metadata.revocation_endpoint];
         let safe = |url: &String| Url::parse(url).is_ok_and(|url| url.fragment().is_none() && is_safe(&url));
         if !endpoints.into_iter().chain(optional.into_iter().flatten()).all(safe) {
             return Err("its metadata has an endpoint that is no https URL");
@@ -243,6 +246,7 @@ mod tests {
             serde_json::json!({ "authorization_endpoint": "javascript:alert(1)" }),
             serde_json::json!({ "token_endpoint": "http://a.example/token" }),
             serde_json::json!({ "end_session_endpoint": "http://a.example/end" }),
+            serde_json::json!({ "revocation_endpoint": "http://a.example/revoke" }),
             serde_json::json!({ "userinfo_endpoint": "https://u@a.example/" }),
             serde_json::json!({ "jwks_uri": 1 }),
             serde_json::json!({ "code_challenge_methods_supported": ["plain"] }),

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use mcp_gateway_core::contract::{IndexTerm, Revision, StoreError, StoreErrorKind, When, Write};
-use mcp_gateway_core::record::{Revocation, Revoked};
+use mcp_gateway_core::record::{Revocation, Revoked, Stored};
 use url::Url;
 
 use super::logout_token::{LONGEST, LogoutToken};
-use super::{OidcError, OidcLimits, Provider, ProviderLogin, Providers, UsedLogoutToken, Way, id_token};
+use super::{OidcError, OidcLimits, Provider, ProviderLogin, Providers, UsedLogoutToken, Way, client, id_token};
 use crate::server::Grant;
 use crate::token::TokenLimits;
 use crate::token::jws::Jws;
@@ -51,6 +51,7 @@ impl Providers {
     pub async fn sign_out(&self, session: &str) -> Result<Option<String>, StoreError> {
         let Some(login) = self.0.logins.get(session).await? else { return Ok(None) };
         self.0.logins.delete(session, When::Any).await?;
+        self.give_back(&login.value);
         let Ok(Provider { options, way: Way::Discovered(discovery) }) = self.find(&login.value.provider) else {
             return Ok(None);
         };
@@ -122,7 +123,9 @@ impl Providers {
             let (logins, more) = inner.logins.list(Some(of.clone()), after.as_deref(), PAGE).await?;
             let mut writes = Vec::new();
             // A session is of one person: one that the token does not name stays.
-            for login in logins.iter().filter(|login| subject.is_none_or(|subject| subject == login.value.subject)) {
+            let is_named =
+                |login: &&Stored<ProviderLogin>| subject.is_none_or(|subject| subject == login.value.subject);
+            for login in logins.iter().filter(is_named) {
                 if let Some(session) = inner.sessions.get(&login.id).await? {
                     ended.sessions += 1;
                     if !ended.users.contains(&session.value.user) {
@@ -137,11 +140,31 @@ impl Providers {
             if !writes.is_empty() {
                 ended.revision = Some(inner.logins.store().commit(writes).await?);
             }
+            logins.iter().filter(|login| is_named(login)).for_each(|login| self.give_back(&login.value));
             after = match more {
                 Some(more) => Some(more),
                 None => return Ok(ended),
             };
         }
+    }
+
+    /// Gives a login's refresh token back to its provider, where that takes it: beside whatever is done, and once. What it
+    /// is good for here has ended already.
+    pub(super) fn give_back(&self, login: &ProviderLogin) {
+        let (Some(token), name) = (login.refresh_token.clone(), login.provider.clone()) else { return };
+        let providers = self.clone();
+        tokio::spawn(async move {
+            let Ok(Provider { options, way: Way::Discovered(discovery) }) = providers.find(&name) else { return };
+            let done = async {
+                let known = discovery.get().await?;
+                let Some(endpoint) = &known.metadata.revocation_endpoint else { return Ok(()) };
+                let basic = known.metadata.takes_basic();
+                client::revoke(&*providers.0.fetch, options, endpoint, basic, &token).await
+            };
+            if let Err(error) = done.await {
+                tracing::warn!(provider = name, %error, "a refresh token cannot be given back to a provider");
+            }
+        });
     }
 
     /// Access tokens of the login end at every replica that hears of this.

@@ -181,7 +181,10 @@ impl Providers {
             return Ok(Asked::Not);
         }
         if !self.is_used(&login.id).await? {
-            self.0.logins.delete(&login.id, When::At(login.revision)).await.or_else(lost)?;
+            match self.0.logins.delete(&login.id, When::At(login.revision)).await {
+                Ok(_) => self.give_back(&login.value),
+                Err(error) => lost(error)?,
+            }
             return Ok(Asked::Not);
         }
         // Whoever writes this asks: a refresh token that two use is one that was stolen.
@@ -241,6 +244,7 @@ impl Providers {
             }
         }
         self.end_login(&login.id).await?;
+        self.give_back(&login.value);
         if let Some(user) = user {
             tracing::info!(provider, user, "a provider vouches for a login no more");
             told(LoginChange::Ended(user)).await;

@@ -24,6 +24,8 @@ struct Provider {
     keys: Arc<SigningKeys>,
     answers: Mutex<HashMap<String, Value>>,
     token_form: Mutex<HashMap<String, String>>,
+    /// Refresh tokens that were given back.
+    given_back: Mutex<Vec<String>>,
     away: AtomicBool,
     /// A URL that is never answered.
     hangs: Mutex<String>,
@@ -43,6 +45,11 @@ impl Fetch for Provider {
         }
         if url.ends_with("/token") {
             *self.token_form.lock().unwrap() = form_urlencoded::parse(request.body()).into_owned().collect();
+        }
+        if url.ends_with("/revoke") {
+            let form: HashMap<String, String> = form_urlencoded::parse(request.body()).into_owned().collect();
+            assert_eq!(form["token_type_hint"], "refresh_token");
+            self.given_back.lock().unwrap().push(form["token"].clone());
         }
         let body = match self.answers.lock().unwrap().get(&url) {
             Some(answer) => answer.to_string(),
@@ -80,6 +87,7 @@ impl Login {
             keys,
             answers: Mutex::default(),
             token_form: Mutex::default(),
+            given_back: Mutex::default(),
             away: AtomicBool::new(false),
             hangs: Mutex::default(),
             fetched: AtomicUsize::new(0),
@@ -90,8 +98,10 @@ impl Login {
             json!({
                 "issuer": ISSUER, "authorization_endpoint": at("authorize"), "token_endpoint": at("token"),
                 "jwks_uri": at("keys"), "end_session_endpoint": at("end"), "userinfo_endpoint": at("userinfo"),
+                "revocation_endpoint": at("revoke"),
             }),
         );
+        provider.answer(&at("revoke"), json!({}));
         let (store, sealer) = (world.store.clone(), world.sealer.clone());
         let (fetch, clock) = (provider.clone(), world.clock.clone());
         let origin = "https://gateway.example";
@@ -630,6 +640,14 @@ mod between_logins {
             self.login.provider.answer(&format!("{ISSUER}/userinfo"), about);
         }
 
+        /// What comes back to the provider beside what is done.
+        async fn given_back(&self) -> Vec<String> {
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            self.login.provider.given_back.lock().unwrap().clone()
+        }
+
         async fn user(&self) -> mcp_gateway_core::record::User {
             self.login.world.users.get(&self.user).await.unwrap().unwrap().value
         }
@@ -667,6 +685,27 @@ mod between_logins {
         assert_eq!(asked.login.provider.token_form.lock().unwrap()["refresh_token"], "r2");
         assert!(asked.user().await.groups.is_empty() && asked.is_signed_in().await);
         assert!(!asked.login.world.users.effective_roles(&asked.user).contains(Roles::OWNER));
+    }
+
+    /// RFC 7009: who signs out leaves nothing at the provider that is good for something.
+    #[tokio::test]
+    async fn the_providers_refresh_token_is_given_back_with_the_login() {
+        let asked = Asked::new().await;
+        assert!(asked.login.providers.sign_out(&asked.id).await.unwrap().is_some());
+        assert_eq!(asked.given_back().await, ["r1"]);
+        assert!(asked.login.providers.sign_out(&asked.id).await.unwrap().is_none());
+        assert_eq!(asked.given_back().await, ["r1"], "once");
+
+        // A session that has ended otherwise, with an identity that was taken away for instance.
+        let asked = Asked::new().await;
+        asked.login.sessions.end(&asked.session).await.unwrap();
+        asked.later();
+        assert_eq!(asked.ask().await.asked, 0);
+        assert_eq!(asked.given_back().await, ["r1"]);
+
+        let asked = Asked::new().await;
+        asked.login.logout(json!({ "sub": "248289" })).await.unwrap();
+        assert_eq!(asked.given_back().await, ["r1"]);
     }
 
     #[tokio::test]

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use mcp_gateway_core::contract::{Clock, Revision, StoreLimits, When, Write};
-use mcp_gateway_core::record::{Email, Group, Resources, Revoked, Stored, Subject, User, UserState};
+use mcp_gateway_core::record::{Email, Group, Resources, Revoked, Stored, User, UserState};
 use mcp_gateway_core::snapshot::RolePresets;
 use serde_json::{Value, json};
 
@@ -377,24 +377,10 @@ impl Scim {
             // The epoch has ended all of it; the records go, again after a failure. Keys do not come back with the person.
             self.users.delete_keys(id, |_| true).await?;
             self.sessions.end_all(id).await?;
-            self.end_grants(&User::subject(self.users.users.key(id).tenant, id)).await?;
+            let subject = User::subject(self.users.users.key(id).tenant, id);
+            crate::server::forget(&self.grants, Revoked::Subject(&subject)).await?;
         }
         Ok(changed.then_some(applied))
-    }
-
-    async fn end_grants(&self, subject: &Subject) -> Result<(), ScimError> {
-        let Some(term) = Grant::ended_with(Revoked::Subject(subject)) else { return Ok(()) };
-        loop {
-            let (page, more) = self.grants.list(Some(term.clone()), None, StoreLimits::WRITES).await?;
-            let gone = |id: &str| Write::Delete { key: self.grants.key(id), when: When::Any };
-            let writes: Vec<Write> = page.iter().map(|grant| gone(&grant.id)).collect();
-            if !writes.is_empty() {
-                self.grants.store().commit(writes).await?;
-            }
-            if more.is_none() {
-                return Ok(());
-            }
-        }
     }
 
     /// The groups of these users, each read once.

@@ -17,8 +17,6 @@ use crate::token::PublicKey;
 
 /// Rounds that are tried when a client's record changes at the same time.
 const ATTEMPTS: usize = 3;
-/// Records that go in one commit.
-const PAGE: usize = 100;
 
 /// A client that an administrator makes.
 #[derive(Debug, Clone, Default)]
@@ -310,16 +308,15 @@ impl AuthorizationServer {
     }
 
     /// Blocks a client: it gets nothing any more, and what it has ends at every replica as soon as that has applied the
-    /// commit. A client that is known by its document alone can be blocked too.
+    /// commit: grants and remembered consents for good. A client that is known by its document alone can be blocked too.
     ///
     /// # Errors
-    /// Those of the store; then the client may not be blocked.
+    /// Those of the store; then the client may not be blocked, or its grants not all be gone: call it again.
     pub async fn block_client(&self, id: &str) -> Result<(), StoreError> {
         self.set_blocked(id, true).await
     }
 
-    /// Lets a blocked client in again. Its grants are as they were; access tokens of before the block are good again
-    /// until their end.
+    /// Lets a blocked client in again. What it had before is gone for good: people are asked anew.
     ///
     /// # Errors
     /// Those of the store.
@@ -342,41 +339,13 @@ impl AuthorizationServer {
 
     /// Removes the grants of somebody or something that has ended, and what was remembered of consents.
     async fn forget(&self, of: Revoked<'_>) -> Result<usize, StoreError> {
-        let inner = &self.0;
-        let Some(term) = Grant::ended_with(of) else { return Ok(0) };
-        let mut count = 0;
-        loop {
-            let (page, next) = inner.state.grants.list(Some(term.clone()), None, PAGE).await?;
-            let gone = |id: &str| Write::Delete { key: inner.state.grants.key(id), when: When::Any };
-            let writes: Vec<Write> = page.iter().map(|grant| gone(&grant.id)).collect();
-            count += writes.len();
-            if !writes.is_empty() {
-                inner.state.commit(writes).await?;
-            }
-            if next.is_none() {
-                break;
-            }
-        }
-        // A login that ends takes no consent back.
-        if matches!(of, Revoked::Session(_)) {
-            return Ok(count);
-        }
-        loop {
-            let (page, next) = inner.state.consents.list(Some(term.clone()), None, PAGE).await?;
-            let gone = |id: &str| Write::Delete { key: inner.state.consents.key(id), when: When::Any };
-            let writes: Vec<Write> = page.iter().map(|consent: &Stored<Consent>| gone(&consent.id)).collect();
-            if !writes.is_empty() {
-                inner.state.commit(writes).await?;
-            }
-            if next.is_none() {
-                return Ok(count);
-            }
-        }
+        super::consent::forget(&self.0.state.grants, of).await
     }
 
     async fn set_blocked(&self, id: &str, blocked: bool) -> Result<(), StoreError> {
         let inner = &self.0;
         let key = client_key(id);
+        let mut named = id.to_owned();
         for attempt in 1.. {
             let kept = inner.state.clients.get(&key).await?;
             let when = kept.as_ref().map_or(When::Absent, |kept| When::At(kept.revision));
@@ -384,22 +353,32 @@ impl AuthorizationServer {
                 Some(kept) => (OAuthClient::id_of(&kept).to_owned(), kept.value),
                 None => (id.to_owned(), self.unknown()),
             };
+            named.clone_from(&id);
+            if !blocked {
+                // What a block that was cut short has left.
+                self.forget(Revoked::Client(&id)).await?;
+            }
             let client = OAuthClient { blocked, ..client }.named(&id);
             // A block does not expire.
             let life = client.life().filter(|_| !blocked);
             let put = inner.state.clients.put(&key, &client, life, when)?;
+            let what = Revoked::Client(&id);
             let end = if blocked {
-                inner.state.revoke(Revoked::Client(&id), "the client is blocked", &*inner.clock)?
+                inner.state.revoke(what, "the client is blocked", &*inner.clock)?
             } else {
-                Write::Delete { key: inner.state.revocation_key(Revoked::Client(&id)), when: When::Any }
+                inner.state.revoke_past(what, "the client was blocked", &*inner.clock)?
             };
             let committed = inner.state.commit(vec![put, end]).await;
             if attempt == ATTEMPTS {
-                return committed;
+                committed?;
+                break;
             }
             if won(committed)? {
                 break;
             }
+        }
+        if blocked {
+            self.forget(Revoked::Client(&named)).await?;
         }
         Ok(())
     }

@@ -11,13 +11,15 @@ use std::time::Duration;
 
 use http::Response;
 use http::request::Parts;
+use jiff::Timestamp;
 use mcp_gateway_core::Body;
 use mcp_gateway_core::contract::KeyRing;
-use mcp_gateway_core::record::{Scope, Subject};
+use mcp_gateway_core::record::{Outcome, Scope, Subject};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::answer::OAuthError;
+use super::audit::Act;
 use super::form::Form;
 use super::{Grant, Inner, Issuer, ServerLimits};
 use crate::token::jws::Jws;
@@ -66,7 +68,7 @@ impl fmt::Debug for IdentityProvider {
 }
 
 #[derive(Debug, Deserialize)]
-struct IdentityClaims {
+pub(crate) struct IdentityClaims {
     iss: String,
     sub: String,
     aud: String,
@@ -77,9 +79,31 @@ struct IdentityClaims {
     #[serde(default)]
     nbf: Option<i64>,
     resource: String,
+    /// For what it was given; without it, for all that the client may ask for.
+    #[serde(default)]
+    scope: Option<String>,
     /// Bound to a key that the client would have to prove (RFC 7800).
     #[serde(default)]
     cnf: Option<IgnoredAny>,
+}
+
+impl IdentityClaims {
+    /// What must hold for this issuer of ours and this client before anybody is asked for a key.
+    pub(crate) fn check(&self, issuer: &str, client_id: &str, now: Timestamp) -> Result<(), &'static str> {
+        let lives_long = self.exp > now.as_second().saturating_add(limit(ServerLimits::ASSERTION));
+        if *self.aud != *issuer || self.client_id != client_id || self.jti.len() > 255 || lives_long {
+            return Err("its audience, client, jti or life is not right");
+        }
+        if self.cnf.is_some() {
+            return Err("it is bound to a key, which nobody here checks");
+        }
+        check_times(now, self.exp, self.nbf, Some(self.iat))
+    }
+
+    /// Whether it is for the one scope of the data plane; without any, it is for all that the client may ask for.
+    pub(crate) fn is_for_mcp(&self) -> bool {
+        self.scope.as_deref().is_none_or(|scope| scope.split(' ').any(|one| one == Scope::Mcp.as_str()))
+    }
 }
 
 impl Inner {
@@ -95,13 +119,21 @@ impl Inner {
         let wrong = || OAuthError::bad("invalid_grant", "The assertion is not good for this client and server.");
         let missing = || OAuthError::bad("invalid_request", "assertion is missing.");
         let assertion = form.find("assertion").ok_or_else(missing)?;
-        let found = self.check_identity(issuer, client_id, form, assertion).await?;
-        let (provider, claims, server) = found.ok_or_else(wrong)?;
+        let Some((provider, claims, server)) = self.check_identity(issuer, client_id, form, assertion).await? else {
+            self.not_taken(head, client_id, None).await;
+            return Err(wrong());
+        };
+        // The data plane has one scope: a grant that names others alone is for nothing that is here.
+        if !claims.is_for_mcp() {
+            self.not_taken(head, client_id, Some(&server)).await;
+            return Err(OAuthError::bad("invalid_scope", "The assertion is for no scope of this server."));
+        }
         let now = self.clock.now();
         let left = Duration::from_secs(claims.exp.saturating_sub(now.as_second()).max(0).unsigned_abs());
         let remember = left.saturating_add(TokenLimits::CLOCK_SKEW * 2);
         let first = self.state.use_assertion(&claims.iss, &claims.jti, remember).await;
         if !first.map_err(OAuthError::unavailable)? {
+            self.not_taken(head, client_id, Some(&server)).await;
             return Err(wrong());
         }
         let subject = Subject { tenant: self.tenant.clone(), issuer: claims.iss.into(), id: claims.sub.into() };
@@ -109,7 +141,11 @@ impl Inner {
             None => subject,
             Some(people) => {
                 let known = people.subject(&subject).await.map_err(OAuthError::unavailable)?;
-                known.ok_or_else(wrong)?
+                let Some(known) = known else {
+                    self.not_taken(head, client_id, Some(&server)).await;
+                    return Err(wrong());
+                };
+                known
             }
         };
         let grant = Grant {
@@ -126,7 +162,14 @@ impl Inner {
             generation: 0,
             rotated_at: now,
         };
+        let act = exchange(client_id, Some(&grant.subject), Some(&grant.server), Outcome::Ok);
+        self.record(head, act).await.map_err(OAuthError::unavailable)?;
         self.respond(head, issuer, None, &grant, None, now).await
+    }
+
+    /// Records an assertion that is not taken. Nothing is given: the answer does not depend on the trail.
+    async fn not_taken(&self, head: &Parts, client: &str, server: Option<&str>) {
+        let _ = self.record(head, exchange(client, None, server, Outcome::Denied)).await;
     }
 
     /// What a good assertion says, and the server it is for.
@@ -148,16 +191,10 @@ impl Inner {
         let Some(provider) = self.identity_providers.iter().find(|provider| *provider.issuer == *claims.iss) else {
             return refused("its issuer is not one that is accepted");
         };
-        let now = self.clock.now();
-        let lives_long = claims.exp > now.as_second().saturating_add(limit(ServerLimits::ASSERTION));
-        let named = claims.client_id == client_id && provider.clients.contains(client_id);
-        if !jws.header.is(ID_JAG) || *claims.aud != *issuer.url || !named || claims.jti.len() > 255 || lives_long {
-            return refused("its type, audience, client, jti or life is not right");
+        if !jws.header.is(ID_JAG) || !provider.clients.contains(client_id) {
+            return refused("its type is another, or the client is not on the list");
         }
-        if claims.cnf.is_some() {
-            return refused("it is bound to a key, which nobody here checks");
-        }
-        if let Err(why) = check_times(now, claims.exp, claims.nbf, Some(claims.iat)) {
+        if let Err(why) = claims.check(&issuer.url, client_id, self.clock.now()) {
             return refused(why);
         }
         let named = std::iter::once(&*claims.resource);
@@ -176,4 +213,8 @@ impl Inner {
             None => refused("its key is not known"),
         }
     }
+}
+
+fn exchange<'a>(client: &'a str, subject: Option<&'a Subject>, server: Option<&'a str>, outcome: Outcome) -> Act<'a> {
+    Act { name: "oauth.exchange", subject, client, server, target: client, outcome }
 }

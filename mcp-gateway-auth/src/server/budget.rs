@@ -50,6 +50,14 @@ impl Inner {
         self.take(&[("oauth-document-person", person, limit), ("oauth-document-host", hex_hash(&host), of_host)]).await
     }
 
+    /// Takes from the budget of a host for what its clients have fetched at the token endpoint: apart from that of people
+    /// who log in, since anybody can name a client.
+    pub(crate) async fn limit_refetch(&self, url: &str) -> Result<(), Limited> {
+        let host = Url::parse(url).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default();
+        let limit = self.options.documents_per_minute.saturating_mul(ServerLimits::PEOPLE_AT_A_HOST);
+        self.take(&[("oauth-document-token", hex_hash(&host), limit)]).await
+    }
+
     /// Takes from the budgets of the address and of all addresses together for the codes of devices, or from neither: no
     /// one address uses up everybody's.
     pub(crate) async fn limit_devices(&self, head: &Parts, options: &DeviceOptions) -> Result<(), Limited> {
@@ -67,28 +75,31 @@ impl Inner {
         subject: &Subject,
         options: &DeviceOptions,
     ) -> Result<(), Limited> {
-        let mut budgets = vec![("oauth-device-account", hex_hash(&of_subject(subject)), options.tries_per_account)];
+        let account = hex_hash(&of_subject(subject));
+        // A budget is refilled while it is used: only with one back after each life are there never more in one.
+        let life = options.life.saturating_mul(options.tries_per_account);
+        let mut budgets = vec![budget("oauth-device-account", account, options.tries_per_account, life)];
         if let Some(address) = McpContext::of(&head.extensions).and_then(McpContext::address) {
-            budgets.push(("oauth-device-address", network(*address).to_string(), options.tries_per_address));
+            let (scope, network) = ("oauth-device-address", network(*address).to_string());
+            budgets.push(budget(scope, network, options.tries_per_address, options.life));
         }
-        self.take_within(options.life, &budgets).await
+        self.take_from(&budgets).await
     }
 
     async fn take(&self, budgets: &[(&'static str, String, u32)]) -> Result<(), Limited> {
-        self.take_within(MINUTE, budgets).await
+        let of = |(scope, id, limit): &(&'static str, String, u32)| budget(scope, id.clone(), *limit, MINUTE);
+        self.take_from(&budgets.iter().map(of).collect::<Vec<_>>()).await
     }
 
     /// These budgets are small, and nothing here is on the way of a call: a limiter that has to ask is waited for.
-    async fn take_within(&self, period: Duration, budgets: &[(&'static str, String, u32)]) -> Result<(), Limited> {
+    async fn take_from(&self, budgets: &[Budget<'_>]) -> Result<(), Limited> {
         let Some(limiter) = &self.limiter else { return Ok(()) };
-        let of = |(scope, id, limit): &(&'static str, String, u32)| Budget {
-            key: LimitKey { scope, id: id.clone().into() },
-            cost: 1,
-            limit: *limit,
-            period,
-        };
-        limiter.check(&budgets.iter().map(of).collect::<Vec<_>>()).await.map(drop)
+        limiter.check(budgets).await.map(drop)
     }
+}
+
+fn budget(scope: &'static str, id: String, limit: u32, period: Duration) -> Budget<'static> {
+    Budget { key: LimitKey { scope, id: id.into() }, cost: 1, limit, period }
 }
 
 /// Who has one IPv6 address has 2^64 of them: their network is what is counted.

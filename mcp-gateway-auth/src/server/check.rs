@@ -2,16 +2,23 @@
 
 use std::collections::HashSet;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, StatusCode};
 use jiff::Timestamp;
+use mcp_gateway_core::egress::Fetched;
 use mcp_gateway_core::record::Mount;
 use url::Url;
 
-use super::client::{ClientMetadata, matches};
+use super::assertion::IdentityClaims;
+use super::client::{ClientMetadata, ClientProof, matches, read_document};
 use super::device::UserCode;
 use super::form::{Form, append};
 use super::grant::RefreshToken;
 use super::target::server_id;
-use super::{ClientAuthentication, KnownBy, RedirectKind, RegistrationPolicy, ServerLimits};
+use super::{ClientAuthentication, DocumentClients, KnownBy, RedirectKind, RegistrationPolicy, ServerLimits};
 
 /// A form has each parameter once, none of them empty.
 pub fn form(data: &[u8]) {
@@ -64,6 +71,63 @@ pub fn registration(data: &[u8]) {
         let secret = matches!(client.authentication, ClientAuthentication::Secret { .. });
         assert_eq!(secret, registered.secret.is_some());
         assert!(!secret || known_by == KnownBy::Registration);
+    }
+}
+
+/// A client by document is the one that its URL names, and has no secret.
+pub fn document(data: &[u8]) {
+    const ID: &str = "https://client.example/client.json";
+    let mut headers = HeaderMap::new();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let answer = Fetched { status: StatusCode::OK, headers, body: Bytes::copy_from_slice(data) };
+    let read = read_document(ID, &answer, &RegistrationPolicy::default(), Timestamp::UNIX_EPOCH);
+    let Ok(client) = read else { return };
+    assert!(data.len() <= ServerLimits::DOCUMENT && client.known_by == KnownBy::Document && client.name.is_some());
+    assert!(!matches!(client.authentication, ClientAuthentication::Secret { .. }));
+    if let ClientAuthentication::PrivateKeyJwtAt { jwks_uri } = &client.authentication {
+        assert!(DocumentClients::is_url(jwks_uri));
+    }
+    let document: serde_json::Value = serde_json::from_slice(data).expect("it was read before");
+    assert!(document["client_id"] == ID && document.get("client_secret").is_none_or(serde_json::Value::is_null));
+}
+
+/// Claims of a client's assertion prove nothing without its signature.
+pub fn client_assertion(data: &[u8]) {
+    const KEYS: &str = r#"{"keys":[{"kty":"EC","crv":"P-256","x":"MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4","y":"4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM"}]}"#;
+    let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"ES256"}"#);
+    let assertion = format!("{header}.{}.{}", URL_SAFE_NO_PAD.encode(data), URL_SAFE_NO_PAD.encode([1; 64]));
+    let kind = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+    let form = form_urlencoded::Serializer::new(String::new())
+        .append_pair("client_assertion", &assertion)
+        .append_pair("client_assertion_type", kind)
+        .finish();
+    let form = Form::parse(form.as_bytes()).expect("two parameters");
+    let Ok(proof) = ClientProof::read(&HeaderMap::new(), &form) else { return };
+    let metadata = format!(
+        r#"{{"redirect_uris":["http://127.0.0.1/"],"token_endpoint_auth_method":"private_key_jwt","jwks":{KEYS}}}"#
+    );
+    let metadata: ClientMetadata = serde_json::from_str(&metadata).expect("a constant");
+    let policy = RegistrationPolicy::default();
+    let client = metadata.accept(KnownBy::Registration, &policy, Timestamp::UNIX_EPOCH, String::new);
+    let client = client.expect("a constant").client;
+    let now = Timestamp::from_second(1_800_000_000).expect("a time");
+    assert!(proof.check(&client, &["https://gateway.example"], now).is_err(), "nobody here has the private key");
+}
+
+/// An identity provider's decision that is taken is for us, the client and now.
+pub fn id_jag(data: &[u8]) {
+    let Ok(claims) = serde_json::from_slice::<IdentityClaims>(data) else { return };
+    let now = Timestamp::from_second(1_800_000_000).expect("a time");
+    if claims.check("https://gateway.example", "agent", now).is_err() {
+        return;
+    }
+    // Of a member that is there twice, no reader says which one it takes.
+    let json: serde_json::Value = serde_json::from_slice(data).unwrap_or_default();
+    if json.is_object() {
+        assert_eq!((&json["aud"], &json["client_id"]), (&"https://gateway.example".into(), &"agent".into()));
+        assert!(json["exp"].as_i64().is_some_and(|exp| (1_799_999_970..=1_800_000_600).contains(&exp)));
+        let scope = json["scope"].as_str();
+        assert_eq!(claims.is_for_mcp(), scope.is_none_or(|scope| scope.split(' ').any(|one| one == "mcp")));
     }
 }
 

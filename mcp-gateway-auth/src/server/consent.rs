@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use mcp_gateway_core::contract::{IndexTerm, Kind};
-use mcp_gateway_core::record::{Resource, Subject};
+use mcp_gateway_core::contract::{IndexTerm, Kind, StoreError, StoreLimits, When, Write};
+use mcp_gateway_core::record::{Resource, Resources, Revoked, Subject};
 use serde::{Deserialize, Serialize};
 
 use super::client::hex_hash;
 use super::grant::of_subject;
-use super::{KnownBy, OAuthClient, RedirectKind};
+use super::{Grant, KnownBy, OAuthClient, RedirectKind};
 
 /// A remembered consent: the next request of the same form is not asked about.
 ///
@@ -60,6 +60,34 @@ impl Consent {
     /// The term under which a person's consents are listed.
     pub(crate) fn of(subject: &Subject) -> IndexTerm {
         IndexTerm { name: "subject", value: super::client_key(&of_subject(subject)).into() }
+    }
+}
+
+/// Removes the grants of somebody or something that has ended and, unless it is a login, what was remembered of
+/// consents. Says how many grants there were.
+pub(crate) async fn forget(grants: &Resources<Grant>, of: Revoked<'_>) -> Result<usize, StoreError> {
+    let Some(term) = Grant::ended_with(of) else { return Ok(0) };
+    let count = delete_all(grants, &term).await?;
+    // A login that ends takes no consent back.
+    if !matches!(of, Revoked::Session(_)) {
+        delete_all(&grants.of_kind::<Consent>(), &term).await?;
+    }
+    Ok(count)
+}
+
+async fn delete_all<T: Resource>(kept: &Resources<T>, term: &IndexTerm) -> Result<usize, StoreError> {
+    let mut count = 0;
+    loop {
+        let (page, next) = kept.list(Some(term.clone()), None, StoreLimits::WRITES).await?;
+        let gone = |id: &str| Write::Delete { key: kept.key(id), when: When::Any };
+        let writes: Vec<Write> = page.iter().map(|one| gone(&one.id)).collect();
+        count += writes.len();
+        if !writes.is_empty() {
+            kept.store().commit(writes).await?;
+        }
+        if next.is_none() {
+            return Ok(count);
+        }
     }
 }
 

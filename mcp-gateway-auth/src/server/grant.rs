@@ -146,7 +146,8 @@ pub struct AuthorizationCode {
     pub grant_id: String,
     /// What that grant is.
     pub grant: Grant,
-    /// The redirect URI of the request, which the token request must repeat if it was there.
+    /// The redirect URI that the code was sent to. A token request that names one must name this: RFC 6749 §4.1.3 has
+    /// clients repeat it, OAuth 2.1 has left it out, since the challenge binds the code.
     pub redirect_uri: String,
     /// The S256 challenge (RFC 7636 §4.2).
     pub challenge: String,

@@ -87,6 +87,7 @@ mod inspect;
 mod interaction;
 mod issuer;
 mod limits;
+mod lookup;
 mod metadata;
 mod register;
 mod state;
@@ -106,9 +107,7 @@ use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
-use mcp_gateway_core::contract::{
-    AuditSink, Clock, KeyRing, RateLimiter, Resolve, ResourceStore, Revision, Signer, StoreError,
-};
+use mcp_gateway_core::contract::{AuditSink, Clock, KeyRing, RateLimiter, Resolve, ResourceStore, Signer};
 use mcp_gateway_core::record::{FieldSealer, Mount, TenantId};
 use mcp_gateway_core::{Body, BoxError, BoxFuture};
 use tower_service::Service;
@@ -120,8 +119,8 @@ pub use self::client::{
     ClientAuthentication, DocumentClients, DocumentError, GrantType, KnownBy, OAuthClient, RedirectKind,
     RegistrationMode, RegistrationPolicy,
 };
-use self::client::{ClientProof, hex_hash};
 pub use self::consent::Consent;
+pub(crate) use self::consent::forget;
 pub use self::device::DeviceOptions;
 use self::form::Form;
 pub use self::grant::{AuthorizationCode, Grant, PendingRequest};
@@ -131,6 +130,8 @@ pub use self::interaction::{
 use self::issuer::Issuer;
 pub use self::issuer::Issuers;
 pub use self::limits::ServerLimits;
+use self::lookup::ClientLookup;
+pub(crate) use self::lookup::client_key;
 use self::state::State;
 pub(crate) use self::state::revocation;
 pub use self::token::CLIENT_SUBJECT;
@@ -481,99 +482,6 @@ impl Inner {
         let body = read(body, ServerLimits::BODY).await?;
         Form::parse(&body).map_err(|why| OAuthError::bad("invalid_request", why))
     }
-
-    /// The client that sends a request, proven.
-    async fn authenticated(
-        &self,
-        head: &Parts,
-        issuer: &Issuer,
-        form: &Form,
-    ) -> Result<(String, OAuthClient), OAuthError> {
-        let proof = ClientProof::read(&head.headers, form).map_err(|why| OAuthError::bad("invalid_request", why))?;
-        let id = proof.client_id().to_owned();
-        // One answer for an unknown, a blocked and an unproven client: ids are not told apart.
-        let wrong = || OAuthError::client("The client is not known, or did not prove who it is; register again.");
-        let client = match self.find_client(&id, issuer).await.map_err(OAuthError::unavailable)? {
-            ClientLookup::Found(client, _) => *client,
-            ClientLookup::Blocked | ClientLookup::Unknown => return Err(wrong()),
-        };
-        let endpoint = format!("{}{}", issuer.base, paths::TOKEN);
-        let now = self.clock.now();
-        let used = proof.check(&client, &[&issuer.url, &endpoint], now).map_err(|why| {
-            tracing::debug!(client = id, why, "a client did not prove who it is");
-            wrong()
-        })?;
-        if let Some(used) = used {
-            let left = used.expires_at.saturating_sub(now.as_second()).max(0).unsigned_abs();
-            let life = Duration::from_secs(left).saturating_add(crate::token::TokenLimits::CLOCK_SKEW * 2);
-            let first = self.state.use_assertion(&id, &used.id, life).await.map_err(OAuthError::unavailable)?;
-            if !first {
-                return Err(wrong());
-            }
-        }
-        Ok((id, client))
-    }
-
-    /// The client of this id as it is kept: one that has a document is what it was when somebody last agreed to it.
-    async fn find_client(&self, id: &str, issuer: &Issuer) -> Result<ClientLookup, StoreError> {
-        if id.is_empty() || id.len() > ServerLimits::CLIENT_ID {
-            return Ok(ClientLookup::Unknown);
-        }
-        Ok(match self.state.clients.get(&client_key(id)).await? {
-            Some(kept) if kept.value.blocked => ClientLookup::Blocked,
-            Some(kept) if kept.value.is_of(issuer) => ClientLookup::Found(Box::new(kept.value), Some(kept.revision)),
-            _ => ClientLookup::Unknown,
-        })
-    }
-
-    /// The same, from the document where it has one. Only for somebody who has logged in: strangers make us fetch
-    /// nothing.
-    async fn fetch_client(&self, id: &str, issuer: &Issuer, who: &LoggedIn) -> Result<ClientLookup, Problem> {
-        let kept = self.find_client(id, issuer).await.map_err(authorize::unavailable)?;
-        let (kept, revision) = match kept {
-            ClientLookup::Blocked => return Ok(ClientLookup::Blocked),
-            ClientLookup::Found(client, revision) => (Some(client), revision),
-            ClientLookup::Unknown => (None, None),
-        };
-        let by_document = kept.as_ref().is_none_or(|client| client.known_by == KnownBy::Document);
-        let documents = self.documents.as_ref().filter(|_| by_document && DocumentClients::is_url(id));
-        let Some(documents) = documents else {
-            return Ok(kept.map_or(ClientLookup::Unknown, |client| ClientLookup::Found(client, revision)));
-        };
-        let client = match documents.remembered(id) {
-            Some(client) => client,
-            None => {
-                self.limit_document(id, who).await.map_err(|_| Problem::TooMany)?;
-                match documents.load(id, &self.policy).await {
-                    Ok(client) => client,
-                    Err(error) => {
-                        tracing::info!(client = id, %error, "a client's document cannot be used");
-                        return Ok(ClientLookup::Unknown);
-                    }
-                }
-            }
-        };
-        // What an administrator has approved is what was kept then, not whatever the document says later.
-        let (used_at, approved) = kept.map_or((None, false), |kept| {
-            let as_approved =
-                kept.redirect_uris == client.redirect_uris && kept.authentication == client.authentication;
-            (kept.used_at, kept.approved && as_approved)
-        });
-        Ok(ClientLookup::Found(Box::new(OAuthClient { used_at, approved, ..client }), revision))
-    }
-}
-
-/// What is known of a client's id.
-enum ClientLookup {
-    /// The client, and the revision of what is kept of it.
-    Found(Box<OAuthClient>, Option<Revision>),
-    Blocked,
-    Unknown,
-}
-
-/// Under which id a client's record is kept: ids that are URLs may be longer than those of records.
-pub(crate) fn client_key(id: &str) -> String {
-    if id.len() <= 200 { id.to_owned() } else { format!("sha256-{}", hex_hash(id)) }
 }
 
 /// 256 random bits, base64url.

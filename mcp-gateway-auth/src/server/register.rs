@@ -17,7 +17,7 @@ use crate::bearer::bearer;
 use crate::token::jws::is_object;
 
 /// What registration access tokens begin with, so that they are known for what they are wherever they are brought.
-const REGISTRATION_TOKEN: &str = "mcpgwr_";
+const REGISTRATION_TOKEN: &str = "mcpgwm_";
 
 impl Inner {
     pub(crate) async fn register(
@@ -35,6 +35,7 @@ impl Inner {
         }
         let accepted = metadata(body)?.accept(KnownBy::Registration, &self.policy, self.clock.now(), random);
         let mut registered = accepted.map_err(|error| OAuthError::bad(error.code, error.why))?;
+        self.may_publish_keys(&registered.client)?;
         registered.client.issuer.clone_from(&issuer.server);
         let (id, management) = (random(), format!("{REGISTRATION_TOKEN}{}", random()));
         registered.client.management_sha256 = Some(hex_hash(&management));
@@ -87,6 +88,7 @@ impl Inner {
         let old = stored.value;
         let accepted = new.accept(KnownBy::Registration, &self.policy, old.created_at, random);
         let mut registered = accepted.map_err(|error| OAuthError::bad(error.code, error.why))?;
+        self.may_publish_keys(&registered.client)?;
         if let ClientAuthentication::Secret { sha256 } = &old.authentication {
             if named.client_secret.is_some_and(|secret| !same_hash(&secret, sha256)) {
                 return Err(OAuthError::bad("invalid_client_metadata", "client_secret is not the one of this client."));
@@ -141,6 +143,16 @@ impl Inner {
         Ok(empty(StatusCode::NO_CONTENT))
     }
 
+    /// Where nothing is fetched for clients, none can have its keys fetched.
+    fn may_publish_keys(&self, client: &OAuthClient) -> Result<(), OAuthError> {
+        match client.authentication {
+            ClientAuthentication::PrivateKeyJwtAt { .. } if self.documents.is_none() => {
+                Err(OAuthError::bad("invalid_client_metadata", "jwks_uri is not fetched here; send jwks."))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The registration whose token the request brings. One answer for whatever is wrong: ids are not told apart.
     async fn managed(&self, head: &Parts, issuer: &Issuer, id: &str) -> Result<Stored<OAuthClient>, OAuthError> {
         let wrong = || unauthorized("The registration access token is not good for this client.");
@@ -157,7 +169,9 @@ impl Inner {
         let method = match &client.authentication {
             ClientAuthentication::None => "none",
             ClientAuthentication::Secret { .. } => "client_secret_basic",
-            ClientAuthentication::PrivateKeyJwt { .. } => "private_key_jwt",
+            ClientAuthentication::PrivateKeyJwt { .. } | ClientAuthentication::PrivateKeyJwtAt { .. } => {
+                "private_key_jwt"
+            }
         };
         let mut body = json!({
             "client_id": id,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use mcp_gateway_core::contract::{Clock, Key, ResourceStore, StoreError, StoreErrorKind, When, Write};
+use mcp_gateway_core::contract::{Clock, ResourceStore, StoreError, StoreErrorKind, When, Write};
 use mcp_gateway_core::record::{FieldSealer, Resources, Revocation, Revoked, Secret, Stored, TenantId};
 
 use super::client::hex_hash;
@@ -53,10 +53,6 @@ impl State {
             revocations: of(parts),
             assertions: of(parts),
         }
-    }
-
-    pub(crate) fn revocation_key(&self, what: Revoked<'_>) -> Key {
-        self.revocations.key(&what.id())
     }
 
     pub(crate) async fn commit(&self, writes: Vec<Write>) -> Result<(), StoreError> {

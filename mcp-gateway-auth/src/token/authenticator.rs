@@ -8,13 +8,14 @@ use std::time::Duration;
 use http::request::Parts;
 use mcp_gateway_core::MaybeReady;
 use mcp_gateway_core::contract::{AuthError, Authenticator, Clock, Effort, KeyRing, Resource};
-use mcp_gateway_core::record::Principal;
+use mcp_gateway_core::record::{Principal, Watch};
 use serde::Deserialize;
 use tokio::sync::Semaphore;
 
 use super::foreign::{ForeignClaims, Introspection, TrustedIssuer};
 use super::jws::{self, Jws};
 use super::verified::{Remembered, SignedBy, TokenHash, Verified, hash};
+use super::watch::OpaqueWatch;
 use super::{ACCESS_TOKEN, AccessClaims, Standing, TokenLimits};
 use crate::api_key::KeyText;
 use crate::bearer::{authorization, bearer};
@@ -52,7 +53,7 @@ impl Default for TokenOptions {
     }
 }
 
-struct Inner {
+pub(super) struct Inner {
     issuers: HashMap<Arc<str>, Issuer>,
     /// Servers' own issuers, whose name is the server's URL.
     of_servers: Option<Issuer>,
@@ -214,6 +215,19 @@ impl Authenticator for TokenAuthenticator {
     }
 }
 
+impl Inner {
+    /// How long until what is remembered of a token ends; `None` when nothing is.
+    pub(super) fn remembered_for(&self, hash: &TokenHash) -> Option<Duration> {
+        let until = self.known(hash)?.good_until;
+        Some(Duration::try_from(until.duration_since(self.clock.now())).unwrap_or_default())
+    }
+
+    /// Whether an opaque token is still good; its issuer is asked when nothing is remembered.
+    pub(super) async fn still(self: &Arc<Self>, token: &[u8], hash: TokenHash, of: &Resource) -> Result<(), AuthError> {
+        self.verify(token, hash, of, Judge::Asking).await.map(drop)
+    }
+}
+
 /// Who can tell whether a token that has passed the cheap checks is good.
 enum Judge {
     Keys(Arc<dyn KeyRing>, Box<str>),
@@ -275,17 +289,18 @@ impl Inner {
         let Who { iss } = read(&jws)?;
         let Some(issuer) = self.issuer(&iss, resource) else { return Ok(None) };
         let now = self.clock.now();
-        let (typ, keys) = match issuer {
+        let (typed, keys) = match issuer {
             Issuer::Own(keys) => {
                 read::<AccessClaims>(&jws)?.check(&iss, resource, now).map_err(AuthError::Invalid)?;
-                (ACCESS_TOKEN, Some(keys))
+                (jws.header.is(ACCESS_TOKEN), Some(keys))
             }
             Issuer::Foreign(issuer) => {
-                read::<ForeignClaims>(&jws)?.check(issuer, resource, now).map_err(AuthError::Invalid)?;
-                (&*issuer.typ, issuer.keys.as_ref())
+                let claims = read::<ForeignClaims>(&jws)?;
+                claims.check(issuer, resource, now).map_err(AuthError::Invalid)?;
+                (issuer.is_access_token(&jws.header, &claims), issuer.keys.as_ref())
             }
         };
-        if !jws.header.is(typ) {
+        if !typed {
             return Err(AuthError::Invalid("the token is not of the type of an access token"));
         }
         let keys = keys.ok_or(AuthError::Invalid("the issuer has no keys, and its tokens should be opaque"))?;
@@ -294,7 +309,7 @@ impl Inner {
     }
 
     async fn verify(
-        &self,
+        self: &Arc<Self>,
         token: &[u8],
         hash: TokenHash,
         resource: &Resource,
@@ -325,7 +340,12 @@ impl Inner {
                 jws.verify(&*key).map_err(AuthError::Invalid)?;
                 Verified { signed_by: Some(signed_by), ..self.believe(&jws, resource).await? }
             }
-            (None, Some(introspection)) => introspection.ask(token, resource, self.clock.now()).await?,
+            (None, Some(introspection)) => {
+                let mut verified = introspection.ask(token, resource, self.clock.now()).await?;
+                let watch = Watch::new(OpaqueWatch::new(self, token, hash, resource));
+                verified.principal = Arc::new(Principal::clone(&verified.principal).with_watch(watch));
+                verified
+            }
             (None, None) => return Err(AuthError::Invalid("nobody can read opaque tokens")),
         };
         let judged = verified.judge(resource, &*self.standing);

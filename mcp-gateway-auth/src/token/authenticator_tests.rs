@@ -374,7 +374,10 @@ async fn tokens_of_trusted_issuers_are_good_by_their_audience_alone() {
     let token = idp.signed(ACCESS_TOKEN, &foreign_claims(&world, json!(["other", "api://tools"]))).await;
     for server in ["github", "gitlab", "github"] {
         let principal = call(&authenticator, &token, server).await.unwrap().unwrap();
-        assert_eq!((&*principal.subject.issuer, &*principal.subject.id, &*principal.actor.id), (IDP, "u-1", "portal"));
+        assert_eq!(
+            (&*principal.subject.issuer, &*principal.subject.id, &*principal.actor.id),
+            (IDP, "u-1", "https://idp.example portal")
+        );
         assert_eq!(principal.roles, Roles::NONE, "roles never come from a token");
     }
     why(call(&authenticator, &token, "jira").await);
@@ -469,6 +472,70 @@ async fn opaque_tokens_are_asked_about_and_remembered_for_a_minute() {
         assert!(matches!(verdict, Err(AuthError::Unavailable(_))), "{status} {body}");
     }
     assert!(matches!(call(&authenticator, "mcpgw_a_b", "github").await, Ok(None)), "API keys are asked of nobody");
+}
+
+/// An issuer tells nobody of a revocation: what is open with its token is asked about as often as calls are.
+#[tokio::test(start_paused = true)]
+async fn what_is_open_with_an_opaque_token_ends_with_it() {
+    let world = World::new().await;
+    let (authenticator, elsewhere) = introspecting(&world, TokenOptions::default());
+    let mut answer = foreign_claims(&world, "api://tools");
+    answer["active"] = true.into();
+    answer["exp"] = (world.clock.now().as_second() + 24 * 3_600).into();
+    elsewhere.says(200, &answer);
+    let open =
+        async || call(&authenticator, "opaque-1", "github").await.unwrap().unwrap().watch.clone().unwrap().over();
+    let later = async |over: &mut mcp_gateway_core::BoxFuture<()>, by: Duration| {
+        world.clock.advance(by);
+        tokio::time::timeout(by + SECOND, over).await.is_ok()
+    };
+    let mut over = open().await;
+    assert!(!later(&mut over, Introspection::REMEMBER).await);
+    assert_eq!(elsewhere.asked(), 2, "once more");
+    elsewhere.says(200, &r#"{"active":false}"#);
+    assert!(later(&mut over, Introspection::REMEMBER).await);
+
+    elsewhere.says(200, &answer);
+    let mut over = open().await;
+    elsewhere.says(500, &"");
+    assert!(!later(&mut over, Introspection::AWAY - 2 * SECOND).await, "an issuer that is away ends nothing at once");
+    assert!(later(&mut over, Introspection::REMEMBER).await);
+}
+
+/// RFC 8725 §3.11: of an issuer that gives its access tokens no type, what is something else is told by its claims.
+#[tokio::test]
+async fn tokens_of_no_type_are_taken_only_where_that_is_said_and_never_id_tokens() {
+    let (world, idp) = (World::new().await, World::new().await);
+    let elsewhere = Arc::new(Elsewhere::default());
+    elsewhere.says(200, &idp.keys.document());
+    let keys = RemoteKeys::new(format!("{IDP}/jwks"), elsewhere, world.clock.clone(), Default::default());
+    let issuer = TrustedIssuer::new(IDP, Arc::new(keys)).with_audience("api://tools", ServerList::All).with_typ("JWT");
+    let standing: Arc<Scripted> = world.standing.clone();
+    let untyped = TokenAuthenticator::builder(standing, world.clock.clone()).trust(issuer).build();
+    let claims = foreign_claims(&world, "api://tools");
+    for typ in ["JWT", "jwt", "at+jwt", "application/at+jwt"] {
+        assert!(call(&untyped, &idp.signed(typ, &claims).await, "github").await.is_ok(), "{typ}");
+    }
+    for typ in ["logout+jwt", "oauth-id-jag+jwt", "secevent+jwt", "dpop+jwt", "id_token+jwt", ""] {
+        why(call(&untyped, &idp.signed(typ, &claims).await, "github").await);
+    }
+    for (claim, value) in [
+        ("nonce", json!("n")),
+        ("at_hash", json!("h")),
+        ("c_hash", json!("h")),
+        ("events", json!({})),
+        ("typ", json!("ID")),
+        ("typ", json!("Refresh")),
+        ("token_use", json!("id")),
+    ] {
+        let mut other = claims.clone();
+        other[claim] = value;
+        let verdict = call(&untyped, &idp.signed("JWT", &other).await, "github").await;
+        assert_eq!(why(verdict), "the token is not of the type of an access token", "{claim}");
+    }
+    let mut keycloaks = claims.clone();
+    keycloaks["typ"] = "Bearer".into();
+    assert!(call(&untyped, &idp.signed("JWT", &keycloaks).await, "github").await.is_ok());
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,10 +2,13 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jiff::Timestamp;
 use mcp_gateway_core::contract::VerifyingKey as _;
+use mcp_gateway_core::record::{Mount, Roles, ServerList};
 
+use super::foreign::{ForeignClaims, is_active};
 use super::jws::{self, Jws};
-use super::{AccessClaims, PublicKey, TokenLimits};
+use super::{AccessClaims, PublicKey, TokenLimits, TrustedIssuer, limit};
 
 /// A token that is read has one form: its parts, encoded again, are the same bytes. Nothing signs it.
 pub fn token(data: &[u8]) {
@@ -26,6 +29,27 @@ pub fn token(data: &[u8]) {
         "y":"4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM"}]}"#;
     let keys = PublicKey::read_set(document).expect("the example of RFC 7517 §A.1");
     assert!(jws.verify(&keys[0]).is_err(), "nobody here has the private key");
+}
+
+/// Claims of another issuer are believed for what they name, and not for ever; an answer of introspection only says yes
+/// by `active: true`.
+pub fn foreign(data: &[u8]) {
+    let active = is_active(data);
+    assert!(active.is_err() || serde_json::from_slice::<serde_json::Value>(data).is_ok());
+    let Ok(claims) = serde_json::from_slice::<ForeignClaims>(data) else { return };
+    let _ = claims.is_something_else();
+    let issuer = TrustedIssuer::opaque("https://idp.example").with_audience("api://tools", ServerList::All);
+    let resource = Mount::new("https://gateway.example", "/mcp-connect").expect("a constant").resource("github");
+    let now = Timestamp::from_second(1_800_000_000).expect("a time");
+    if claims.check(&issuer, &resource, now).is_err() {
+        return;
+    }
+    let Ok(verified) = claims.into_verified(&issuer, &resource) else { return };
+    let principal = &verified.principal;
+    assert!(*principal.subject.issuer == *issuer.issuer && principal.actor.id.starts_with("https://idp.example "));
+    assert!(principal.roles == Roles::NONE && !principal.servers.contains("gitlab"));
+    let latest = now.as_second() + limit(TokenLimits::LIFETIME) + 2 * limit(TokenLimits::CLOCK_SKEW);
+    assert!(verified.good_until.as_second() <= latest);
 }
 
 /// A key is for one algorithm that we know, and accepts nothing that it did not sign.

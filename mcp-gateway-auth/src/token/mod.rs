@@ -60,6 +60,7 @@ mod standing;
 #[cfg(test)]
 pub(crate) mod test_support;
 mod verified;
+mod watch;
 
 pub use authenticator::{TokenAuthenticator, TokenAuthenticatorBuilder, TokenOptions};
 pub use claims::{ACCESS_TOKEN, AccessClaims};

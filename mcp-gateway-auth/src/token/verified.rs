@@ -89,7 +89,8 @@ impl Verified {
     }
 }
 
-/// The SHA-256 of a token and what it was brought for: the token itself is not kept.
+/// The SHA-256 of a token and what it was brought for: the token itself is not kept, unless it is opaque and has to be
+/// asked about again.
 pub(crate) type TokenHash = [u8; 32];
 
 pub(crate) fn hash(token: &[u8], resource: &Resource) -> TokenHash {

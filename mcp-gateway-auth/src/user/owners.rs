@@ -5,7 +5,7 @@ use std::time::Duration;
 use mcp_gateway_core::contract::{
     IndexTerm, Key, Kind, Revision, StoreError, StoreErrorKind, StoreLimits, When, Write,
 };
-use mcp_gateway_core::record::{ApiKey, Principal, Resource, Resources, Roles, Scope, Subject};
+use mcp_gateway_core::record::{ApiKey, Principal, Resource, Resources, Roles, Scope, Stored, Subject, User};
 use serde::{Deserialize, Serialize};
 
 use super::error::{UserError, wrong};
@@ -15,6 +15,8 @@ use super::{Identity, UserDirectory, Users};
 
 /// The id of the one record.
 const ID: &str = "state";
+/// Rounds that are tried when a person's record changes at the same time.
+const ATTEMPTS: usize = 4;
 /// How long is waited until this process knows what others have done about owners.
 const APPLY: Duration = Duration::from_secs(5);
 
@@ -50,8 +52,7 @@ impl Users {
         let (record, when) = self.counted().await?;
         if let When::At(revision) = when {
             // What is counted up to there has been done, and must be seen in what is asked next.
-            let known = tokio::time::timeout(APPLY, self.directory.wait_for(revision)).await;
-            known.map_err(|_| StoreError::new(StoreErrorKind::Unavailable, "feed").because("it lags behind"))?;
+            self.knows(revision).await?;
         }
         if !stays(&*self.directory) {
             return Err(UserError::LastOwner);
@@ -115,7 +116,7 @@ impl Users {
             // An owner who cannot sign in would end the bootstrap token, and nobody could get in any more.
             return wrong("roles", "must not make an owner of somebody who cannot sign in");
         }
-        if by.subject.issuer.as_ref() == Subject::LOCAL && *by.subject.id == *id {
+        if is_self(by, id) {
             return Ok(());
         }
         if self.knows_another(&identities).await? {
@@ -124,8 +125,74 @@ impl Users {
                 "must wait until the person has replaced the password that somebody else has chosen",
             );
         }
-        let for_api = |key: &ApiKey| key.scopes.iter().any(|one| matches!(one, Scope::ApiRead | Scope::ApiWrite));
         self.delete_keys(id, for_api).await
+    }
+
+    /// The same for those whom a group is about to make owners or auditors: all of them, or none.
+    pub(super) async fn prepare_to_trust_members(
+        &self,
+        by: &Principal,
+        group: &str,
+        gives: Roles,
+    ) -> Result<(), UserError> {
+        let members = self.directory.members(&[group]).pop().unwrap_or_default();
+        let mut raised = Vec::new();
+        for id in members {
+            let now = self.effective_roles(&id);
+            if is_raised(now, now.union(gives)) && !is_self(by, &id) {
+                if self.knows_another(&self.identities_of(&id).await?).await? {
+                    return wrong(
+                        "roles",
+                        "must wait until every member has replaced the password that somebody else has chosen",
+                    );
+                }
+                raised.push(id);
+            }
+        }
+        for id in raised {
+            self.delete_keys(&id, for_api).await?;
+            let Some(stored) = self.get(&id).await? else { continue };
+            let user = User { epoch: stored.value.epoch + 1, ..stored.value };
+            self.users.save(&id, &user, When::At(stored.revision)).await?;
+        }
+        Ok(())
+    }
+
+    /// The same for somebody whom a provider's word has just made one. The word holds, so what others may know goes: their
+    /// keys for the admin API, sessions, and a password that somebody else has chosen. `None`: nobody was made one.
+    pub(super) async fn trust_by_word(
+        &self,
+        id: &str,
+        before: Roles,
+        heard: Revision,
+    ) -> Result<Option<Stored<User>>, UserError> {
+        // Where it cannot be known in time what the word means, it may mean this.
+        if self.knows(heard).await.is_ok() && !is_raised(before, self.effective_roles(id)) {
+            return Ok(None);
+        }
+        self.delete_keys(id, for_api).await?;
+        for attempt in 1.. {
+            let Some(Stored { revision, value, .. }) = self.get(id).await? else { break };
+            let user = User { epoch: value.epoch + 1, ..value };
+            let mut writes = vec![self.users.put(id, &user, None, When::At(revision))?];
+            for identity in self.identities_of(id).await? {
+                if self.knows_another(std::slice::from_ref(&identity)).await? {
+                    let key = Key::new(self.users.key(id).tenant, PASSWORD, identity.key.id());
+                    writes.push(Write::Delete { key, when: When::Any });
+                }
+            }
+            match self.users.store().commit(writes).await {
+                Err(error) if error.kind() == StoreErrorKind::Conflict && attempt < ATTEMPTS => {}
+                done => return Ok(Some(Stored { id: id.into(), revision: done?, value: user })),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Waits until this process knows what was done with a revision.
+    pub(super) async fn knows(&self, revision: Revision) -> Result<(), UserError> {
+        let known = tokio::time::timeout(APPLY, self.directory.wait_for(revision)).await;
+        Ok(known.map_err(|_| StoreError::new(StoreErrorKind::Unavailable, "feed").because("it lags behind"))?)
     }
 
     /// Whether one of these identities has a password that somebody else has chosen.
@@ -165,6 +232,15 @@ impl Users {
             };
         }
     }
+}
+
+/// Whether a key is good for the admin API.
+fn for_api(key: &ApiKey) -> bool {
+    key.scopes.iter().any(|one| matches!(one, Scope::ApiRead | Scope::ApiWrite))
+}
+
+fn is_self(by: &Principal, id: &str) -> bool {
+    *by.subject.issuer == *Subject::LOCAL && *by.subject.id == *id
 }
 
 /// Whether somebody gets a right that only owners give.

@@ -251,7 +251,8 @@ impl Users {
         Ok(self.ending(id, user, when, reason)?.into_iter().chain(other).collect())
     }
 
-    /// Deletes a user: what is kept about the person, their identities, passwords and keys. The emptied record stays, so that the
+    /// Deletes a user: what is kept about the person, their identities, passwords and keys, and what clients could do in
+    /// their name. The emptied record stays, so that the
     /// id is never somebody else's. Whoever signs in with the same identity later is a new user.
     ///
     /// # Errors
@@ -279,6 +280,8 @@ impl Users {
         };
         let when = When::At(when.unwrap_or(stored.revision));
         let revision = self.end_everything(id, emptied, when, other, "the person is deleted").await?;
+        let subject = User::subject(self.tenant.clone(), id);
+        crate::server::forget(&self.users.of_kind(), Revoked::Subject(&subject)).await?;
         let of_user = IndexTerm { name: "user", value: id.into() };
         let of_subject = IndexTerm { name: "subject", value: format!("{} {id}", Subject::LOCAL).into() };
         loop {
@@ -323,7 +326,8 @@ impl Users {
         Ok(self.groups.list(None, after, limit.clamp(1, UserLimits::PAGE)).await?)
     }
 
-    /// Gives every member of a group exactly these roles, beside their own.
+    /// Gives every member of a group exactly these roles, beside their own. Whoever becomes owner or auditor by that signs
+    /// in anew, and the keys that they had for the admin API end.
     ///
     /// # Errors
     /// [`UserError`].
@@ -336,6 +340,9 @@ impl Users {
     ) -> Result<Revision, UserError> {
         let Stored { revision, value: mut group, .. } = self.group(id).await?.ok_or(UserError::Missing)?;
         may_give(by, group.roles, roles)?;
+        if is_raised(group.roles, roles) {
+            self.prepare_to_trust_members(by, id, roles).await?;
+        }
         let unmade = group.roles.contains(Roles::OWNER) && !roles.contains(Roles::OWNER);
         let other = if unmade && self.directory.has_owner_but("") {
             Some(self.unmake(|directory| directory.has_owner_without(id, None)).await?)

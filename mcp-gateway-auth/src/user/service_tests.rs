@@ -115,6 +115,85 @@ async fn an_owner_by_group_is_as_far_from_admins_reach() {
 }
 
 #[tokio::test]
+async fn what_clients_may_do_in_a_persons_name_goes_with_the_person() {
+    use crate::server::{Consent, Grant};
+    let world = World::new().await;
+    let (grants, consents) = (world.of::<Grant>(), world.of::<Consent>());
+    let (ada, eve) = (made(&world, "ada", Roles::BASIC).await, made(&world, "eve", Roles::BASIC).await);
+    for id in [&ada, &eve] {
+        let now = world.clock.now();
+        let subject = User::subject(TenantId::default(), id);
+        let grant = serde_json::json!({
+            "subject": subject, "clientId": "c", "server": "s", "scope": "mcp", "createdAt": now,
+            "endsAt": "2999-01-01T00:00:00Z", "rotatedAt": now,
+        });
+        let consent =
+            serde_json::json!({ "subject": subject, "clientId": "c", "shown": "", "personEpoch": 0, "agreedAt": now });
+        grants.save(id, &serde_json::from_value(grant).unwrap(), When::Any).await.unwrap();
+        consents.save(id, &serde_json::from_value(consent).unwrap(), When::Any).await.unwrap();
+    }
+    world.users.delete(&owner(), &ada, None).await.unwrap();
+    assert!(grants.get(&ada).await.unwrap().is_none() && consents.get(&ada).await.unwrap().is_none());
+    assert!(grants.get(&eve).await.unwrap().is_some() && consents.get(&eve).await.unwrap().is_some());
+}
+
+/// What others may know of a person goes before a group makes them an owner, however they come into it.
+#[tokio::test]
+async fn nobody_becomes_an_owner_by_a_group_with_what_others_know() {
+    let world = World::new().await;
+    let users = &world.users;
+    let chosen = async |id: &str, must_change: bool| {
+        let identity = Identity::new(IdentityKey::new(Subject::LOCAL, id), id, world.clock.now());
+        let key = users.identities.key(&identity.key.id());
+        let password = Key::new(key.tenant.clone(), PASSWORD, key.id.clone());
+        let value = format!(r#"{{"mustChange":{must_change}}}"#).into_bytes().into();
+        let identity = users.identities.put(&identity.key.id(), &identity, None, When::Any).unwrap();
+        let put = Write::Put { key: password.clone(), value, index: Vec::new(), ttl: None, when: When::Any };
+        let revision = users.users.store().commit(vec![identity, put]).await.unwrap();
+        world.applied(revision).await;
+        password
+    };
+    let key_of = async |id: &str, name: &str, scope| {
+        let key = ApiKey {
+            name: name.to_owned(),
+            secret_sha256: String::new(),
+            subject: User::subject(TenantId::default(), id),
+            owner: false,
+            scopes: vec![scope],
+            servers: Vec::new(),
+            created_at: world.clock.now(),
+            expires_at: None,
+            rate: None,
+        };
+        users.keys.save(name, &key, When::Any).await.unwrap();
+    };
+    let ada = users.sign_in(&asserted("ada").in_groups(groups(&["board"]))).await.unwrap();
+    let board = ada.user.groups[0].clone();
+    world.applied(ada.revision).await;
+    chosen(&ada.id, true).await;
+    let refused = users.set_group_roles(&owner(), &board, Roles::OWNER, None).await;
+    assert!(matches!(refused, Err(UserError::Invalid { field: "roles", .. })), "{refused:?}");
+    chosen(&ada.id, false).await;
+    key_of(&ada.id, "api", mcp_gateway_core::record::Scope::ApiWrite).await;
+    key_of(&ada.id, "mcp", mcp_gateway_core::record::Scope::Mcp).await;
+    world.applied(users.set_group_roles(&owner(), &board, Roles::OWNER, None).await.unwrap()).await;
+    assert_eq!(users.get(&ada.id).await.unwrap().unwrap().value.epoch, 1, "sessions of before end");
+    assert!(users.keys.get("api").await.unwrap().is_none() && users.keys.get("mcp").await.unwrap().is_some());
+
+    // A provider's word holds: what others know goes instead.
+    let bob = users.sign_in(&asserted("bob")).await.unwrap();
+    world.applied(bob.revision).await;
+    let password = chosen(&bob.id, true).await;
+    key_of(&bob.id, "bobs", mcp_gateway_core::record::Scope::ApiRead).await;
+    let bob = users.sign_in(&asserted("bob").in_groups(groups(&["board"]))).await.unwrap();
+    assert_eq!(bob.user.epoch, 1);
+    assert!(users.keys.get("bobs").await.unwrap().is_none());
+    assert!(users.users.store().get(&[password]).await.unwrap()[0].is_none());
+    let again = users.sign_in(&asserted("bob").in_groups(groups(&["board"]))).await.unwrap();
+    assert_eq!(again.user.epoch, 1, "once");
+}
+
+#[tokio::test]
 async fn the_last_owner_stays() {
     let world = World::new().await;
     let ada = made(&world, "ada", Roles::OWNER).await;

@@ -83,7 +83,8 @@ impl Users {
         if let Some(groups) = groups {
             user.groups = self.with_groups(&user.groups, issuer, groups).await?;
         }
-        let was_owner = self.effective_roles(&id).contains(Roles::OWNER);
+        let before = self.effective_roles(&id);
+        let was_owner = before.contains(Roles::OWNER);
         if owners.is_none() && was_owner && (&user.groups, &user.email) != (&old.groups, &old.email) {
             owners = Some(self.may_unmake().await?);
         }
@@ -101,6 +102,12 @@ impl Users {
         }
         let revision = self.users.store().commit(writes).await?;
         let ownerless = changed && was_owner && self.has_left_ownerless(&id, revision).await;
+        if (&user.groups, &user.email) != (&old.groups, &old.email)
+            && let Some(raised) = self.trust_by_word(&id, before, revision).await?
+        {
+            let Stored { id, revision, value: user } = raised;
+            return Ok(SignedIn { id, user, first: false, revision, ownerless });
+        }
         Ok(SignedIn { id, user, first: false, revision, ownerless })
     }
 

@@ -21,7 +21,9 @@ pub use entry::{
     UvxConfig,
 };
 pub use mount::{Mount, MountError};
-pub use principal::{Actor, ActorKind, Dependence, Principal, Scope, ServerList, Subject, TenantId};
+pub use principal::{
+    Actor, ActorKind, CredentialWatch, Dependence, Principal, Scope, ServerList, Subject, TenantId, Watch,
+};
 pub use rate::Rate;
 pub use resource::{FieldSealer, Resource, Resources, Stored};
 pub use revocation::{Revocation, Revocations, Revoked};

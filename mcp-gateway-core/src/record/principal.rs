@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{Rate, Roles};
+use crate::BoxFuture;
 
 /// A tenant: everything that is kept, counted or cached is keyed by it first.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -183,7 +184,46 @@ pub struct Principal {
     pub authenticated_at: Option<Timestamp>,
     /// How many calls may be made with the credential, where that was said when it was made.
     pub rate: Option<Rate>,
+    /// Says when a credential is over of whose end nothing here would hear otherwise.
+    pub watch: Option<Watch>,
 }
+
+/// A [`CredentialWatch`] that is shared.
+#[derive(Clone)]
+pub struct Watch(Arc<dyn CredentialWatch>);
+
+/// Looks after a credential while something is open that was opened with it.
+pub trait CredentialWatch: Send + Sync + 'static {
+    /// Ready when the credential is good no longer. Called once for whatever is open; dropping the future must leave
+    /// nothing half done.
+    fn over(&self) -> BoxFuture<()>;
+}
+
+impl Watch {
+    /// Shares one.
+    pub fn new(watch: impl CredentialWatch) -> Self {
+        Self(Arc::new(watch))
+    }
+
+    /// See [`CredentialWatch::over`].
+    pub fn over(&self) -> BoxFuture<()> {
+        self.0.over()
+    }
+}
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Watch(..)")
+    }
+}
+
+impl PartialEq for Watch {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Watch {}
 
 impl Principal {
     /// A subject of the default tenant, with scope `mcp` on all servers, no role, and an actor of its own name.
@@ -199,7 +239,15 @@ impl Principal {
             dependence: None,
             authenticated_at: None,
             rate: None,
+            watch: None,
         }
+    }
+
+    /// The same, looked after while something is open.
+    #[must_use]
+    pub fn with_watch(mut self, watch: Watch) -> Self {
+        self.watch = Some(watch);
+        self
     }
 
     /// The same with another tenant.

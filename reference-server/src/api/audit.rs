@@ -11,6 +11,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 use mcp_gateway_core::contract::{AuditCursor, AuditFilter, AuditRow, StreamId, UsageWindow};
+use mcp_gateway_core::layer::authenticate::Caller;
 use mcp_gateway_core::record::{ActorKind, Category, Outcome};
 use mcp_gateway_core::refusal::Refusal;
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::answer::{Page, Problem, bad_cursor, plain};
 use super::bodies::Place;
 use super::extract::{Parameters, page_limit};
+use super::operation::AUDITORS;
 use super::servers::SubjectView;
 use crate::app::App;
 
@@ -249,16 +251,22 @@ impl From<AuditRow> for EventView {
     }
 }
 
-/// Reads the audit trail, newest first. Reading it is itself recorded.
+/// Reads the audit trail, newest first: who is neither admin nor auditor, of what they did themselves. Reading it is
+/// itself recorded.
 ///
 /// Text that callers and servers chose is as it was sent, JSON-escaped: escape it again where it is shown.
 #[utoipa::path(get, path = "/api/v1/audit-events", tag = "audit", params(EventParameters),
     responses((status = 200, description = "A page of rows.", body = Page<EventView>)))]
 pub(super) async fn list(
     State(app): State<Arc<App>>,
-    Parameters(what): Parameters<EventParameters>,
+    caller: Caller,
+    Parameters(mut what): Parameters<EventParameters>,
 ) -> Result<Response, Problem> {
     let limit = page_limit(what.limit)?;
+    let sees_all = AUDITORS.iter().any(|role| caller.0.roles.with_included().contains(*role));
+    if !sees_all {
+        what.subject = Some(caller.0.subject.id.to_string());
+    }
     let after = what.cursor.as_deref().map(cursor_in).transpose()?;
     let (filter, newest) = (what.filter()?, after.is_none());
     if newest {
@@ -266,7 +274,10 @@ pub(super) async fn list(
         let _ = tokio::time::timeout(FLUSH, app.audit_sink.flush()).await;
     }
     let page = app.audit_store.query(&filter, after, limit).await?;
-    let items = page.rows.into_iter().map(EventView::from).collect();
+    // Somebody of another issuer may have the same id there.
+    let may_see =
+        |row: &AuditRow| sees_all || row.event.actor.as_ref().is_some_and(|actor| actor.subject == caller.0.subject);
+    let items = page.rows.into_iter().filter(may_see).map(EventView::from).collect();
     plain(StatusCode::OK, &Page::<EventView> { items, next_cursor: page.next.map(|next| cursor_of(&next)) })
 }
 

@@ -62,7 +62,7 @@ pub(super) async fn guard(State(guard): State<Guard>, request: Request, next: Ne
         let _ = guard.record(guard.ended(event, &cx, &response)).await;
         return response;
     }
-    match guard.operation.recorded_of(&principal) {
+    match guard.operation.recorded_of(&principal, guard.app.config.audit.admin_reads) {
         Recorded::No => next.run(request).await,
         Recorded::Look => {
             let response = as_problem(next.run(request).await, Some(&cx));

@@ -182,6 +182,12 @@ impl Config {
             return Err(ConfigError::value("oauth.device.interval_seconds", problem));
         }
         let is_hash = |text: &String| text.len() == 64 && text.bytes().all(|byte| b"0123456789abcdef".contains(&byte));
+        // What no redirect URI has as its host would be a rule that never holds.
+        let is_host = |host: &String| url::Host::parse(host).is_ok_and(|parsed| parsed.to_string() == *host);
+        if let Some(n) = oauth.redirect_hosts.iter().position(|host| !is_host(host)) {
+            let problem = "must be a host such as claude.ai, in lowercase, without scheme, port and path";
+            return Err(ConfigError::value(format!("oauth.redirect_hosts[{n}]"), problem));
+        }
         if let Some(n) = oauth.registration_tokens_sha256.iter().position(|text| !is_hash(text)) {
             let place = format!("oauth.registration_tokens_sha256[{n}]");
             return Err(ConfigError::value(place, "must be a SHA-256 in lowercase hexadecimal: sha256sum makes one"));

@@ -16,7 +16,8 @@ use super::{Config, ConfigError, ProviderPreset};
 pub struct IssuerSettings {
     /// Its name in tokens (`iss`), byte for byte.
     pub issuer: String,
-    /// Where its public keys are: for tokens that are JWTs.
+    /// Where its public keys are: for tokens that are JWTs. Without it and `introspection`, the issuer's metadata say
+    /// where (RFC 8414, OpenID Connect Discovery).
     #[serde(default)]
     pub jwks_uri: Option<String>,
     /// How it is asked about opaque tokens. One issuer may have it.
@@ -26,8 +27,8 @@ pub struct IssuerSettings {
     /// own URL is good for that server without being named.
     #[serde(default)]
     pub audiences: BTreeMap<String, Vec<String>>,
-    /// The `typ` of its JWTs: `at+jwt` (RFC 9068), or `JWT` for issuers that do not follow it. Then nothing but the
-    /// audience tells an access token from an ID token.
+    /// The `typ` of its JWTs: `at+jwt` (RFC 9068), or `JWT` for issuers that do not follow it: then tokens may have that
+    /// type, none, or `at+jwt`, and what its claims show to be an ID token (`nonce`, `at_hash`) or something else is refused.
     #[serde(default = "access_token")]
     pub typ: String,
     /// Whether its subjects are the people who have signed in with the provider of `login.providers` of this issuer, with
@@ -99,9 +100,6 @@ impl IssuerSettings {
 
     fn check(&self, place: &str, mount: &str) -> Result<(), ConfigError> {
         let wrong = |field: &str, problem: &str| Err(ConfigError::value(format!("{place}.{field}"), problem));
-        if self.jwks_uri.is_none() && self.introspection.is_none() {
-            return wrong("jwks_uri", "must be set, or introspection: its tokens could not be checked");
-        }
         if let Some(url) = &self.jwks_uri {
             check_url(&format!("{place}.jwks_uri"), url)?;
         }

@@ -216,6 +216,9 @@ section! {
         on_full: OnFull = OnFull::Refuse,
         /// Whether bodies and headers of calls are captured, sealed.
         bodies: bool = false,
+        /// Whether reads of the admin API are recorded that change nothing and show what is other people's: users,
+        /// groups, keys, grants, clients, servers, rules. Looks at logs, events and bodies always are.
+        admin_reads: bool = false,
         /// Bytes captured of each body.
         body_limit: usize = 64 << 10,
         /// Headers whose values are never captured, beside those that carry credentials.

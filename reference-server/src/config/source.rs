@@ -187,6 +187,16 @@ fn value_of(name: &str, shape: Shape, text: &str) -> Result<Value, ConfigError> 
         Shape::Tree => serde_yaml_ng::from_str(text).map_err(|error| {
             ConfigError::value(name, format!("must be YAML such as [{{name: company, ..}}]: {error}"))
         })?,
+        // As JSON or YAML write lists; split at its commas, it would be items that nothing ever equals.
+        Shape::List if text.trim_start().starts_with('[') => match serde_yaml_ng::from_str(text) {
+            Ok(Value::Array(items)) if items.iter().all(Value::is_string) => Value::Array(items),
+            _ => {
+                return Err(ConfigError::value(
+                    name,
+                    "must be texts with commas between, or a list such as [\"a\", \"b\"]",
+                ));
+            }
+        },
         Shape::List => {
             text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(Value::from).collect::<Vec<_>>().into()
         }

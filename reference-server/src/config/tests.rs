@@ -38,6 +38,26 @@ fn an_unknown_key_names_its_path_and_the_nearest() {
 }
 
 #[test]
+fn a_list_in_a_variable_has_commas_or_brackets_and_never_half_of_each() {
+    let hosts = |text: &str| {
+        read("", &[("MCP_GATEWAY__OAUTH__REDIRECT_HOSTS", text)]).map(|config| config.oauth.redirect_hosts)
+    };
+    let wanted = Ok(vec!["a.example".to_owned(), "b.example".to_owned()]);
+    for text in
+        ["a.example,b.example", "a.example, b.example,", r#"["a.example", "b.example"]"#, " [a.example, b.example]"]
+    {
+        assert_eq!(hosts(text), wanted, "{text}");
+    }
+    assert_eq!(hosts("[]"), Ok(Vec::new()));
+    for text in [r#"["a.example""#, "[1]", "[[a.example]]", "[a.example], b.example"] {
+        assert!(hosts(text).unwrap_err().contains("MCP_GATEWAY__OAUTH__REDIRECT_HOSTS"), "{text}");
+    }
+    for yaml in ["oauth: {redirect_hosts: ['[\"a.example\"]']}", "oauth: {redirect_hosts: ['https://a.example']}"] {
+        assert!(read(yaml, &[]).unwrap_err().contains("oauth.redirect_hosts[0]"), "{yaml}");
+    }
+}
+
+#[test]
 fn a_wrong_value_names_its_path() {
     for (yaml, place) in [
         ("limits: {body_bytes: many}", "limits.body_bytes"),
@@ -209,6 +229,7 @@ fn issuers_that_cannot_be_trusted_name_their_field() {
     let keys = "jwks_uri: 'https://a.example/keys'";
     let asks = "introspection: {endpoint: 'https://a.example/ask', client_id: gateway";
     for good in [
+        a.to_owned(),
         format!("{a}{keys}"),
         format!("{a}{keys}, audiences: {{tools: ['*']}}, typ: JWT"),
         format!("{a}{asks}, remember_seconds: 3600}}"),
@@ -218,7 +239,6 @@ fn issuers_that_cannot_be_trusted_name_their_field() {
         assert_eq!(config.auth.issuers.len(), 1);
     }
     for (wrong, place) in [
-        (a.to_owned(), "jwks_uri"),
         (format!("{a}jwks_uri: 'http://a.example/keys'"), "jwks_uri"),
         (format!("{a}jwks_uri: 'https://user@a.example/keys'"), "jwks_uri"),
         (format!("issuer: a.example, {keys}"), "issuer"),

@@ -43,8 +43,13 @@ pub(super) fn trust(
     clock: &Arc<dyn Clock>,
 ) -> Result<TokenAuthenticatorBuilder, StartError> {
     for (n, settings) in config.auth.issuers.iter().enumerate() {
-        if let Some(url) = &settings.jwks_uri {
-            let keys = Arc::new(keys(config, url, clock)?);
+        let keys = match (&settings.jwks_uri, &settings.introspection) {
+            (Some(url), _) => Some(keys(config, url, clock)?),
+            (None, None) => Some(discovered_keys(config, &settings.issuer, clock)?),
+            (None, Some(_)) => None,
+        };
+        if let Some(keys) = keys {
+            let keys = Arc::new(keys);
             accepting = accepting.trust(about(settings, users, TrustedIssuer::new(&*settings.issuer, keys)));
         }
         let Some(asking) = &settings.introspection else { continue };
@@ -96,6 +101,11 @@ fn people(users: &Users) -> Arc<dyn SubjectMap> {
 
 fn keys(config: &Config, url: &str, clock: &Arc<dyn Clock>) -> Result<RemoteKeys, StartError> {
     Ok(RemoteKeys::new(url, fetch(config, url)?, Arc::clone(clock), RemoteKeysOptions::default()))
+}
+
+fn discovered_keys(config: &Config, issuer: &str, clock: &Arc<dyn Clock>) -> Result<RemoteKeys, StartError> {
+    let fetch = fetch(config, issuer)?;
+    Ok(RemoteKeys::discovered(issuer, fetch, Arc::clone(clock), RemoteKeysOptions::default()))
 }
 
 /// What goes to this address, under the rules for identity providers.

@@ -8,7 +8,7 @@ use jiff::SignedDuration;
 use mcp_gateway_auth::api_key::LastUsed;
 use mcp_gateway_auth::oidc::{LoginChange, OnLoginChange};
 use mcp_gateway_auth::token::SigningKeys;
-use mcp_gateway_core::contract::{AuditSink, AuditStore, Clock};
+use mcp_gateway_core::contract::{AuditSink, AuditStore, Clock, Write};
 use mcp_gateway_core::layer::refusals::Strangers;
 use mcp_gateway_core::lease::{Leases, Term};
 use mcp_gateway_core::record::{AuditEvent, Category, EventKind, Outcome};
@@ -145,16 +145,7 @@ impl Upkeep {
 
     async fn keep_keys_new(&self, term: Term) {
         loop {
-            if let Err(error) = self.ring.rotate_if_due(term.fence()).await {
-                tracing::warn!(%error, "the session keys cannot be renewed");
-            }
-            if let Some(signing) = &self.signing {
-                match signing.rotate_if_due(term.fence()).await {
-                    Ok(true) => tracing::info!("a new key will sign access tokens in 10 minutes"),
-                    Ok(false) => {}
-                    Err(error) => tracing::warn!(%error, "the signing keys cannot be renewed"),
-                }
-            }
+            renew_keys((&self.ring, self.signing.as_deref()), || term.fence(), &*self.sink, &*self.clock).await;
             tokio::time::sleep(HOUSEKEEPING).await;
         }
     }
@@ -192,8 +183,60 @@ impl Upkeep {
     }
 }
 
+/// Turns the rings that are due.
+async fn renew_keys(
+    (ring, signing): (&SessionKeyRing, Option<&SigningKeys>),
+    fence: impl Fn() -> Option<Write>,
+    sink: &dyn AuditSink,
+    clock: &dyn Clock,
+) {
+    match ring.rotate_if_due(fence()).await {
+        Ok(true) => turned(sink, clock, "session-key.rotate").await,
+        Ok(false) => {}
+        Err(error) => tracing::warn!(%error, "the session keys cannot be renewed"),
+    }
+    let Some(signing) = signing else { return };
+    match signing.rotate_if_due(fence()).await {
+        Ok(true) => {
+            tracing::info!("a new key will sign access tokens in 10 minutes");
+            turned(sink, clock, "signing-key.rotate").await;
+        }
+        Ok(false) => {}
+        Err(error) => tracing::warn!(%error, "the signing keys cannot be renewed"),
+    }
+}
+
+/// Puts a key that has turned on schedule into the trail, under the name that the act of a person has there.
+async fn turned(sink: &dyn AuditSink, clock: &dyn Clock, action: &'static str) {
+    let mut event = AuditEvent::new(clock.now(), Ulid::generate(), Category::System, EventKind::Act);
+    event.method = Some(action.into());
+    event.outcome = Outcome::Ok;
+    if let Err(error) = sink.record(event).await {
+        tracing::error!(%error, action, "a key that has turned is not in the audit trail");
+    }
+}
+
 impl std::fmt::Debug for Upkeep {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Upkeep").field("retention_days", &self.retention_days).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::tests::world::World;
+
+    #[tokio::test]
+    async fn a_key_that_turns_on_schedule_is_in_the_trail() {
+        let world = World::new().await;
+        let (ring, signing) = (&world.app.session_keys, &world.app.oauth.as_ref().unwrap().keys);
+        let renew = async || {
+            renew_keys((ring, Some(signing)), || None, &*world.sink, &*world.clock).await;
+            world.recorded().iter().map(|event| event.method.as_deref().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        assert!(renew().await.is_empty(), "nothing is due");
+        world.clock.advance(Duration::from_secs(400 * 24 * 3_600));
+        assert_eq!(renew().await, ["session-key.rotate", "signing-key.rotate"]);
     }
 }

@@ -52,7 +52,7 @@ async fn tokens_of_the_company_are_good_for_its_people_where_their_audience_says
     let rows = gateway.audit_of(1, |row| row["method"] == "tools/call" && row["outcome"] == "ok").await;
     assert_eq!(
         (&rows[0]["actor"]["subject"]["id"], &rows[0]["actor"]["id"]),
-        (&json!(id), &json!("cli")),
+        (&json!(id), &json!(format!("{} cli", company.issuer))),
         "{}",
         rows[0]
     );

@@ -106,6 +106,9 @@ impl ClientProof {
             (Self::Assertion(id, assertion), ClientAuthentication::PrivateKeyJwt { keys }) => {
                 check_assertion(id, assertion, keys, audiences, now).map(Some)
             }
+            (Self::Assertion(..), ClientAuthentication::PrivateKeyJwtAt { .. }) => {
+                Err("the client's keys were not fetched")
+            }
             _ => Err("the client is registered for another way of authentication"),
         }
     }

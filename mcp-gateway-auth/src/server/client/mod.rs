@@ -13,6 +13,8 @@ use mcp_gateway_core::record::{Resource, Stored};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::authenticate::{ClientProof, hex_hash, same_hash};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use self::document::read as read_document;
 pub use self::document::{DocumentClients, DocumentError};
 pub use self::redirect::RedirectKind;
 pub(crate) use self::redirect::matches;
@@ -119,8 +121,8 @@ pub enum KnownBy {
     Operator,
     /// It has registered itself: nothing that it says has been checked.
     Registration,
-    /// By the document at the URL that is its id: whoever holds that host vouches for it. What is kept of it is what the
-    /// token endpoint goes by, which fetches nothing.
+    /// By the document at the URL that is its id: whoever holds that host vouches for it. The token endpoint fetches it
+    /// only for a client that somebody has agreed to.
     Document,
 }
 
@@ -140,6 +142,11 @@ pub enum ClientAuthentication {
     PrivateKeyJwt {
         /// Its public keys: a JWK Set.
         keys: String,
+    },
+    /// The same, with keys that it publishes.
+    PrivateKeyJwtAt {
+        /// Where: an https URL of the form of [`DocumentClients::is_url`].
+        jwks_uri: String,
     },
 }
 

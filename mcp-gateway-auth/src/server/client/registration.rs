@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::ServerLimits;
 use super::authenticate::hex_hash;
-use super::{ClientAuthentication, GrantType, KnownBy, OAuthClient, RedirectKind};
+use super::{ClientAuthentication, DocumentClients, GrantType, KnownBy, OAuthClient, RedirectKind};
 use crate::token::PublicKey;
 
 /// Who may register.
@@ -190,11 +190,18 @@ impl ClientMetadata {
                 shown = Some(secret);
                 ClientAuthentication::Secret { sha256 }
             }
+            Some("private_key_jwt") if self.jwks_uri.is_some() => {
+                let jwks_uri = self.jwks_uri.filter(|uri| self.jwks.is_none() && DocumentClients::is_url(uri));
+                let why = "private_key_jwt needs either jwks or a jwks_uri: https at the default port, with a path";
+                let jwks_uri = jwks_uri.ok_or_else(|| RegistrationError::metadata(why))?;
+                ClientAuthentication::PrivateKeyJwtAt { jwks_uri }
+            }
             Some("private_key_jwt") => {
                 let keys =
                     self.jwks.map(|keys| keys.to_string()).filter(|keys| keys.len() <= ServerLimits::CLIENT_KEYS);
-                let keys =
-                    keys.ok_or_else(|| RegistrationError::metadata("private_key_jwt needs jwks up to 16 KiB"))?;
+                let keys = keys.ok_or_else(|| {
+                    RegistrationError::metadata("private_key_jwt needs jwks of up to 16 KiB, or jwks_uri")
+                })?;
                 if PublicKey::read_set(keys.as_bytes()).is_ok_and(|keys| keys.is_empty()) {
                     return Err(RegistrationError::metadata("jwks has no key that can be used"));
                 }

@@ -1,8 +1,11 @@
 //! The person's side: entering a code, and answering what it asks for.
 
+use std::time::Duration;
+
 use http::header::SET_COOKIE;
 use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode};
+use jiff::Timestamp;
 use mcp_gateway_core::Body;
 use mcp_gateway_core::contract::{When, Write};
 use mcp_gateway_core::record::{Outcome, Stored};
@@ -17,6 +20,7 @@ use super::super::{
     ClientLookup, DeviceConfirm, DeviceEntry, DeviceStep, Grant, Inner, Issuer, LoggedIn, OAuthClient, Problem,
     ServerLimits, paths, random,
 };
+use super::poll::SLOWEST;
 use super::{Asked, DeviceOptions, DeviceRequest, DeviceState, UserCode, may_ask};
 
 impl Inner {
@@ -203,7 +207,12 @@ impl Inner {
         let act = consented(&stored, &who, Some(&server), Outcome::Ok);
         self.record(head, act).await.map_err(unavailable)?;
         let grant = self.allowed(request, server, who);
-        let allowed = DeviceRequest { state: DeviceState::Allowed(Box::new(grant)), ..request.clone() };
+        // The device hears of it with its next question, however near the end the person was.
+        let interval = self.devices.as_ref().map_or(Duration::ZERO, |options| options.interval);
+        let heard =
+            grant.created_at.saturating_add(interval.max(Duration::from_secs(SLOWEST))).unwrap_or(Timestamp::MAX);
+        let (ends_at, state) = (request.ends_at.max(heard), DeviceState::Allowed(Box::new(grant)));
+        let allowed = DeviceRequest { ends_at, state, ..request.clone() };
         if !self.change(&stored, &allowed, vec![gone]).await? {
             return Err(Problem::RequestGone);
         }

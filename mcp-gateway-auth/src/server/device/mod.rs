@@ -35,10 +35,12 @@ pub struct DeviceOptions {
     pub requests_per_minute: u32,
     /// `oauth.device.requests_total_per_minute`: codes that all addresses together may ask for; 100.
     pub requests_total_per_minute: u32,
-    /// `oauth.device.tries_per_account`: codes that one person may enter within [`life`](Self::life); 5, so that
-    /// guessing one of the 20^8 succeeds with less than 2^-32 for each that waits (RFC 8628 §5.1).
+    /// `oauth.device.tries_per_account`: codes that one person may enter within any [`life`](Self::life) of a code; 5,
+    /// so that guessing one of the 20^8 succeeds with less than 2^-32 for each that waits (RFC 8628 §5.1). Whoever has
+    /// used them up gets one back after each life.
     pub tries_per_account: u32,
-    /// `oauth.device.tries_per_address`: codes that may be entered from one address in that time; 20.
+    /// `oauth.device.tries_per_address`: codes that may be entered from one address at once; 20, and as many again
+    /// spread over each life of a code.
     pub tries_per_address: u32,
 }
 

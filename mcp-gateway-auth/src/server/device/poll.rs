@@ -22,7 +22,7 @@ use crate::token::TokenLimits;
 const SLOWER: u64 = 5;
 
 /// The longest that a device has to wait, in seconds: one that asks too often is slowed down, not lost.
-const SLOWEST: u64 = 60;
+pub(super) const SLOWEST: u64 = 60;
 
 /// How much too early a question may come: replicas' clocks are apart, and what the network delays differs.
 const EARLY: SignedDuration = SignedDuration::from_millis(500);

@@ -165,8 +165,66 @@ async fn a_blocked_client_is_good_for_nothing_until_it_is_unblocked() {
 
     world.server.unblock_client(&client).await.unwrap();
     world.settle().await;
+    world.clock.advance(Duration::from_secs(1));
     let tokens = world.tokens(&client).await;
     assert!(world.call(text(&tokens, "access_token"), "github").await.is_ok());
+}
+
+/// A block ends what a client has: letting it in again brings nothing of it back.
+#[tokio::test]
+async fn what_a_block_ended_stays_ended_after_it() {
+    let world = World::new().await;
+    let mut new = NewClient::named("Desk");
+    (new.secret, new.redirect_uris) = (true, vec!["https://desk.example/cb".into()]);
+    let made = world.server.create_client(new).await.unwrap();
+    let (id, secret) = (&*made.id, made.secret.unwrap());
+    let proof = [("redirect_uri", "https://desk.example/cb"), ("client_secret", secret.expose())];
+    let (page, cookie) = world.ask(id, "ada", &proof[..1]).await;
+    let code = world.decide(&page, &cookie, "ada", "allow").await.parameters().remove("code").unwrap();
+    let before = world.redeem(id, &code, &proof).await.json();
+    assert!(world.call(text(&before, "access_token"), "github").await.is_ok());
+    assert_eq!(world.server.consents(None, None, 10).await.unwrap().0.len(), 1);
+
+    world.server.block_client(id).await.unwrap();
+    assert!(world.server.grants(None, None, 10).await.unwrap().0.is_empty());
+    assert!(world.server.consents(None, None, 10).await.unwrap().0.is_empty());
+    world.clock.advance(Duration::from_secs(1));
+    world.server.unblock_client(id).await.unwrap();
+    world.settle().await;
+    world.clock.advance(Duration::from_secs(1));
+    assert!(world.call(text(&before, "access_token"), "github").await.is_err());
+    let refresh = [
+        ("grant_type", "refresh_token"),
+        ("client_id", id),
+        ("client_secret", secret.expose()),
+        ("refresh_token", text(&before, "refresh_token")),
+    ];
+    assert_eq!(world.post("/token", &refresh).await.error(), "invalid_grant");
+    let (page, cookie) = world.ask(id, "ada", &proof[..1]).await;
+    let code = world.decide(&page, &cookie, "ada", "allow").await.parameters().remove("code").unwrap();
+    let after = world.redeem(id, &code, &proof).await.json();
+    assert!(world.call(text(&after, "access_token"), "github").await.is_ok(), "what comes after it is good");
+}
+
+/// OAuth 2.1 has no `redirect_uri` at the token endpoint, RFC 6749 has: one that is there must be right.
+#[tokio::test]
+async fn a_redirect_uri_at_the_token_endpoint_may_be_left_out_but_not_be_another() {
+    let world = World::new().await;
+    let client = world.laptop().await;
+    let code = world.code(&client).await;
+    assert_eq!(world.redeem(&client, &code, &[("redirect_uri", "")]).await.status, 200);
+    let code = world.code(&client).await;
+    let other = world.redeem(&client, &code, &[("redirect_uri", "http://127.0.0.1:33418/other")]).await;
+    assert_eq!(other.error(), "invalid_grant");
+}
+
+#[tokio::test]
+async fn registration_and_refresh_tokens_are_told_apart() {
+    let world = World::new().await;
+    let registered = world.register(json!({ "redirect_uris": [REDIRECT] })).await.json();
+    let tokens = world.tokens(text(&registered, "client_id")).await;
+    assert!(text(&registered, "registration_access_token").starts_with("mcpgwm_"));
+    assert!(text(&tokens, "refresh_token").starts_with("mcpgwr_"));
 }
 
 #[tokio::test]

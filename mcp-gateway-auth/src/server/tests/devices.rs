@@ -207,6 +207,20 @@ async fn a_device_code_ends_in_time_and_says_so() {
     assert_eq!(poll(&world, &client, &code).await.error(), "invalid_grant");
 }
 
+/// Whoever agrees at the last moment has agreed: the device asks only after its interval.
+#[tokio::test]
+async fn what_was_allowed_at_the_end_is_still_there_for_the_next_question() {
+    for (wait, status) in [(59_999, 200), (60_000, 400)] {
+        let world = world().await;
+        let client = cli(&world).await;
+        let (code, user_code) = codes(&world, &client).await;
+        world.clock.advance(Duration::from_millis(599_999));
+        Browser::of(&world, "ada").await.allow(&user_code).await;
+        world.clock.advance(Duration::from_millis(wait));
+        assert_eq!(poll(&world, &client, &code).await.status, status, "{wait}");
+    }
+}
+
 /// RFC 8628 §5.4: whoever registers by themselves gets nobody to type a code.
 #[tokio::test]
 async fn only_clients_that_an_operator_made_for_it_get_device_codes() {
@@ -259,6 +273,26 @@ async fn guesses_of_user_codes_are_bounded_by_account_and_address() {
     assert_eq!(from(&bob, "198.51.100.1", "BBBB-BBBB").await, 400);
     assert_eq!(from(&bob, "198.51.100.1", &user_code).await, 429, "the address has had its six");
     assert_eq!(from(&bob, "198.51.100.2", &user_code).await, 200);
+}
+
+/// A budget that is refilled while it is used gives more than its number in its time.
+#[tokio::test]
+async fn an_account_has_no_more_tries_in_the_life_of_a_code_than_it_says() {
+    let options = DeviceOptions { tries_per_address: 1_000, ..DeviceOptions::default() };
+    let world = World::with(|server| {
+        let limiter = MemoryRateLimiter::new(server.0.clock.clone(), 100);
+        server.documents(None).devices(options, limiter)
+    });
+    let world = world.await;
+    let browser = Browser::of(&world, "ada").await;
+    let mut looked_up = 0;
+    for _ in 0..600 {
+        looked_up += u32::from(browser.enter("BBBB-BBBB").await.0.status == 400);
+        world.clock.advance(Duration::from_secs(1));
+    }
+    assert_eq!(looked_up, 5);
+    assert_eq!(browser.enter("BBBB-BBBB").await.0.status, 400, "one comes back with each life");
+    assert_eq!(browser.enter("BBBB-BBBB").await.0.status, 429);
 }
 
 #[tokio::test]

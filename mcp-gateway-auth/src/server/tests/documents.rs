@@ -14,6 +14,8 @@ type Fields = Vec<(HeaderName, &'static str)>;
 #[derive(Default)]
 struct Web {
     answer: Mutex<(u16, Fields, String)>,
+    /// What is at another place.
+    elsewhere: Mutex<HashMap<String, String>>,
     fetched: Mutex<Vec<String>>,
 }
 
@@ -31,7 +33,10 @@ impl Web {
 impl Fetch for Web {
     async fn fetch(&self, request: Request<Bytes>) -> Result<Fetched, FetchError> {
         self.fetched.lock().unwrap().push(request.uri().to_string());
-        let (status, extra, body) = self.answer.lock().unwrap().clone();
+        let (status, extra, mut body) = self.answer.lock().unwrap().clone();
+        if let Some(other) = self.elsewhere.lock().unwrap().get(&request.uri().to_string()) {
+            body.clone_from(other);
+        }
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         for (name, value) in extra {
@@ -70,10 +75,133 @@ async fn a_document_is_fetched_after_login_and_the_client_connects() {
     assert_eq!(web.fetched(), 1, "remembered");
     let tokens = world.redeem(ID, &code, &[]).await.json();
     assert!(world.call(text(&tokens, "access_token"), "github").await.is_ok());
-    world.clock.advance(2 * DocumentClients::REMEMBER.0);
-    assert_eq!(world.refresh(ID, text(&tokens, "refresh_token")).await.status, 200);
     assert_eq!(world.refresh("https://other.example/client.json", "x").await.status, 401);
-    assert_eq!(web.fetched(), 1, "the token endpoint fetches nothing");
+    assert_eq!(web.fetched(), 1, "nor at the token endpoint");
+    world.clock.advance(2 * DocumentClients::REMEMBER.0);
+    web.says(503, &[], &json!({}));
+    let refreshed = world.refresh(ID, text(&tokens, "refresh_token")).await;
+    assert_eq!((refreshed.status, web.fetched()), (200, 2), "a public client proves nothing, and goes on");
+    web.says(404, &[], &json!({}));
+    assert_eq!(
+        world.refresh(ID, text(&refreshed.json(), "refresh_token")).await.status,
+        401,
+        "it is no client any more"
+    );
+}
+
+/// Signs a client's assertions with this key.
+async fn refresh_signed(world: &World, keys: &SigningKeys, refresh: &str, jti: &str) -> Answer {
+    use mcp_gateway_core::contract::Signer as _;
+    let claims = json!({ "iss": ID, "sub": ID, "aud": ORIGIN, "jti": jti, "exp": world.clock.now().as_second() + 60 });
+    let assertion = keys.sign("JWT", claims.to_string().as_bytes()).await.unwrap();
+    let form = [
+        ("grant_type", "refresh_token"),
+        ("refresh_token", refresh),
+        ("client_assertion", &assertion),
+        ("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"),
+    ];
+    world.post("/token", &form).await
+}
+
+async fn redeem_signed(world: &World, keys: &SigningKeys, code: &str) -> Answer {
+    use mcp_gateway_core::contract::Signer as _;
+    let claims = json!({ "iss": ID, "sub": ID, "aud": ORIGIN, "jti": code, "exp": world.clock.now().as_second() + 60 });
+    let assertion = keys.sign("JWT", claims.to_string().as_bytes()).await.unwrap();
+    let kind = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+    world.redeem(ID, code, &[("client_assertion", &assertion), ("client_assertion_type", kind)]).await
+}
+
+/// Keys of a client, which are not the gateway's.
+async fn keys_of_a_client(world: &World) -> Arc<SigningKeys> {
+    let store = Arc::new(MemoryStore::new(world.clock.clone()));
+    let ring = Resources::new(store, world.sealer.clone(), TenantId::default());
+    SigningKeys::open(ring, world.clock.clone(), SigningKeyOptions::default()).await.unwrap()
+}
+
+/// Whether the document has the keys in it or says where they are: what it says now is what counts.
+#[tokio::test]
+async fn a_key_that_a_client_has_withdrawn_is_good_for_nothing() {
+    const KEYS: &str = "https://client.example/keys.json";
+    for published in [false, true] {
+        let (world, web) = world().await;
+        let (old, new) = (keys_of_a_client(&world).await, keys_of_a_client(&world).await);
+        let says = |keys: &SigningKeys| {
+            let mut document = document();
+            document["token_endpoint_auth_method"] = "private_key_jwt".into();
+            if published {
+                document["jwks_uri"] = KEYS.into();
+                web.elsewhere.lock().unwrap().insert(KEYS.into(), keys.document().to_string());
+            } else {
+                document["jwks"] = serde_json::from_str(&keys.document()).unwrap();
+            }
+            web.says(200, &[], &document);
+        };
+        says(&old);
+        let code = world.code(ID).await;
+        let tokens = redeem_signed(&world, &old, &code).await;
+        assert_eq!(tokens.status, 200, "{published} {tokens:?}");
+        let refresh = text(&tokens.json(), "refresh_token").to_owned();
+        assert_eq!(world.refresh(ID, &refresh).await.status, 401, "a name alone proves nothing");
+        says(&new);
+        let before = web.fetched();
+        let tokens = refresh_signed(&world, &old, &refresh, "1").await;
+        assert_eq!((tokens.status, web.fetched()), (200, before), "as long as the answer may be remembered");
+        let refresh = text(&tokens.json(), "refresh_token").to_owned();
+        world.clock.advance(DocumentClients::REMEMBER.0);
+        assert_eq!(refresh_signed(&world, &old, &refresh, "2").await.status, 401, "{published}");
+        assert_eq!(refresh_signed(&world, &new, &refresh, "3").await.status, 200, "{published}");
+        world.clock.advance(DocumentClients::REMEMBER.0);
+        web.says(500, &[], &json!({}));
+        web.elsewhere.lock().unwrap().clear();
+        assert_eq!(refresh_signed(&world, &new, &refresh, "4").await.status, 503, "nobody can say whether it is good");
+    }
+}
+
+/// A registration may say where its keys are: they are fetched once somebody has agreed to the client.
+#[tokio::test]
+async fn keys_of_registered_clients_are_fetched_only_after_consent() {
+    let (world, web) = world().await;
+    let metadata = |uri: &str| json!({ "redirect_uris": [REDIRECT], "token_endpoint_auth_method": "private_key_jwt", "jwks_uri": uri });
+    for bad in ["http://client.example/keys", "https://client.example:8443/keys", "https://u@client.example/keys", "x"]
+    {
+        assert_eq!(world.register(metadata(bad)).await.error(), "invalid_client_metadata", "{bad}");
+    }
+    let mut both = metadata("https://client.example/keys");
+    both["jwks"] = json!({ "keys": [] });
+    assert_eq!(world.register(both).await.error(), "invalid_client_metadata");
+    let registered = world.register(metadata("https://client.example/keys")).await.json();
+    assert_eq!(text(&registered, "token_endpoint_auth_method"), "private_key_jwt");
+    let answer = world.refresh(text(&registered, "client_id"), "x").await;
+    assert_eq!((answer.status, web.fetched()), (401, 0));
+    let none = json!({ "redirect_uris": [REDIRECT], "jwks_uri": "https://169.254.169.254/keys" });
+    let ignored = world.register(none).await;
+    assert_eq!((ignored.status, web.fetched()), (201, 0), "who proves nothing needs no keys");
+    let without = World::new().await;
+    assert_eq!(without.register(metadata("https://client.example/keys")).await.error(), "invalid_client_metadata");
+}
+
+/// Anybody can name a client at the token endpoint: its host is asked only so often.
+#[tokio::test]
+async fn the_token_endpoint_asks_a_host_only_so_often() {
+    let web = Arc::new(Web::default());
+    web.says(200, &[(CACHE_CONTROL, "no-store")], &document());
+    let held = web.clone();
+    let world = World::with(|server| {
+        let clock = server.0.clock.clone();
+        let limiter = mcp_gateway_core::memory::MemoryRateLimiter::new(clock.clone(), 100);
+        let options = ServerOptions { documents_per_minute: 1, ..ServerOptions::default() };
+        server.documents(Some(DocumentClients::with_fetch(held, clock))).options(options).limit_addresses(limiter)
+    });
+    let world = world.await;
+    let (page, cookie) = world.ask(ID, "ada", &[]).await;
+    world.clock.advance(Duration::from_secs(60));
+    assert_eq!(world.decide(&page, &cookie, "ada", "allow").await.status, 303);
+    let before = web.fetched();
+    for _ in 0..10 {
+        assert_eq!(world.refresh(ID, "x").await.status, 400);
+    }
+    assert_eq!(world.refresh(ID, "x").await.status, 429);
+    assert_eq!(web.fetched() - before, 10);
 }
 
 #[tokio::test]
@@ -113,7 +241,6 @@ async fn only_a_whole_document_is_a_client() {
         ("redirect_uris", json!(["https://evil.example/cb"])),
         ("token_endpoint_auth_method", json!("client_secret_basic")),
         ("token_endpoint_auth_method", json!("private_key_jwt")),
-        ("jwks_uri", json!("https://169.254.169.254/keys")),
         ("client_uri", json!("x".repeat(ServerLimits::DOCUMENT))),
     ] {
         web.says(200, &[], &with(name, value.clone()));
@@ -126,8 +253,13 @@ async fn only_a_whole_document_is_a_client() {
     web.says(200, &[(CONTENT_TYPE, "text/html")], &document());
     refused("HTML").await;
     world.clock.advance(DocumentClients::REMEMBER.0);
-    web.says(200, &[(CONTENT_TYPE, "application/client-metadata+json")], &document());
+    let mut linked = document();
+    for name in ["logo_uri", "client_uri", "policy_uri", "tos_uri", "jwks_uri"] {
+        linked[name] = "https://169.254.169.254/latest".into();
+    }
+    web.says(200, &[(CONTENT_TYPE, "application/client-metadata+json")], &linked);
     world.ask(ID, "ada", &[]).await;
+    assert!(web.fetched.lock().unwrap().iter().all(|url| url == ID), "nothing that it names is fetched");
 }
 
 #[tokio::test]

@@ -1,6 +1,27 @@
 //! What works: from metadata to calls.
 
+use mcp_gateway_core::contract::{AuditFull, Seq};
+use mcp_gateway_core::record::{AuditEvent, Outcome};
+
 use super::*;
+
+/// Keeps what it is told, until it is full.
+#[derive(Default)]
+struct Trail(Mutex<(Vec<AuditEvent>, bool)>);
+
+#[async_trait]
+impl AuditSink for Trail {
+    fn record(&self, event: AuditEvent) -> MaybeReady<Result<Seq, AuditFull>> {
+        let mut trail = self.0.lock().unwrap();
+        if trail.1 {
+            return Err(AuditFull::Space).into();
+        }
+        trail.0.push(event);
+        Ok(Seq(0)).into()
+    }
+
+    async fn flush(&self) {}
+}
 
 #[tokio::test]
 async fn metadata_says_what_clients_need_and_is_one_set() {
@@ -141,6 +162,12 @@ async fn a_client_calls_for_itself_with_a_secret_or_a_signature() {
     assert!(tokens.get("refresh_token").is_none());
     let principal = world.call(text(&tokens, "access_token"), "github").await.unwrap();
     assert_eq!((&*principal.subject.issuer, &*principal.subject.id), (CLIENT_SUBJECT, "ci"));
+    // A person of the same id is somebody else, and what ends the one is nothing to the other.
+    let person = Subject::local("ci");
+    assert_ne!(principal.subject, person);
+    world.server.end_grants(mcp_gateway_core::record::Revoked::Subject(&person)).await.unwrap();
+    world.settle().await;
+    assert!(world.call(text(&tokens, "access_token"), "github").await.is_ok());
 
     let now = world.clock.now().as_second();
     let claims =
@@ -192,26 +219,6 @@ async fn endpoints_answer_browsers_of_any_origin_and_name_their_methods() {
 
 #[tokio::test]
 async fn the_trail_says_who_agreed_to_what_and_a_full_one_stops_giving() {
-    use mcp_gateway_core::contract::{AuditFull, AuditSink, Seq};
-    use mcp_gateway_core::record::{AuditEvent, Outcome};
-
-    #[derive(Default)]
-    struct Trail(Mutex<(Vec<AuditEvent>, bool)>);
-
-    #[async_trait]
-    impl AuditSink for Trail {
-        fn record(&self, event: AuditEvent) -> MaybeReady<Result<Seq, AuditFull>> {
-            let mut trail = self.0.lock().unwrap();
-            if trail.1 {
-                return Err(AuditFull::Space).into();
-            }
-            trail.0.push(event);
-            Ok(Seq(0)).into()
-        }
-
-        async fn flush(&self) {}
-    }
-
     let trail = Arc::new(Trail::default());
     let sink = trail.clone();
     let world = World::with(|server| server.documents(None).audit(sink)).await;
@@ -288,9 +295,11 @@ async fn an_identity_provider_decides_for_its_people_once_and_for_what_it_names(
     const IDP: &str = "https://idp.example";
     let idp = World::new().await;
     let keys = idp.keys.clone();
+    let trail = Arc::new(Trail::default());
+    let sink = trail.clone();
     let world = World::with(|server| {
         let provider = IdentityProvider::new(IDP, keys).with_client("agent").with_client("public");
-        server.documents(None).identity_provider(provider)
+        server.documents(None).identity_provider(provider).audit(sink)
     });
     let world = world.await;
     let metadata = world.get("/.well-known/oauth-authorization-server").await.json();
@@ -336,6 +345,17 @@ async fn an_identity_provider_decides_for_its_people_once_and_for_what_it_names(
     let principal = world.call(text(&tokens, "access_token"), "github").await.unwrap();
     assert_eq!((&*principal.subject.issuer, &*principal.subject.id), (IDP, "u-1"));
     assert_eq!(send("agent", "oauth-id-jag+jwt", &claims("1")).await.error(), "invalid_grant", "used once");
+    let mut scoped = claims("scoped");
+    scoped["scope"] = "chat mcp".into();
+    let narrowed = send("agent", "oauth-id-jag+jwt", &scoped).await.json();
+    assert_eq!(narrowed["scope"], "mcp", "of what is agreed, what is known here");
+    (scoped["scope"], scoped["jti"]) = ("chat".into(), "other scope".into());
+    assert_eq!(send("agent", "oauth-id-jag+jwt", &scoped).await.error(), "invalid_scope");
+    let events = std::mem::take(&mut trail.0.lock().unwrap().0);
+    let exchanges = events.iter().filter(|event| event.method.as_deref() == Some("oauth.exchange"));
+    let exchanges: Vec<_> = exchanges.map(|event| (event.outcome, event.actor.is_some())).collect();
+    let (given, refused) = ((Outcome::Ok, true), (Outcome::Denied, false));
+    assert_eq!(exchanges, [given, refused, given, refused]);
 
     assert_eq!(send("agent", "JWT", &claims("2")).await.error(), "invalid_grant");
     for (name, value) in [

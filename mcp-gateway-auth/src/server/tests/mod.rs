@@ -24,6 +24,7 @@ use mcp_gateway_core::snapshot::{SnapshotOptions, Snapshots};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
+use super::client::hex_hash;
 use super::*;
 use crate::token::{Person, SigningKeyOptions, SigningKeys, TokenAuthenticator};
 

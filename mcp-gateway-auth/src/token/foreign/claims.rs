@@ -34,6 +34,22 @@ pub(crate) struct ForeignClaims {
     client_id: Option<String>,
     #[serde(default)]
     azp: Option<String>,
+    /// What only ID tokens have (OpenID Connect Core §2, §3.3.2.11).
+    #[serde(default)]
+    nonce: Option<IgnoredAny>,
+    #[serde(default)]
+    at_hash: Option<IgnoredAny>,
+    #[serde(default)]
+    c_hash: Option<IgnoredAny>,
+    /// What only security events have, logout tokens among them (RFC 8417 §2.2).
+    #[serde(default)]
+    events: Option<IgnoredAny>,
+    /// Keycloak's word for what a token is.
+    #[serde(default)]
+    typ: Option<String>,
+    /// Amazon Cognito's.
+    #[serde(default)]
+    token_use: Option<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -53,6 +69,14 @@ impl Audience {
 }
 
 impl ForeignClaims {
+    /// Whether an issuer that gives its access tokens no type of their own means something else by this one (RFC 8725
+    /// §3.11, §3.12).
+    pub(crate) fn is_something_else(&self) -> bool {
+        let marked = [&self.nonce, &self.at_hash, &self.c_hash, &self.events].iter().any(|mark| mark.is_some());
+        let named = self.typ.as_deref().is_some_and(|typ| !typ.eq_ignore_ascii_case("bearer"));
+        marked || named || self.token_use.as_deref().is_some_and(|used| used != "access")
+    }
+
     /// What must hold before a signature is worth its cost.
     pub(crate) fn check(
         &self,
@@ -92,7 +116,9 @@ impl ForeignClaims {
             Subject { tenant: issuer.tenant.clone(), issuer: Arc::clone(&issuer.issuer), id: self.sub.as_str().into() };
         let epoch = seconds(self.iat)?;
         let expires_at = seconds(self.exp.min(self.forgotten()))?;
-        let client: Arc<str> = self.client_id.or(self.azp).unwrap_or(self.sub).into();
+        // Qualified: no client of ours has a blank in its id, so no issuer can name one.
+        let client = self.client_id.or(self.azp).unwrap_or(self.sub);
+        let client: Arc<str> = format!("{} {client}", issuer.issuer).into();
         let mut depends_on = vec![Revoked::Subject(&subject).id(), Revoked::Client(&client).id()];
         depends_on.extend(self.jti.as_deref().map(|id| Revoked::Token(id).id()));
         // For another server of its audience, the same token is checked like a new one.

@@ -38,8 +38,11 @@ type Withheld = Arc<dyn Fn(&[u8]) -> bool + Send + Sync>;
 const OWN: &[u8] = b"mcpgw";
 
 impl Introspection {
-    /// How long an answer is remembered: an issuer's revocation is noticed after so long.
+    /// How long an answer is remembered: an issuer's revocation is noticed after so long, by what is open too.
     pub const REMEMBER: Duration = Duration::from_secs(60);
+
+    /// How long what is open goes on while the issuer does not answer whether its token still is good: 15 minutes.
+    pub const AWAY: Duration = Duration::from_secs(900);
 
     /// How long an issuer may take to answer; then the call gets 503.
     pub const TIMEOUT: Duration = Duration::from_secs(3);
@@ -88,12 +91,7 @@ impl Introspection {
         if answer.status != StatusCode::OK {
             return Err(unavailable(format!("status {}", answer.status).into()));
         }
-        #[derive(Deserialize)]
-        struct Active {
-            active: bool,
-        }
-        let Active { active } = serde_json::from_slice(&answer.body).map_err(|error| unavailable(error.into()))?;
-        if !active {
+        if !is_active(&answer.body).map_err(|error| unavailable(error.into()))? {
             return Err(AuthError::Invalid("the issuer says that the token is not active"));
         }
         let claims: ForeignClaims = serde_json::from_slice(&answer.body)
@@ -123,6 +121,15 @@ impl Introspection {
             .header(ACCEPT, "application/json")
             .body(Bytes::from(body))
     }
+}
+
+/// Whether an answer says that the token is good (RFC 7662 §2.2).
+pub(crate) fn is_active(answer: &[u8]) -> Result<bool, serde_json::Error> {
+    #[derive(Deserialize)]
+    struct Active {
+        active: bool,
+    }
+    Ok(serde_json::from_slice::<Active>(answer)?.active)
 }
 
 impl fmt::Debug for Introspection {

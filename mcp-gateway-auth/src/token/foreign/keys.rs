@@ -13,6 +13,7 @@ use mcp_gateway_core::{BoxError, MaybeReady};
 use tokio::sync::watch;
 
 use super::super::key::PublicKey;
+use super::metadata;
 
 /// A JWK Set that is fetched when it is needed and remembered.
 ///
@@ -48,13 +49,28 @@ impl Default for RemoteKeysOptions {
 }
 
 struct Inner {
-    url: String,
+    source: Source,
     fetch: Arc<dyn Fetch>,
     clock: Arc<dyn Clock>,
     options: RemoteKeysOptions,
     held: ArcSwap<Held>,
     /// The fetch that is under way: ends when its sender is dropped.
     fetching: Mutex<Weak<watch::Sender<()>>>,
+}
+
+/// Where a set is.
+#[derive(Debug)]
+enum Source {
+    At(String),
+    /// Where the metadata of this issuer say; looked up with each fetch.
+    Of(String),
+}
+
+impl Source {
+    fn name(&self) -> &str {
+        let (Self::At(name) | Self::Of(name)) = self;
+        name
+    }
 }
 
 #[derive(Clone, Default)]
@@ -76,8 +92,22 @@ impl RemoteKeys {
         clock: Arc<dyn Clock>,
         options: RemoteKeysOptions,
     ) -> Self {
+        Self::from_source(Source::At(url.into()), fetch, clock, options)
+    }
+
+    /// The keys of this issuer, found by its metadata (RFC 8414 §3, OpenID Connect Discovery 1.0 §4).
+    pub fn discovered(
+        issuer: impl Into<String>,
+        fetch: Arc<dyn Fetch>,
+        clock: Arc<dyn Clock>,
+        options: RemoteKeysOptions,
+    ) -> Self {
+        Self::from_source(Source::Of(issuer.into()), fetch, clock, options)
+    }
+
+    fn from_source(source: Source, fetch: Arc<dyn Fetch>, clock: Arc<dyn Clock>, options: RemoteKeysOptions) -> Self {
         let (held, fetching) = (ArcSwap::default(), Mutex::default());
-        Self(Arc::new(Inner { url: url.into(), fetch, clock, options, held, fetching }))
+        Self(Arc::new(Inner { source, fetch, clock, options, held, fetching }))
     }
 }
 
@@ -127,7 +157,7 @@ impl Inner {
             return Ok(held.find(id));
         }
         let source = "the issuer's keys could not be fetched; see the log".into();
-        Err(KeyRingError { issuer: self.url.as_str().into(), source })
+        Err(KeyRingError { issuer: self.source.name().into(), source })
     }
 
     fn is_fetching(&self) -> bool {
@@ -146,7 +176,7 @@ impl Inner {
         let inner = Arc::clone(self);
         tokio::spawn(async move {
             if let Err(error) = inner.refresh().await {
-                tracing::warn!(url = inner.url, %error, "the keys of a trusted issuer cannot be fetched");
+                tracing::warn!(of = inner.source.name(), %error, "the keys of a trusted issuer cannot be fetched");
             }
             drop(under_way);
         });
@@ -172,7 +202,11 @@ impl Inner {
     }
 
     async fn read(&self, now: Instant) -> Result<Held, BoxError> {
-        let answer = self.fetch.fetch(get_json(&self.url)?).await?;
+        let url = match &self.source {
+            Source::At(url) => url.clone(),
+            Source::Of(issuer) => metadata::jwks_uri(&*self.fetch, issuer).await?,
+        };
+        let answer = self.fetch.fetch(get_json(&url)?).await?;
         if answer.status != StatusCode::OK {
             return Err(format!("status {}", answer.status).into());
         }
@@ -199,6 +233,6 @@ impl Held {
 
 impl fmt::Debug for RemoteKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RemoteKeys").field("url", &self.0.url).finish_non_exhaustive()
+        f.debug_struct("RemoteKeys").field("source", &self.0.source).finish_non_exhaustive()
     }
 }

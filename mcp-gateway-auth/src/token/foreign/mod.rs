@@ -3,6 +3,7 @@
 mod claims;
 mod introspect;
 mod keys;
+mod metadata;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,8 +15,14 @@ use mcp_gateway_core::record::{Scope, ServerList, Subject, TenantId};
 
 pub(crate) use self::claims::ForeignClaims;
 pub use self::introspect::Introspection;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use self::introspect::is_active;
 pub use self::keys::{RemoteKeys, RemoteKeysOptions};
 use super::ACCESS_TOKEN;
+use super::jws::Header;
+
+/// The `typ` of a token that says nothing of what it is for.
+const UNTYPED: &str = "JWT";
 
 /// An issuer whose tokens are accepted beside our own, and what for.
 ///
@@ -71,12 +78,22 @@ impl TrustedIssuer {
         self
     }
 
-    /// The same with another `typ` in the header, for issuers that do not follow RFC 9068 (`JWT`). Then nothing but the
-    /// audience tells an access token from an ID token.
+    /// The same with another `typ` in the header, for issuers that do not follow RFC 9068. With `JWT` a token may have that
+    /// type, none, or `at+jwt`; what its claims show to be an ID token, a logout token or a refresh token is refused.
     #[must_use]
     pub fn with_typ(mut self, typ: impl Into<String>) -> Self {
         self.typ = typ.into();
         self
+    }
+
+    /// Whether this is the head and these are the claims of an access token of this issuer.
+    pub(crate) fn is_access_token(&self, header: &Header, claims: &ForeignClaims) -> bool {
+        if header.is(&self.typ) && !self.typ.eq_ignore_ascii_case(UNTYPED) {
+            return true;
+        }
+        let untyped = header.typ.is_none() || header.is(UNTYPED);
+        let explicit = header.is(ACCESS_TOKEN);
+        self.typ.eq_ignore_ascii_case(UNTYPED) && (explicit || untyped && !claims.is_something_else())
     }
 
     /// The same, whose tokens are good for these scopes; `mcp` alone by default.

@@ -17,6 +17,7 @@ pub use self::future::RevokeFuture;
 use super::admit::is_stream;
 use crate::context::McpContext;
 use crate::contract::{Clock, Decision, Revision};
+use crate::record::Watch;
 use crate::{Body, BoxFuture};
 
 /// Cuts calls and streams of a principal that has been revoked or may not do this any more, and ends streams whose
@@ -101,6 +102,14 @@ impl Watcher {
                     if changes.changed().await.is_err() {
                         return Over::Revoked;
                     }
+                }
+            };
+            let ended = cx.principal().and_then(|principal| principal.watch.as_ref()).map(Watch::over);
+            let judged = async {
+                let Some(ended) = ended else { return judged.await };
+                tokio::select! {
+                    over = judged => over,
+                    () = ended => Over::Revoked,
                 }
             };
             let Some(until) = cx.principal().and_then(|principal| principal.expires_at) else { return judged.await };

@@ -105,6 +105,25 @@ async fn streams_of_the_revoked_break_off_and_others_go_on() {
     assert!(futures_util::poll!(ada.frame()).is_pending());
 }
 
+/// A credential of whose end nobody here hears is looked after while something is open.
+#[tokio::test]
+async fn what_a_watched_credential_has_open_ends_with_it() {
+    struct Told(watch::Receiver<bool>);
+    impl crate::record::CredentialWatch for Told {
+        fn over(&self) -> BoxFuture<()> {
+            let mut told = self.0.clone();
+            Box::pin(async move { drop(told.wait_for(|over| *over).await) })
+        }
+    }
+    let world = World::new();
+    let (tell, told) = watch::channel(false);
+    let watched = Principal::new("local", "eve").with_watch(Watch::new(Told(told)));
+    let mut eve = stream(&world, Method::GET, watched).await;
+    assert!(futures_util::poll!(eve.frame()).is_pending());
+    tell.send_replace(true);
+    assert!(eve.frame().await.unwrap().is_err());
+}
+
 #[tokio::test]
 async fn a_call_that_waits_for_its_server_is_cut() {
     let world = World::new();

@@ -7,8 +7,11 @@ use http::{Request, StatusCode};
 use mcp_gateway_auth::login::{Attempt, SessionUser, csrf_token};
 use mcp_gateway_auth::server::{Consent, Grant};
 use mcp_gateway_auth::user::{Asserted, AssertedGroup, IdentityKey};
-use mcp_gateway_core::contract::When;
-use mcp_gateway_core::record::{Dependence, Principal, Resources, Revoked, Roles, Scope, Secret, Subject, TenantId};
+use mcp_gateway_core::contract::{AuditRow, AuditStore as _, StreamId, When};
+use mcp_gateway_core::record::{
+    ActorFacts, ActorKind, AuditEvent, Category, Dependence, EventKind, Principal, Resources, Revoked, Roles, Scope,
+    Secret, Subject, TenantId,
+};
 use serde_json::{Value, json};
 
 use super::world::{Answer, World};
@@ -84,6 +87,52 @@ async fn the_table_says_who_may_do_what() {
         };
         let own = ["/api/v1/api-keys", "/api/v1/oauth/grants", "/api/v1/oauth/consents", "/api/v1/me/"];
         assert!(changes(Roles::AUDITOR).all(|operation| own.iter().any(|path| operation.path.starts_with(path))));
+    }
+}
+
+/// Who is neither admin nor auditor reads what they did themselves, whatever they ask for.
+#[tokio::test]
+async fn everybody_reads_their_own_rows_of_the_trail_alone() {
+    let world = World::new().await;
+    let (ada, auditor) = (world.person("ada", Roles::BASIC).await, world.person("eve", Roles::AUDITOR).await);
+    let did = |n: u64, issuer: &str, id: &str| {
+        let ts = jiff::Timestamp::from_microsecond(i64::try_from(n).unwrap()).unwrap();
+        let mut event = AuditEvent::new(ts, ulid::Ulid(n.into()), Category::Mcp, EventKind::Exchange);
+        let subject = Subject { tenant: TenantId::default(), issuer: issuer.into(), id: id.into() };
+        event.actor = Some(ActorFacts { subject, kind: ActorKind::ApiKey, id: "k".into(), name: None });
+        AuditRow { stream: StreamId(ulid::Ulid(1)), seq: n, event }
+    };
+    let rows = vec![did(1, "local", &ada.id), did(2, "local", "bob"), did(3, "https://other.example", &ada.id)];
+    world.audit.append(rows).await.unwrap();
+    let seen = async |person: &Person, query: &str| {
+        let path = format!("/api/v1/audit-events?category=mcp{query}");
+        world.as_person(person, "GET", &path, None).await.body["items"].as_array().unwrap().len()
+    };
+    assert_eq!(seen(&ada, "").await, 1, "not those of somebody else of the same id");
+    assert_eq!(seen(&ada, "&subject=bob").await, 1, "what is asked for does not count");
+    assert_eq!((seen(&auditor, "").await, seen(&auditor, "&subject=bob").await), (3, 1));
+    for path in ["/api/v1/servers", "/api/v1/entries"] {
+        assert_eq!(world.as_person(&auditor, "GET", path, None).await.status, StatusCode::OK);
+        assert_eq!(world.as_person(&ada, "GET", path, None).await.status, StatusCode::FORBIDDEN);
+    }
+}
+
+/// `audit.admin_reads`: who looked at what of others.
+#[tokio::test]
+async fn looks_of_administrators_are_in_the_trail_where_that_is_wanted() {
+    for (wanted, rows) in [(false, 0), (true, 1)] {
+        let mut config = crate::config::Config::default();
+        config.runtime.process.i_trust_all_servers = true;
+        config.audit.admin_reads = wanted;
+        let world = World::with(config).await;
+        let admin = world.person("root", Roles::ADMIN).await;
+        world.recorded();
+        for path in ["/api/v1/users", "/api/v1/me"] {
+            assert_eq!(world.as_person(&admin, "GET", path, None).await.status, StatusCode::OK);
+        }
+        let recorded = world.recorded();
+        assert_eq!(recorded.len(), rows, "{recorded:?}");
+        assert!(recorded.iter().all(|event| event.method.as_deref() == Some("user.list")));
     }
 }
 
