@@ -63,7 +63,7 @@ impl Compiled {
             check_selector(&format!("selectors[{number}]"), selector)?;
         }
         if !(1..=FilterLimits::TIMEOUT_MS).contains(&spec.timeout_ms) {
-            return wrong("timeoutMs", format!("must be 1 to {} milliseconds", FilterLimits::TIMEOUT_MS));
+            return wrong("timeout_ms", format!("must be 1 to {} milliseconds", FilterLimits::TIMEOUT_MS));
         }
         if spec.retries > FilterLimits::RETRIES {
             return wrong("retries", format!("must be at most {}", FilterLimits::RETRIES));

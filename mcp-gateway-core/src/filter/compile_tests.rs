@@ -41,9 +41,9 @@ fn limits_hold_at_their_edges() {
             Box::new(move |spec| spec["selectors"] = json!([{ "targets": [text(1_025)] }])),
             Some("selectors[0].targets[0]"),
         ),
-        (Box::new(|spec| spec["timeoutMs"] = 60_000.into()), None),
-        (Box::new(|spec| spec["timeoutMs"] = 60_001.into()), Some("timeoutMs")),
-        (Box::new(|spec| spec["timeoutMs"] = 0.into()), Some("timeoutMs")),
+        (Box::new(|spec| spec["timeout_ms"] = 60_000.into()), None),
+        (Box::new(|spec| spec["timeout_ms"] = 60_001.into()), Some("timeout_ms")),
+        (Box::new(|spec| spec["timeout_ms"] = 0.into()), Some("timeout_ms")),
         (Box::new(|spec| spec["retries"] = 5.into()), None),
         (Box::new(|spec| spec["retries"] = 6.into()), Some("retries")),
         (Box::new(check(regex(100, "a"))), None),
@@ -63,14 +63,17 @@ fn limits_hold_at_their_edges() {
         (Box::new(check(json!({ "kind": "secrets", "action": "flag", "types": [] }))), Some("check.types")),
         (Box::new(check(json!({ "kind": "size", "action": "flag", "bytes": 1 }))), None),
         (Box::new(check(json!({ "kind": "size", "action": "redact", "bytes": 1 }))), Some("check.action")),
-        (Box::new(check(json!({ "kind": "elicitationUrl", "action": "redact" }))), Some("check.action")),
-        (Box::new(check(json!({ "kind": "elicitationUrl", "action": "refuse", "hosts": ["a.example", "*.b"] }))), None),
+        (Box::new(check(json!({ "kind": "elicitation_url", "action": "redact" }))), Some("check.action")),
         (
-            Box::new(check(json!({ "kind": "elicitationUrl", "action": "refuse", "hosts": ["A.example"] }))),
+            Box::new(check(json!({ "kind": "elicitation_url", "action": "refuse", "hosts": ["a.example", "*.b"] }))),
+            None,
+        ),
+        (
+            Box::new(check(json!({ "kind": "elicitation_url", "action": "refuse", "hosts": ["A.example"] }))),
             Some("check.hosts[0]"),
         ),
         (
-            Box::new(check(json!({ "kind": "elicitationUrl", "action": "refuse", "hosts": ["10.0.0.1"] }))),
+            Box::new(check(json!({ "kind": "elicitation_url", "action": "refuse", "hosts": ["10.0.0.1"] }))),
             Some("check.hosts[0]"),
         ),
         (Box::new(check(json!({ "kind": "webhook", "url": "https://a.example/x?y" }))), None),
@@ -91,7 +94,7 @@ fn nothing_unknown_is_read() {
         |spec| spec["check"]["pattern"] = "x".into(),
         |spec| spec["check"]["kind"] = "virus".into(),
         |spec| spec["check"]["action"] = "drop".into(),
-        |spec| spec["failMode"] = "ajar".into(),
+        |spec| spec["fail_mode"] = "ajar".into(),
     ];
     for change in unknown {
         assert!(compile(change).is_err_and(|error| error.contains("unknown")));

@@ -7,7 +7,7 @@ use crate::record::{Resource, Secret};
 
 /// A filter that an administrator made: which messages it concerns, what it looks for, and what becomes of what it finds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 pub struct FilterSpec {
     /// A name, for people.
     pub name: String,
@@ -56,7 +56,7 @@ impl Resource for FilterSpec {
 
 /// Which messages a filter concerns: those that all of its fields say yes to. What is absent says yes to everything.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 pub struct Selector {
     /// Ids of servers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -98,7 +98,7 @@ impl From<Way> for Direction {
 
 /// What a filter does.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "camelCase", rename_all_fields = "camelCase", deny_unknown_fields)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Check {
     /// Looks for credentials by their form.
     Secrets {
@@ -176,7 +176,7 @@ pub enum FailMode {
 
 /// A regular expression with a name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 pub struct NamedPattern {
     /// What is put in the place of what it fits, and what the trail calls it: a-z, 0-9 and `-`.
     pub name: String,

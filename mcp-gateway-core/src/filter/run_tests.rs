@@ -163,7 +163,7 @@ async fn a_refusal_ends_it_or_is_only_remembered() {
     world.put("later", regex(9, "redact", "x", "x")).await;
     for (short_circuit, facts) in [(true, "first refused x"), (false, "first refused x, later replaced x")] {
         let mut first = regex(1, "refuse", "x", "x");
-        first["shortCircuit"] = short_circuit.into();
+        first["short_circuit"] = short_circuit.into();
         first["message"] = "Not here.".into();
         world.put("first", first).await;
         assert_eq!(world.judge("x").await, ("refused: Not here.".into(), facts.into()));
@@ -188,11 +188,11 @@ async fn a_service_is_asked_again_and_its_fail_mode_decides() {
             "hook failed",
         ),
         (json!({ "mutation": true }), vec![Some((200, &*other))], "failed: hook: it replaced a message", "hook failed"),
-        (json!({ "mutation": true, "failMode": "open" }), vec![Some((200, &*other))], "pass", "hook failed_open"),
+        (json!({ "mutation": true, "fail_mode": "open" }), vec![Some((200, &*other))], "pass", "hook failed_open"),
         (json!({}), vec![away], "failed: hook: it answered 503", "hook failed"),
         (json!({}), vec![silent], "failed: hook: no answer in 5s", "hook failed"),
-        (json!({ "timeoutMs": 7 }), vec![silent], "failed: hook: no answer in 7ms", "hook failed"),
-        (json!({ "failMode": "open" }), vec![silent], "pass", "hook failed_open"),
+        (json!({ "timeout_ms": 7 }), vec![silent], "failed: hook: no answer in 7ms", "hook failed"),
+        (json!({ "fail_mode": "open" }), vec![silent], "pass", "hook failed_open"),
         (json!({ "retries": 2 }), vec![away, silent, ok], "pass", "hook passed"),
         (json!({ "retries": 2 }), vec![away, away, away], "failed: hook: it answered 503", "hook failed"),
         (
@@ -213,7 +213,7 @@ async fn a_service_is_asked_again_and_its_fail_mode_decides() {
         assert!(deliveries.windows(2).all(|pair| pair[0] == pair[1]), "one message is one delivery");
     }
     // What two readers could understand differently is not sent, and goes no further in any fail mode.
-    world.put("hook", webhook(1, json!({ "failMode": "open" }))).await;
+    world.put("hook", webhook(1, json!({ "fail_mode": "open" }))).await;
     let view = View {
         direction: Direction::Request,
         method: Some("tools/call".into()),

@@ -15,6 +15,7 @@ mod company;
 mod devices;
 mod disconnect;
 mod edges;
+mod filters;
 mod headers;
 mod issuers;
 mod keys;
