@@ -3,6 +3,7 @@
 mod body;
 mod canonical;
 mod judge;
+mod params;
 mod request;
 
 use std::convert::Infallible;
