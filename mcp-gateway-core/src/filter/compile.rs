@@ -184,7 +184,7 @@ fn checked_hosts(hosts: &[String]) -> Result<Box<[Box<str>]>, FilterError> {
 fn types(known: impl Iterator<Item = &'static str> + Clone, names: Option<&Vec<String>>) -> Result<Types, FilterError> {
     let Some(names) = names else { return Ok(Types::ALL) };
     some("check.types", names.len(), FilterLimits::ITEMS)?;
-    Types::named(known.clone(), names).or_else(|number| {
+    Types::named(&known, names).or_else(|number| {
         let known = known.collect::<Vec<_>>().join(", ");
         wrong(&format!("check.types[{number}]"), format!("is not known; there are {known}"))
     })

@@ -31,7 +31,7 @@ impl Types {
     ///
     /// # Errors
     /// Where the first one is that is not known.
-    pub(super) fn named(known: impl Iterator<Item = &'static str> + Clone, names: &[String]) -> Result<Self, usize> {
+    pub(super) fn named(known: &(impl Iterator<Item = &'static str> + Clone), names: &[String]) -> Result<Self, usize> {
         names.iter().enumerate().try_fold(Self(0), |types, (index, name)| {
             let number = known.clone().position(|known| known == name).ok_or(index)?;
             Ok(Self(types.0 | 1 << number))

@@ -128,7 +128,7 @@ fn regex(order: i32, action: &str, name: &str, pattern: &str) -> Value {
     json!({ "order": order, "check": { "kind": "regex", "action": action, "patterns": [{ "name": name, "pattern": pattern }] } })
 }
 
-fn webhook(order: i32, change: Value) -> Value {
+fn webhook(order: i32, change: &Value) -> Value {
     let mut spec =
         json!({ "order": order, "check": { "kind": "webhook", "url": "https://a.example/x", "secret": "s" } });
     for (name, value) in change.as_object().unwrap() {
@@ -202,7 +202,7 @@ async fn a_service_is_asked_again_and_its_fail_mode_decides() {
             "hook refused",
         ),
     ] {
-        world.put("hook", webhook(1, change.clone())).await;
+        world.put("hook", webhook(1, &change)).await;
         world.answer(&answers);
         let (got, noted) = world.judge("old").await;
         assert!(got.starts_with(said), "{change} {answers:?}: {got}");
@@ -213,7 +213,7 @@ async fn a_service_is_asked_again_and_its_fail_mode_decides() {
         assert!(deliveries.windows(2).all(|pair| pair[0] == pair[1]), "one message is one delivery");
     }
     // What two readers could understand differently is not sent, and goes no further in any fail mode.
-    world.put("hook", webhook(1, json!({ "fail_mode": "open" }))).await;
+    world.put("hook", webhook(1, &json!({ "fail_mode": "open" }))).await;
     let view = View {
         direction: Direction::Request,
         method: Some("tools/call".into()),
@@ -230,7 +230,7 @@ async fn a_service_is_asked_again_and_its_fail_mode_decides() {
 #[tokio::test]
 async fn secrets_are_sealed_where_they_are_kept() {
     let world = World::new().await;
-    world.put("hook", webhook(1, json!({}))).await;
+    world.put("hook", webhook(1, &json!({}))).await;
     let record = world.kept.store().get(&[world.kept.key("hook")]).await.unwrap().pop().flatten().unwrap();
     let kept: Value = serde_json::from_slice(&record.value).unwrap();
     assert_eq!(kept["check"]["secret"], "hook /check/secret s");

@@ -161,7 +161,7 @@ mod tests {
     #[test]
     fn only_the_types_that_were_asked_for() {
         let text = of("AKIA", "IOSFODNN7EXAMPLE");
-        let types = Types::named(secret_types(), &["jwt".to_owned()]).unwrap();
+        let types = Types::named(&secret_types(), &["jwt".to_owned()]).unwrap();
         let mut found = Vec::new();
         find(&text, types, &mut found);
         assert!(found.is_empty());
