@@ -26,9 +26,10 @@ pub(super) fn find(text: &str, member: &str, types: Types, found: &mut Vec<Found
         }
     };
     let runs = runs(text);
+    let mut digits: Vec<u8> = Vec::new();
     for (first, run) in runs.iter().enumerate() {
         // Runs that go on with one blank or dash, as far as a number of 16 digits can.
-        let mut digits: Vec<u8> = Vec::new();
+        digits.clear();
         let mut end = run.start;
         for (index, run) in runs.iter().enumerate().skip(first) {
             if index > first && !is_joint(&text[end..run.start]) {
@@ -40,7 +41,8 @@ pub(super) fn find(text: &str, member: &str, types: Types, found: &mut Vec<Found
                 break;
             }
             let at = runs[first].start..end;
-            if !is_alone(text, &at) {
+            // Of the other lengths there is none.
+            if !matches!(digits.len(), 9 | 11 | 14..=16) || !is_alone(text, &at) {
                 continue;
             }
             if is_card(&digits) {
@@ -195,6 +197,9 @@ fn is_nir(digits: &[u8], less: u64) -> bool {
 
 /// The same of somebody from Corsica, whose department has a letter; where it ends.
 fn corsican(text: &str, start: usize) -> Option<usize> {
+    if !text.as_bytes()[start].is_ascii_digit() {
+        return None;
+    }
     let (mut digits, mut less) = (Vec::with_capacity(15), None);
     let mut end = start;
     let mut chars = text[start..].char_indices().peekable();
@@ -259,8 +264,12 @@ fn dni(text: &str, start: usize) -> Option<usize> {
 
 /// ISO 13616: the length of the country's numbers, and mod 97; where it ends. Groups may be apart by a blank.
 fn iban(text: &str, start: usize) -> Option<usize> {
-    let country = text.get(start..start + 2)?.to_ascii_uppercase();
-    let length = LENGTHS.iter().find(|(known, _)| *known == country)?.1;
+    let [a, b, c, ..] = text.as_bytes()[start..] else { return None };
+    if !a.is_ascii_alphabetic() || !b.is_ascii_alphabetic() || !c.is_ascii_digit() {
+        return None;
+    }
+    let length =
+        LENGTHS.iter().find(|(known, _)| text[start..].as_bytes()[..2].eq_ignore_ascii_case(known.as_bytes()))?.1;
     let (mut read, mut end) = (Vec::with_capacity(length), start);
     let mut bytes = text.as_bytes()[start..].iter().enumerate().peekable();
     while let Some((at, byte)) = bytes.next() {
