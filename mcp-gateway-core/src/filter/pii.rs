@@ -268,8 +268,7 @@ fn iban(text: &str, start: usize) -> Option<usize> {
     if !a.is_ascii_alphabetic() || !b.is_ascii_alphabetic() || !c.is_ascii_digit() {
         return None;
     }
-    let length =
-        LENGTHS.iter().find(|(known, _)| text[start..].as_bytes()[..2].eq_ignore_ascii_case(known.as_bytes()))?.1;
+    let length = LENGTHS.iter().find(|(known, _)| [a, b].eq_ignore_ascii_case(known.as_bytes()))?.1;
     let (mut read, mut end) = (Vec::with_capacity(length), start);
     let mut bytes = text.as_bytes()[start..].iter().enumerate().peekable();
     while let Some((at, byte)) = bytes.next() {
