@@ -13,6 +13,7 @@ pub mod conformance;
 pub mod context;
 pub mod contract;
 pub mod egress;
+pub mod filter;
 pub mod gateway;
 pub mod layer;
 pub mod lease;

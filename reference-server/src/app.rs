@@ -13,6 +13,7 @@ use mcp_gateway_core::contract::{
     AuditSink, AuditStore, Authenticator, Clock, RateLimiter, ResourceStore, Runtime, StoreError,
 };
 use mcp_gateway_core::egress::Connections;
+use mcp_gateway_core::filter::SnapshotFilters;
 use mcp_gateway_core::layer::admit::Load;
 use mcp_gateway_core::layer::refusals::Strangers;
 use mcp_gateway_core::policy::SnapshotRules;
@@ -47,6 +48,8 @@ pub struct App {
     pub snapshots: Snapshots,
     /// Who may use what.
     pub access: Arc<SnapshotRules>,
+    /// What messages are judged by.
+    pub filters: Arc<SnapshotFilters>,
     /// Runs servers; `None` when this server runs none.
     pub runtime: Option<Arc<dyn Runtime>>,
     /// Makes, lists and revokes API keys.

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use ulid::Ulid;
 
 use crate::contract::{AuditFilter, AuditFull, AuditRow, AuditSink, AuditStore, Seq};
-use crate::record::{AuditEvent, Category, EventKind, Outcome};
+use crate::record::{AuditEvent, Category, EventKind, FilterFact, FilterVerdict, Outcome};
 
 /// A sink and the store that its events end in.
 pub struct Fixture {
@@ -108,6 +108,12 @@ async fn intents_merge_with_their_ends(fixture: Fixture) {
         target: Some("echo".into()),
         forwarded_target: Some("echo3".into()),
         request_mutated: true,
+        filters: vec![FilterFact {
+            filter: "no-secrets".into(),
+            verdict: FilterVerdict::Passed,
+            messages: 1,
+            found: vec!["jwt".into()],
+        }],
         bytes_in: 12,
         ..event(1, EventKind::Intent)
     };
@@ -131,6 +137,7 @@ async fn intents_merge_with_their_ends(fixture: Fixture) {
         method: intent.method.clone(),
         forwarded_target: intent.forwarded_target.clone(),
         request_mutated: true,
+        filters: intent.filters.clone(),
         bytes_in: 12,
         ..end.clone()
     };

@@ -8,7 +8,10 @@ use jiff::Timestamp;
 use ulid::Ulid;
 
 use crate::contract::{AuditFilter, AuditRow, AuditStore, StoreErrorKind, StoreLimits, StreamId, UsageWindow};
-use crate::record::{ActorFacts, ActorKind, AuditBodies, AuditEvent, Category, EventKind, Outcome, Subject, TenantId};
+use crate::record::{
+    ActorFacts, ActorKind, AuditBodies, AuditEvent, Category, EventKind, FilterFact, FilterVerdict, Outcome, Subject,
+    TenantId,
+};
 
 /// Runs every rule, each on a store of its own.
 ///
@@ -73,6 +76,12 @@ fn full_event() -> AuditEvent {
         forwarded_target: Some("echo2".into()),
         request_mutated: true,
         response_mutated: true,
+        filters: vec![FilterFact {
+            filter: "no-secrets".into(),
+            verdict: FilterVerdict::Replaced,
+            messages: 2,
+            found: vec!["jwt".into(), "it\0em".into()],
+        }],
         rpc_id: Some("\"a\"".into()),
         session: Some("5f".into()),
         outcome: Outcome::ToolError,

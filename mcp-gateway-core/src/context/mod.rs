@@ -18,9 +18,9 @@ pub use self::facts::{Agreed, Completes, Elicitation, MessageFacts, MessageKind,
 pub use self::peer::PeerAddr;
 pub(crate) use self::trace::text_of as hex_of;
 pub use self::trace::{Sampling, TraceContext};
-use crate::contract::Endpoint;
+use crate::contract::{Endpoint, Needs};
 use crate::policy::Reach;
-use crate::record::{Principal, Route, TenantId};
+use crate::record::{FilterFact, FilterVerdict, Label, Principal, Route, TenantId};
 use crate::refusal::Refusal;
 use crate::wire::version::ProtocolVersion;
 
@@ -61,6 +61,8 @@ struct Facts {
     negotiated: OnceLock<ProtocolVersion>,
     rule: OnceLock<Arc<str>>,
     reach: OnceLock<Reach>,
+    inspected: OnceLock<Needs>,
+    filters: OnceLock<Mutex<Vec<FilterFact>>>,
     cut: OnceLock<Arc<str>>,
     refusal: OnceLock<RefusalFacts>,
     timings: Timings,
@@ -154,6 +156,8 @@ impl McpContext {
             negotiated: OnceLock::new(),
             rule: OnceLock::new(),
             reach: OnceLock::new(),
+            inspected: OnceLock::new(),
+            filters: OnceLock::new(),
             cut: OnceLock::new(),
             refusal: OnceLock::new(),
             timings: Timings::default(),
@@ -200,6 +204,8 @@ impl McpContext {
         rule / set_rule: Arc<str>;
         /// How far the access rules of the server went when it was resolved; set by the authorizer that goes by them.
         reach / set_reach: Reach;
+        /// What filters look at of the exchange; set by the filter layer.
+        inspected / set_inspected: Needs;
         /// Which rule forbade what was open already; set by the revoke layer.
         cut / set_cut: Arc<str>;
     }
@@ -295,6 +301,20 @@ impl McpContext {
     #[must_use]
     pub fn is_response_mutated(&self) -> bool {
         self.0.response_mutated.load(Ordering::Relaxed)
+    }
+
+    /// Notes what a configured filter said of a message, for the audit trail.
+    pub(crate) fn note_filter(&self, filter: &Arc<str>, verdict: FilterVerdict, found: Vec<Label>) {
+        let facts = self.0.filters.get_or_init(Mutex::default);
+        let mut facts = facts.lock().unwrap_or_else(PoisonError::into_inner);
+        FilterFact::note(&mut facts, filter, verdict, found);
+    }
+
+    /// What the configured filters said so far.
+    #[must_use]
+    pub fn filters(&self) -> Vec<FilterFact> {
+        let facts = self.0.filters.get().map(|facts| facts.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        facts.unwrap_or_default()
     }
 
     /// Keeps a guard (a permit, a counter) until the exchange is over: until the answer's body is read or dropped.

@@ -73,6 +73,12 @@ pub trait Filter: Send + Sync + 'static {
         false
     }
 
+    /// Whether it bounds its own time, as one that asks several others must: `FilterOptions::filter_time` is not for it
+    /// then.
+    fn keeps_time(&self) -> bool {
+        false
+    }
+
     /// Judges a request's message.
     fn request(&self, cx: &McpContext, view: &View) -> MaybeReady<Verdict> {
         let _ = (cx, view);

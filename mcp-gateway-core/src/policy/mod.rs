@@ -43,6 +43,7 @@ pub use self::authorizer::{Ruled, SnapshotRules};
 pub use self::first::everybody_at_first;
 pub use self::index::{AccessRules, PolicyError, Reach, Verdict};
 pub use self::lists::RuleFilter;
+pub(crate) use self::pattern::Pattern;
 pub use self::record::{AccessPolicy, AccessRule, Effect, PolicyLimits, PolicySubject, PolicyTarget, RoleName};
 pub use self::visible::Visible;
 

@@ -2,19 +2,19 @@
 
 /// A name in which `*` stands for any characters, or none. Everything else stands for itself, byte for byte.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Pattern {
+pub(crate) struct Pattern {
     /// What stands between the stars: one part if there is none.
     parts: Box<[Box<str>]>,
 }
 
 impl Pattern {
-    pub(super) fn new(text: &str) -> Self {
+    pub(crate) fn new(text: &str) -> Self {
         Self { parts: text.split('*').map(Into::into).collect() }
     }
 
     /// Whether a name fits. Takes time in proportion to the name's length times the longest part's, whatever the number of
     /// stars: each part is looked for once, from where the one before ended.
-    pub(super) fn fits(&self, name: &str) -> bool {
+    pub(crate) fn fits(&self, name: &str) -> bool {
         let [first, rest @ ..] = &*self.parts else { return false };
         let [middle @ .., last] = rest else { return **first == *name };
         let Some(mut name) = name.strip_prefix(&**first).and_then(|name| name.strip_suffix(&**last)) else {

@@ -60,6 +60,9 @@ pub struct AuditEvent {
     /// Whether a filter changed or withheld the answer, or, of a stream, a message of it up to this row.
     #[serde(default)]
     pub response_mutated: bool,
+    /// What the configured filters said, of a stream up to this row.
+    #[serde(default)]
+    pub filters: Vec<FilterFact>,
     /// The JSON-RPC id as it was sent; at most 128 bytes.
     pub rpc_id: Option<Arc<str>>,
     /// A keyed hash of the session id.
@@ -119,6 +122,7 @@ impl AuditEvent {
             forwarded_target: None,
             request_mutated: false,
             response_mutated: false,
+            filters: Vec::new(),
             rpc_id: None,
             session: None,
             outcome: Outcome::Unknown,
@@ -165,6 +169,80 @@ pub struct ActorFacts {
     pub id: Arc<str>,
     /// Its name.
     pub name: Option<Arc<str>>,
+}
+
+/// What a configured filter said of messages of an exchange.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilterFact {
+    /// The filter's id.
+    pub filter: Arc<str>,
+    /// What it said.
+    pub verdict: FilterVerdict,
+    /// Of how many messages.
+    pub messages: u32,
+    /// The names of what it found in them; at most [`FilterFact::FOUND`].
+    pub found: Vec<Label>,
+}
+
+impl FilterFact {
+    /// Facts of one exchange; what comes beyond is in the log alone.
+    pub const MOST: usize = 64;
+    /// Names in one fact.
+    pub const FOUND: usize = 16;
+
+    /// Counts what a filter said of one more message.
+    pub(crate) fn note(facts: &mut Vec<Self>, filter: &Arc<str>, verdict: FilterVerdict, found: Vec<Label>) {
+        let known = facts.iter().position(|fact| fact.filter == *filter && fact.verdict == verdict);
+        let at = match known {
+            Some(at) => at,
+            None if facts.len() == Self::MOST => return,
+            None => {
+                facts.push(Self { filter: Arc::clone(filter), verdict, messages: 0, found: Vec::new() });
+                facts.len() - 1
+            }
+        };
+        let fact = &mut facts[at];
+        fact.messages = fact.messages.saturating_add(1);
+        for name in found {
+            if fact.found.len() < Self::FOUND && !fact.found.contains(&name) {
+                fact.found.push(name);
+            }
+        }
+    }
+}
+
+/// What a filter said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum FilterVerdict {
+    /// Nothing.
+    Passed,
+    /// It found something and let it go on.
+    Flagged,
+    /// It put another version in the message's place.
+    Replaced,
+    /// The message does not go on.
+    Refused,
+    /// It could not tell, and the message does not go on.
+    Failed,
+    /// It could not tell, and the message went on.
+    FailedOpen,
+}
+
+impl FilterVerdict {
+    /// As it is written.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Passed => "passed",
+            Self::Flagged => "flagged",
+            Self::Replaced => "replaced",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+            Self::FailedOpen => "failed_open",
+        }
+    }
 }
 
 /// What an event is about.

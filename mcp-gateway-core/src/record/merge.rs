@@ -21,6 +21,9 @@ impl AuditEvent {
         fill!(actor, address, user_agent, client_name, client_version, server, era, protocol_version, http_method);
         fill!(method, target, forwarded_target, rpc_id, session, rule, trace_id, bodies);
         self.request_mutated |= intent.request_mutated;
+        if self.filters.is_empty() {
+            self.filters.clone_from(&intent.filters);
+        }
         if self.bytes_in == 0 {
             self.bytes_in = intent.bytes_in;
         }

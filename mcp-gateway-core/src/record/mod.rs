@@ -15,7 +15,9 @@ mod secret;
 mod user;
 
 pub use api_key::ApiKey;
-pub use audit::{ActorFacts, AuditBodies, AuditEvent, Category, EventKind, Label, Outcome, SpanFacts};
+pub use audit::{
+    ActorFacts, AuditBodies, AuditEvent, Category, EventKind, FilterFact, FilterVerdict, Label, Outcome, SpanFacts,
+};
 pub use entry::{
     Entry, EntryLimits, EntryOrigin, EnvVar, HeaderSpec, NpxConfig, RemoteConfig, RuntimeKind, ServerUserType,
     UvxConfig,

@@ -39,6 +39,7 @@ use self::follow::Driver;
 use crate::contract::{
     Clock, EntryError, Resolve, ResolveError, ResourceStore, Revision, StoreError, StoreErrorKind, SystemClock,
 };
+use crate::filter::Filters;
 use crate::policy::AccessRules;
 use crate::record::{Entry, FieldSealer, Principal, Revocations, Route, Subject, TenantId};
 use crate::{Map, MaybeReady};
@@ -61,6 +62,8 @@ pub struct Snapshot {
     pub users: Arc<Map<Arc<str>, Arc<UserFacts>>>,
     /// What the access policies say. Without any, nobody may do anything.
     pub rules: Arc<AccessRules>,
+    /// What filters there are.
+    pub filters: Arc<Filters>,
     /// Whether a person has taken over, at any time since [`SnapshotOptions::owned`] was last said to be false: what
     /// was good before there were owners is good for nothing. A user who cannot be read may be an owner.
     pub owned: bool,

@@ -8,12 +8,13 @@ use bytes::Bytes;
 use super::people::People;
 use super::{KeyFacts, Snapshot, SnapshotOptions};
 use crate::contract::{Change, Key, Kind, Record, Revision, StoreError, StoreErrorKind};
+use crate::filter::{Compiled, FilterSpec, Filters, of_kept};
 use crate::policy::{AccessPolicy, AccessRules};
 use crate::record::{ApiKey, Entry, Group, Resource, Revocation, Stored, User};
 
 /// The kinds that are in a snapshot.
-pub(super) const KINDS: [Kind; 6] =
-    [AccessPolicy::KIND, Entry::KIND, ApiKey::KIND, Revocation::KIND, User::KIND, Group::KIND];
+pub(super) const KINDS: [Kind; 7] =
+    [AccessPolicy::KIND, FilterSpec::KIND, Entry::KIND, ApiKey::KIND, Revocation::KIND, User::KIND, Group::KIND];
 
 /// A snapshot in the making. Each map is copied at most once between two swaps, when its first change comes.
 pub(super) struct Replica {
@@ -23,6 +24,9 @@ pub(super) struct Replica {
     /// Every policy by its id, `None` for one that cannot be read.
     policies: BTreeMap<Box<str>, Option<AccessPolicy>>,
     policies_changed: bool,
+    /// Every filter by its id.
+    filters: BTreeMap<Box<str>, Arc<Compiled>>,
+    filters_changed: bool,
     /// Everything up to here is applied.
     pub(super) position: Revision,
     /// Whether the snapshot differs from what was published.
@@ -47,6 +51,8 @@ impl Replica {
             people,
             policies: BTreeMap::new(),
             policies_changed: false,
+            filters: BTreeMap::new(),
+            filters_changed: false,
             position: Revision(0),
             changed: true,
             incomplete: false,
@@ -94,6 +100,9 @@ impl Replica {
             let policies = self.policies.iter().map(|(id, policy)| (&**id, policy.as_ref()));
             self.snapshot.rules = Arc::new(AccessRules::of_kept(policies));
         }
+        if std::mem::take(&mut self.filters_changed) {
+            self.snapshot.filters = Arc::new(Filters::of_compiled(self.filters.values().cloned().collect()));
+        }
         self.snapshot.revision = self.position;
         Some(self.snapshot.clone())
     }
@@ -104,6 +113,8 @@ impl Replica {
             let policy = self.read::<AccessPolicy>(&record);
             self.policies.insert(key.id.clone(), policy);
             self.policies_changed = true;
+        } else if key.kind == FilterSpec::KIND {
+            self.set_filter(&record);
         } else if key.kind == Entry::KIND {
             self.set_entry(&record);
         } else if key.kind == ApiKey::KIND {
@@ -169,6 +180,18 @@ impl Replica {
         }
     }
 
+    /// One whose key is away is tried again.
+    fn set_filter(&mut self, record: &Record) {
+        let read = Stored::<FilterSpec>::decode(record, &*self.options.sealer);
+        let spec = read.map_err(|error| {
+            self.incomplete |= error.kind() == StoreErrorKind::Unavailable;
+            tracing::warn!(filter = &*record.key.id, revision = record.revision.0, %error, "a record cannot be read");
+        });
+        let compiled = of_kept(&record.key.id, spec.ok().as_ref().map(|stored| &stored.value));
+        self.filters.insert(record.key.id.clone(), compiled);
+        self.filters_changed = true;
+    }
+
     fn serve(&mut self, id: Arc<str>, entry: Arc<Entry>, route: Arc<crate::record::Route>) {
         Arc::make_mut(&mut self.snapshot.entries).insert(Arc::clone(&id), entry);
         Arc::make_mut(&mut self.snapshot.routes).insert(id, route);
@@ -195,6 +218,9 @@ impl Replica {
         if key.kind == AccessPolicy::KIND {
             self.policies.remove(&key.id);
             self.policies_changed = true;
+        } else if key.kind == FilterSpec::KIND {
+            self.filters.remove(&key.id);
+            self.filters_changed = true;
         } else if key.kind == Entry::KIND {
             Arc::make_mut(&mut self.snapshot.entries).remove(&*key.id);
             Arc::make_mut(&mut self.snapshot.routes).remove(&*key.id);

@@ -1,5 +1,7 @@
 //! The scanner: RFC 8259 to the letter, over borrowed bytes, without recursion.
 
+use std::ops::Range;
+
 use super::bytes;
 use super::error::{Fault, PeekError};
 use super::limits::Limits;
@@ -261,7 +263,11 @@ impl<'a> Json<'a> {
                         continue;
                     }
                 }
-                _ => self.scalar()?,
+                _ => {
+                    let start = self.pos;
+                    self.scalar()?;
+                    keys.scalar(start..self.pos);
+                }
             }
             while open > 0 {
                 self.space();
@@ -414,6 +420,9 @@ pub(super) trait Keys<'a> {
     fn open(&mut self);
     fn key(&mut self, key: Text<'a>) -> Result<(), PeekError>;
     fn close(&mut self) -> Result<(), PeekError>;
+
+    /// A string, with its quotes, a number, `true`, `false` or `null` stands here.
+    fn scalar(&mut self, _: Range<usize>) {}
 }
 
 /// Nobody.

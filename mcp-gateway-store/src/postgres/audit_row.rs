@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD_NO_PAD;
 use bytes::Bytes;
 use mcp_gateway_core::BoxError;
 use mcp_gateway_core::contract::{AuditRow, StreamId};
-use mcp_gateway_core::record::{ActorFacts, ActorKind, AuditBodies, AuditEvent, Label, Subject, TenantId};
+use mcp_gateway_core::record::{ActorFacts, ActorKind, AuditBodies, AuditEvent, FilterFact, Label, Subject, TenantId};
 use serde::de::IntoDeserializer;
 use serde::de::value::{Error as ValueError, StrDeserializer};
 use serde::{Deserialize, Serialize};
@@ -64,6 +64,8 @@ struct Detail<'a> {
     request_mutated: bool,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     response_mutated: bool,
+    #[serde(skip_serializing_if = "<[FilterFact]>::is_empty")]
+    filters: Cow<'a, [FilterFact]>,
     bytes_in: u64,
     bytes_out: u64,
     #[serde(skip_serializing_if = "is_zero")]
@@ -104,6 +106,7 @@ impl<'a> Detail<'a> {
             forwarded: text(event.forwarded_target.as_deref()),
             request_mutated: event.request_mutated,
             response_mutated: event.response_mutated,
+            filters: Cow::Borrowed(&event.filters),
             bytes_in: event.bytes_in,
             bytes_out: event.bytes_out,
             messages: event.messages,
@@ -237,6 +240,7 @@ pub(super) fn read(row: &PgRow) -> Result<AuditRow, sqlx::Error> {
         forwarded_target: boxed(detail.forwarded),
         request_mutated: detail.request_mutated,
         response_mutated: detail.response_mutated,
+        filters: detail.filters.into_owned(),
         bytes_in: detail.bytes_in,
         bytes_out: detail.bytes_out,
         messages: detail.messages,

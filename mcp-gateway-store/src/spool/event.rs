@@ -1,11 +1,12 @@
 //! Audit events in binary.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 use bytes::Bytes;
 use jiff::Timestamp;
 use mcp_gateway_core::record::{
-    ActorFacts, ActorKind, AuditBodies, AuditEvent, Category, EventKind, Outcome, Subject, TenantId,
+    ActorFacts, ActorKind, AuditBodies, AuditEvent, Category, EventKind, FilterFact, Outcome, Subject, TenantId,
 };
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
@@ -22,6 +23,8 @@ pub(super) enum Entry<'a> {
     Row(#[serde(borrow)] Event<'a>),
     /// An intent from an earlier segment that is still open, with its position there. Takes neither.
     Carried(u64, #[serde(borrow)] Event<'a>),
+    /// What filters said in the exchange of the entry that follows, and belongs to it.
+    Filtered(Cow<'a, [FilterFact]>),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -61,6 +64,9 @@ pub(super) struct Event<'a> {
     trace_id: Option<&'a str>,
     #[serde(borrow)]
     bodies: Option<Bodies<'a>>,
+    /// In an entry of its own, and only when there are some.
+    #[serde(skip)]
+    pub(super) filters: Cow<'a, [FilterFact]>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -99,6 +105,16 @@ impl Serialize for Raw<'_> {
             }
         }
         serializer.serialize_newtype_struct("Raw", &Inner(self.0))
+    }
+}
+
+impl<'a> Entry<'a> {
+    /// The event; `None` of an entry that belongs to the one that follows.
+    pub(super) fn event_mut(&mut self) -> Option<&mut Event<'a>> {
+        match self {
+            Self::Intent(event) | Self::Row(event) | Self::Carried(_, event) => Some(event),
+            Self::Filtered(_) => None,
+        }
     }
 }
 
@@ -150,6 +166,7 @@ impl<'a> From<&'a AuditEvent> for Event<'a> {
                 request_headers: borrow(&bodies.request_headers),
                 response_headers: borrow(&bodies.response_headers),
             }),
+            filters: Cow::Borrowed(&event.filters),
         }
     }
 }
@@ -185,6 +202,7 @@ impl Event<'_> {
             forwarded_target: self.forwarded_target.map(Into::into),
             request_mutated: self.request_mutated,
             response_mutated: self.response_mutated,
+            filters: self.filters.into_owned(),
             rpc_id: self.rpc_id.map(Into::into),
             session: self.session.map(Into::into),
             outcome: self.outcome,

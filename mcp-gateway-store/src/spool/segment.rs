@@ -156,8 +156,12 @@ pub(super) fn begin_block(out: &mut Vec<u8>) -> usize {
 }
 
 /// Appends an entry to the block.
-pub(super) fn push_entry(entry: &Entry<'_>, out: &mut Vec<u8>) {
-    append::postcard(entry, out).expect("every field is of a known length");
+pub(super) fn push_entry(mut entry: Entry<'_>, out: &mut Vec<u8>) {
+    if let Some(event) = entry.event_mut().filter(|event| !event.filters.is_empty()) {
+        let filtered = Entry::Filtered(std::mem::take(&mut event.filters));
+        append::postcard(&filtered, out).expect("every field is of a known length");
+    }
+    append::postcard(&entry, out).expect("every field is of a known length");
 }
 
 /// Seals the block that began at `start`.
@@ -258,7 +262,11 @@ impl<S: Source> SegmentReader<S> {
 fn decode(mut body: &[u8], head: &BlockHead, out: &mut Vec<Read>) -> Option<()> {
     let (mut seq, mut row) = (head.first_seq, head.first_row);
     for _ in 0..head.entries {
-        let (entry, rest) = postcard::take_from_bytes::<Entry<'_>>(body).ok()?;
+        let (mut entry, mut rest) = postcard::take_from_bytes::<Entry<'_>>(body).ok()?;
+        if let Entry::Filtered(filters) = entry {
+            (entry, rest) = postcard::take_from_bytes::<Entry<'_>>(rest).ok()?;
+            entry.event_mut()?.filters = filters;
+        }
         body = rest;
         match entry {
             Entry::Intent(event) => out.push(Read::Intent { seq, event: event.into_event()? }),
@@ -270,6 +278,8 @@ fn decode(mut body: &[u8], head: &BlockHead, out: &mut Vec<Read>) -> Option<()> 
                 out.push(Read::Intent { seq, event: event.into_event()? });
                 continue;
             }
+            // One belongs to no other one.
+            Entry::Filtered(_) => return None,
         }
         seq = seq.checked_add(1)?;
     }
@@ -311,7 +321,7 @@ pub(super) fn check(data: &[u8]) {
     let start = begin_block(&mut again);
     for read in &out {
         let (Read::Intent { event, .. } | Read::Row { event, .. }) = read;
-        push_entry(&Entry::Carried(1, event.into()), &mut again);
+        push_entry(Entry::Carried(1, event.into()), &mut again);
     }
     let head = BlockHead {
         entries: u32::try_from(out.len()).expect("at most 255 entries"),

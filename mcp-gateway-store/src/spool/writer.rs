@@ -223,7 +223,7 @@ impl Writer {
             event.absorb_intent(&open.event);
         }
         let entry = if intent { Entry::Intent((&event).into()) } else { Entry::Row((&event).into()) };
-        segment::push_entry(&entry, &mut self.buffer);
+        segment::push_entry(entry, &mut self.buffer);
         let size = self.buffer.len() - before;
 
         // An end may use up what its intent reserved; everything else leaves it alone.
@@ -278,7 +278,7 @@ impl Writer {
             while self.buffer.len() - start < CARRY_BLOCK
                 && let Some(intent) = carried.next()
             {
-                segment::push_entry(&Entry::Carried(intent.seq, (&intent.event).into()), &mut self.buffer);
+                segment::push_entry(Entry::Carried(intent.seq, (&intent.event).into()), &mut self.buffer);
                 entries += 1;
             }
             let block = BlockHead { entries, rows: 0, counter, first_seq: self.next_seq, first_row: self.next_row };

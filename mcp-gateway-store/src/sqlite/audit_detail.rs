@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use mcp_gateway_core::BoxError;
-use mcp_gateway_core::record::{ActorKind, AuditEvent};
+use mcp_gateway_core::record::{ActorKind, AuditEvent, FilterFact};
 use serde::{Deserialize, Serialize};
 
 /// The version of the form, its first byte.
@@ -12,7 +12,7 @@ const VERSION: u8 = 1;
 /// The column `detail`, in postcard behind a byte with its version: bytes are what a row costs.
 ///
 /// A mirror of [`AuditEvent`] of its own, because a trail outlives the program that wrote it: the order and types of
-/// these fields are the form of [`VERSION`].
+/// these fields are the form of [`VERSION`]. What filters said stands behind it, where they said something.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Detail<'a> {
     pub(super) actor_kind: Option<ActorKind>,
@@ -37,6 +37,8 @@ pub(super) struct Detail<'a> {
     pub(super) messages: u32,
     pub(super) upstream_us: Option<u64>,
     pub(super) first_byte_us: Option<u64>,
+    #[serde(skip)]
+    pub(super) filters: Vec<FilterFact>,
 }
 
 impl<'a> Detail<'a> {
@@ -65,16 +67,24 @@ impl<'a> Detail<'a> {
             messages: event.messages,
             upstream_us: event.upstream_us,
             first_byte_us: event.first_byte_us,
+            filters: Vec::new(),
         };
         out.clear();
         out.push(VERSION);
-        crate::append::postcard(&detail, out)
+        crate::append::postcard(&detail, out)?;
+        if event.filters.is_empty() { Ok(()) } else { crate::append::postcard(&event.filters, out) }
     }
 
     /// Reads what [`write`](Self::write) made.
     pub(super) fn read(bytes: &'a [u8]) -> Result<Self, BoxError> {
         match bytes.split_first() {
-            Some((&VERSION, detail)) => Ok(postcard::from_bytes(detail)?),
+            Some((&VERSION, detail)) => {
+                let (mut detail, rest) = postcard::take_from_bytes::<Self>(detail)?;
+                if !rest.is_empty() {
+                    detail.filters = postcard::from_bytes(rest)?;
+                }
+                Ok(detail)
+            }
             version => {
                 Err(format!("details of version {:?} are not known here", version.map(|(first, _)| first)).into())
             }

@@ -112,6 +112,7 @@ pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<AuditRow> {
         forwarded_target: text(detail.forwarded_target),
         request_mutated: detail.request_mutated,
         response_mutated: detail.response_mutated,
+        filters: detail.filters,
         bytes_in: detail.bytes_in,
         bytes_out: detail.bytes_out,
         messages: detail.messages,

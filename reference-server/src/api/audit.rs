@@ -12,7 +12,7 @@ use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 use mcp_gateway_core::contract::{AuditCursor, AuditFilter, AuditRow, StreamId, UsageWindow};
 use mcp_gateway_core::layer::authenticate::Caller;
-use mcp_gateway_core::record::{ActorKind, Category, Outcome};
+use mcp_gateway_core::record::{ActorKind, Category, FilterFact, Outcome};
 use mcp_gateway_core::refusal::Refusal;
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
@@ -99,6 +99,7 @@ pub(super) struct EventParameters {
     "forwarded_target": null,
     "request_mutated": false,
     "response_mutated": false,
+    "filters": [{ "filter": "no-secrets", "verdict": "replaced", "messages": 1, "found": ["jwt"] }],
     "rpc_id": "3",
     "session": null,
     "outcome": "ok",
@@ -156,6 +157,8 @@ pub(super) struct EventView {
     request_mutated: bool,
     /// Whether a filter changed or withheld the answer, or, of a stream, a message of it up to this row.
     response_mutated: bool,
+    /// What filters said of its messages.
+    filters: Vec<FilterFactView>,
     /// The JSON-RPC id as it was sent.
     rpc_id: Option<String>,
     /// A keyed hash of the session id.
@@ -186,6 +189,30 @@ pub(super) struct EventView {
     trace_id: Option<String>,
     /// Whether bodies and headers were captured: `GET …/{id}/bodies` reads them.
     captured: bool,
+}
+
+/// What a filter said of messages of an exchange.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct FilterFactView {
+    /// The filter's id.
+    filter: String,
+    /// `passed`, `flagged`, `replaced`, `refused`, `failed` or `failed_open`.
+    verdict: String,
+    /// Of how many messages.
+    messages: u32,
+    /// What it found in them.
+    found: Vec<String>,
+}
+
+impl FilterFactView {
+    fn of(fact: FilterFact) -> Self {
+        Self {
+            filter: fact.filter.to_string(),
+            verdict: fact.verdict.as_str().to_owned(),
+            messages: fact.messages,
+            found: fact.found.into_iter().map(Into::into).collect(),
+        }
+    }
 }
 
 /// Who did it, with which credential.
@@ -232,6 +259,7 @@ impl From<AuditRow> for EventView {
             forwarded_target: text(event.forwarded_target),
             request_mutated: event.request_mutated,
             response_mutated: event.response_mutated,
+            filters: event.filters.into_iter().map(FilterFactView::of).collect(),
             rpc_id: text(event.rpc_id),
             session: text(event.session),
             outcome: event.outcome.as_str().to_owned(),

@@ -15,7 +15,7 @@ use utoipa::{OpenApi, ToSchema};
 use super::answer::{Problem, ProblemDetails, plain, tagged};
 use super::operation::OPERATIONS;
 use super::{
-    audit, bodies, entries, evaluate, groups, identities, keys, logs, me, oauth, policies, replay, servers,
+    audit, bodies, entries, evaluate, filters, groups, identities, keys, logs, me, oauth, policies, replay, servers,
     session_keys, users,
 };
 
@@ -60,6 +60,12 @@ use super::{
         policies::delete,
         evaluate::evaluate,
         replay::replay,
+        filters::list,
+        filters::create,
+        filters::read,
+        filters::replace,
+        filters::delete,
+        filters::test,
         keys::list,
         keys::create,
         keys::read,

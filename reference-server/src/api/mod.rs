@@ -17,6 +17,7 @@ mod document;
 mod entries;
 mod evaluate;
 mod extract;
+mod filters;
 mod groups;
 mod guard;
 mod identities;

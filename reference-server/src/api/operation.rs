@@ -10,8 +10,8 @@ use mcp_gateway_core::record::{ActorKind, Principal, Roles, Scope};
 use mcp_gateway_core::refusal::Refusal;
 
 use super::{
-    Shared, audit, bodies, document, entries, evaluate, groups, identities, keys, logs, me, oauth, policies, replay,
-    servers, session_keys, users,
+    Shared, audit, bodies, document, entries, evaluate, filters, groups, identities, keys, logs, me, oauth, policies,
+    replay, servers, session_keys, users,
 };
 
 /// An operation of the admin API.
@@ -127,6 +127,14 @@ operations! {
     DELETE delete "/api/v1/policies/{id}", in_person(ADMINS), "policy.delete", Write => policies::delete;
     POST post "/api/v1/policies/evaluate", read(AUDITORS), "policy.evaluate", Look => evaluate::evaluate;
     POST post "/api/v1/policies/replay", read(AUDITORS), "policy.replay", Look => replay::replay;
+    // One that is gone may have been the one that refused: every change may let something through.
+    GET get "/api/v1/filters", read(AUDITORS), "filter.list", No => filters::list;
+    POST post "/api/v1/filters", in_person(ADMINS), "filter.create", Write => filters::create;
+    GET get "/api/v1/filters/{id}", read(AUDITORS), "filter.read", No => filters::read;
+    PUT put "/api/v1/filters/{id}", in_person(ADMINS), "filter.replace", Write => filters::replace;
+    DELETE delete "/api/v1/filters/{id}", in_person(ADMINS), "filter.delete", Write => filters::delete;
+    // Calls the service that the filter asks.
+    POST post "/api/v1/filters/{id}/test", write(ADMINS), "filter.test", Write => filters::test;
     // Their own keys; an admin everybody's.
     GET get "/api/v1/api-keys", read(EVERYBODY), "api-key.list", No => keys::list;
     // A key that makes keys would outlive its own revocation.

@@ -73,6 +73,7 @@ impl Config {
         self.redacted_headers()?;
         self.default_roles()?;
         self.identity_policy()?;
+        self.filter_policy()?;
         self.role_presets()?;
         self.group_presets()?;
         for (name, number) in [

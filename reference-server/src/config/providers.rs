@@ -256,4 +256,12 @@ impl Config {
     pub fn identity_policy(&self) -> Result<EgressPolicy, ConfigError> {
         self.policy_of(&[("egress.identity.allow", &self.egress.identity.allow)])
     }
+
+    /// Where calls to services that filters ask may go.
+    ///
+    /// # Errors
+    /// As [`egress_policy`](Self::egress_policy).
+    pub fn filter_policy(&self) -> Result<EgressPolicy, ConfigError> {
+        self.policy_of(&[("egress.filter.allow", &self.egress.filter.allow)])
+    }
 }

@@ -144,6 +144,8 @@ section! {
         upstream: EgressPurpose = EgressPurpose::default(),
         /// Calls to identity providers.
         identity: EgressPurpose = EgressPurpose::default(),
+        /// Calls to services that filters ask. Where the list names something, they may be called by plain http, too.
+        filter: EgressPurpose = EgressPurpose::default(),
     }
 }
 
@@ -275,9 +277,9 @@ section! {
         body_chunk_seconds: u64 = 30,
         /// How long a whole body may take, however steadily it comes.
         body_total_seconds: u64 = 120,
-        /// Bytes of one event of a stream that is read for the audit trail and access rules.
+        /// Bytes of one event of a stream that is read for the audit trail, access rules and filters.
         event_bytes: usize = 16 << 20,
-        /// Bytes of an answer that access rules are about and that is no stream: a list, of 2026-07-28 also a resource, on a server whose rules tell callers apart.
+        /// Bytes of an answer that access rules or filters are about and that is no stream: a list, of 2026-07-28 also a resource, on a server whose rules tell callers apart; whatever a filter selects. Also of what a service that a filter asks may answer.
         filter_body_bytes: usize = 8 << 20,
         /// Bytes of a message's id; at most 8192.
         id_bytes: usize = 1 << 10,

@@ -119,6 +119,7 @@ fn a_wrong_value_names_its_path() {
         ("login: {providers: [{name: a, client_id: x, preset: google, anybody: true}]}", "login.providers"),
         ("login: {passwords: false}", "login.passwords"),
         ("egress: {identity: {allow: ['-']}}", "egress.identity.allow[0]"),
+        ("egress: {filter: {allow: ['-']}}", "egress.filter.allow[0]"),
         ("login: {fresh_seconds: 0}", "login.fresh_seconds"),
         ("oauth: {issuer: mine}", "oauth.issuer"),
         ("oauth: {registration: some}", "oauth.registration"),

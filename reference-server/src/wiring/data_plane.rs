@@ -7,7 +7,8 @@ use mcp_gateway_auth::api_key::{ApiKeyAuthenticator, LastUsed};
 use mcp_gateway_auth::token::TokenAuthenticator;
 use mcp_gateway_core::context::{McpContext, Sampling};
 use mcp_gateway_core::contract::{Action, AuditSink, Authenticator, Authorizer, Clock, RateLimiter, Runtime, Target};
-use mcp_gateway_core::egress::Connections;
+use mcp_gateway_core::egress::{Connections, FetchOptions, Fetcher};
+use mcp_gateway_core::filter::{FilterLimits, SnapshotFilters};
 use mcp_gateway_core::gateway::{Built, Gateway, GatewayOptions, Parts};
 use mcp_gateway_core::layer::admit::AdmitLimits;
 use mcp_gateway_core::layer::audit::AuditOptions;
@@ -30,6 +31,7 @@ pub(super) struct Ingredients {
     pub(super) capacity: Capacity,
     pub(super) snapshots: Snapshots,
     pub(super) access: Arc<SnapshotRules>,
+    pub(super) filters: Arc<SnapshotFilters>,
     pub(super) last_used: Arc<LastUsed>,
     /// What accepts OAuth tokens, where somebody gives them.
     pub(super) tokens: Option<TokenAuthenticator>,
@@ -48,6 +50,7 @@ pub(super) fn build(config: &Config, with: Ingredients) -> Result<Built, ConfigE
         capacity,
         snapshots,
         access,
+        filters,
         last_used,
         tokens,
         limiter,
@@ -76,7 +79,8 @@ pub(super) fn build(config: &Config, with: Ingredients) -> Result<Built, ConfigE
     let shim = Shim::builder(Arc::clone(&sink))
         .authorizer(Arc::clone(&authorizer))
         .filters(
-            vec![Arc::new(lists)],
+            // What filters make of a message has to pass the rules.
+            vec![filters.clone(), Arc::new(lists)],
             FilterOptions {
                 body_bytes: limits.filter_body_bytes,
                 event_bytes: limits.event_bytes,
@@ -129,7 +133,7 @@ pub(super) fn build(config: &Config, with: Ingredients) -> Result<Built, ConfigE
         let removed = |route: &Arc<Route>| !snapshot.routes.contains_key(&route.id);
         match () {
             () if cx.principal().is_some_and(revoked) || cx.route().is_some_and(removed) => Standing::Revoked,
-            () => match standing(&access, cx) {
+            () => match standing(&access, &filters, cx) {
                 Standing::Stands | Standing::Outdated if known.refuses() => Standing::Unknown,
                 of_now => of_now,
             },
@@ -168,8 +172,23 @@ pub(super) fn build(config: &Config, with: Ingredients) -> Result<Built, ConfigE
         .build(&mount))
 }
 
-/// What the rules of now say of what is open.
-fn standing(access: &SnapshotRules, cx: &McpContext) -> Standing {
+/// The filters of these snapshots.
+pub(super) fn filters(
+    config: &Config,
+    snapshots: &Snapshots,
+    clock: &Arc<dyn Clock>,
+) -> Result<Arc<SnapshotFilters>, ConfigError> {
+    let options = FetchOptions::default()
+        .with_policy(config.filter_policy()?)
+        .with_timeout(Duration::from_millis(FilterLimits::TIMEOUT_MS.into()))
+        .with_body(config.limits.filter_body_bytes);
+    let options = if config.egress.filter.allow.is_empty() { options } else { options.with_plain_http() };
+    let fetch = Arc::new(Fetcher::new(options));
+    Ok(Arc::new(SnapshotFilters::new(snapshots.clone(), fetch, Arc::clone(clock))))
+}
+
+/// What the rules and filters of now say of what is open.
+fn standing(access: &SnapshotRules, filters: &SnapshotFilters, cx: &McpContext) -> Standing {
     // What was refused has its answer, which may still wait for the audit trail.
     if cx.refusal().is_some() {
         return Standing::Stands;
@@ -193,6 +212,7 @@ fn standing(access: &SnapshotRules, cx: &McpContext) -> Standing {
     // What is to be read of an exchange was found out when it began.
     match cx.reach() {
         Some(reach) if access.reach(&route.id).outgrows(*reach) => Standing::Outdated,
+        _ if filters.outgrow(cx) => Standing::Outdated,
         _ => Standing::Stands,
     }
 }

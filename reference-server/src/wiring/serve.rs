@@ -126,6 +126,7 @@ impl Server {
             Arc::new(Bootstrap::open(typed.of(), Arc::clone(&clock), bootstrap_options(&config, &options)).await?);
         let snapshots = follow(&config, &typed, &mount, &clock, bootstrap.had_ended(), &tasks).await?;
         let access = Arc::new(SnapshotRules::new(snapshots.clone()));
+        let filters = data_plane::filters(&config, &snapshots, &clock)?;
         tasks.spawn(end_bootstrap(Arc::clone(&bootstrap), snapshots.clone()));
         let last_used = Arc::new(LastUsed::new(typed.of()));
         let key_days = config.auth.key_max_days;
@@ -199,6 +200,7 @@ impl Server {
                 capacity,
                 snapshots: snapshots.clone(),
                 access: Arc::clone(&access),
+                filters: Arc::clone(&filters),
                 last_used: Arc::clone(&last_used),
                 tokens,
                 limiter: limiter.clone(),
@@ -244,6 +246,7 @@ impl Server {
             audit_sink: sink,
             snapshots: snapshots.clone(),
             access,
+            filters,
             runtime,
             keys,
             last_used,

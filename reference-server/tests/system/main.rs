@@ -17,6 +17,7 @@ mod degraded;
 mod devices;
 mod disconnect;
 mod edges;
+mod filters;
 mod headers;
 mod issuers;
 mod keys;

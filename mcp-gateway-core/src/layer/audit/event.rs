@@ -38,6 +38,7 @@ pub(crate) fn event_of(cx: &McpContext, kind: EventKind, clock: &dyn Clock) -> A
     event.forwarded_target = cx.forwarded_target().map(|target| bounded(target, 512));
     event.request_mutated = cx.is_request_mutated();
     event.response_mutated = cx.is_response_mutated();
+    event.filters = cx.filters();
     if let Some(message) = cx.message().filter(|message| message.kind != MessageKind::None) {
         event.era = Some(match message.era {
             Era::Legacy => "legacy".into(),

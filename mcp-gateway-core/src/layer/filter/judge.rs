@@ -1,6 +1,5 @@
 //! What a filter says of one message, in its time and within its rights.
 
-use bytes::Bytes;
 use http::StatusCode;
 
 use super::Chain;
@@ -25,6 +24,7 @@ impl Chain {
         };
         let verdict = match verdict {
             MaybeReady::Ready(verdict) => verdict,
+            MaybeReady::Wait(wait) if filter.keeps_time() => wait.await,
             MaybeReady::Wait(wait) => {
                 let time = self.options.filter_time;
                 tokio::time::timeout(time, wait)
@@ -69,7 +69,8 @@ impl Identity {
     }
 }
 
-fn is_same(before: &Bytes, after: &Bytes) -> bool {
+/// Whether one message is another version of the same: its kind, method and id are those of before.
+pub(crate) fn is_same(before: &[u8], after: &[u8]) -> bool {
     let (Some(before), Some(after)) = (Identity::of(before), Identity::of(after)) else { return false };
     let ids = match (&before.id, &after.id) {
         (Some(before), Some(after)) => same_id(before, after),

@@ -3,6 +3,7 @@
 mod body;
 mod canonical;
 mod judge;
+mod params;
 mod request;
 
 use std::convert::Infallible;
@@ -17,6 +18,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 pub use self::body::FilteredBody;
+pub(crate) use self::judge::is_same;
 use self::judge::{Identity, failed};
 use crate::context::{McpContext, MessageFacts, MessageKind};
 use crate::contract::{Authorizer, Direction, Filter, Head, Needs, Verdict, View};
@@ -154,20 +156,20 @@ impl Chain {
     /// bring the response to any call of its session, of which no head tells: filters see it, or hanging up and coming
     /// back would be a way around those that ask by method.
     fn needs(&self, cx: &McpContext, resumes: bool) -> Option<Vec<Needs>> {
-        let message = cx.message();
-        let head = Head {
-            server: cx.route().map_or("", |route| &route.id),
-            method: message.and_then(|message| message.method.as_deref()),
-            target: message.and_then(|message| message.target.as_deref()),
-            era: message.map_or(Era::Legacy, |message| message.era),
-        };
+        let head = head_of(cx);
         let needs = |filter: &Arc<dyn Filter>| {
             let needs = filter.needs(&head);
             Needs { response: needs.response || (resumes && filter.resumed(head.server)), ..needs }
         };
+        let all = self.filters.iter().map(needs).fold(Needs::NONE, |all, one| Needs {
+            request: all.request || one.request,
+            response: all.response || one.response,
+            events: all.events || one.events,
+        });
+        // Whoever ends streams when filters come to look further compares with this.
+        let _ = cx.set_inspected(all);
         // Asked again only by the few exchanges that somebody wants to see.
-        let wanted = self.filters.iter().any(|filter| needs(filter) != Needs::NONE);
-        wanted.then(|| self.filters.iter().map(needs).collect())
+        (all != Needs::NONE).then(|| self.filters.iter().map(needs).collect())
     }
 
     fn chosen<'a>(
@@ -176,6 +178,17 @@ impl Chain {
         wants: fn(&Needs) -> bool,
     ) -> impl Iterator<Item = &'a Arc<dyn Filter>> {
         self.filters.iter().zip(needs).filter(move |(_, needs)| wants(needs)).map(|(filter, _)| filter)
+    }
+}
+
+/// What is known of an exchange before anything of it is read for filters.
+pub(crate) fn head_of(cx: &McpContext) -> Head<'_> {
+    let message = cx.message();
+    Head {
+        server: cx.route().map_or("", |route| &route.id),
+        method: message.and_then(|message| message.method.as_deref()),
+        target: message.and_then(|message| message.target.as_deref()),
+        era: message.map_or(Era::Legacy, |message| message.era),
     }
 }
 

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Request};
 
 use super::judge::failed;
-use super::{Chain, refused};
+use super::{Chain, params, refused};
 use crate::Body;
 use crate::context::{McpContext, MessageFacts, MessageKind};
 use crate::contract::{Action, Ask, Direction, Needs, Target, Verdict, View};
@@ -46,6 +46,7 @@ pub(super) async fn filter(
     if let Some(name) = name {
         parts.headers.insert(MCP_NAME, coded(&name).ok_or_else(|| nonsense("a name that no header can carry"))?);
     }
+    params::follow(&mut parts.headers, &message.body, &view.body);
     let facts = inspect(&parts.headers, &view.body, &chain.options.peek)
         .map_err(|(refusal, _)| nonsense("an unacceptable message").because(refusal.public().to_owned()))?;
     if facts.method != message.method || facts.id != message.id || facts.kind != message.kind {
@@ -86,7 +87,7 @@ fn target_of(body: &Bytes, chain: &Chain) -> Option<String> {
 }
 
 /// A value as the specification codes it: plain where it can be, else base64 between markers.
-fn coded(name: &str) -> Option<HeaderValue> {
+pub(super) fn coded(name: &str) -> Option<HeaderValue> {
     use base64::Engine as _;
     use base64::engine::general_purpose::STANDARD;
 

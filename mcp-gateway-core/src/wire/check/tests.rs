@@ -27,6 +27,8 @@ fn the_corpora_hold() {
     replay("catalog", crate::catalog::check);
     replay("session", crate::seal::check);
     replay("events", crate::layer::session::check);
+    replay("filter", crate::filter::check::filter);
+    replay("filter_answer", crate::filter::check::filter_answer);
 }
 
 /// Pieces of JSON-RPC that collide with each other when they are put together at random.

@@ -1,5 +1,6 @@
 mod acts;
 mod clients;
+mod filters;
 mod people;
 mod policies;
 mod reads;

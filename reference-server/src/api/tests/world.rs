@@ -20,6 +20,7 @@ use mcp_gateway_core::contract::{
     AuditSink, AuditStore, Authenticator, Clock, Observation, ResourceStore, RuntimeError, RuntimeErrorKind,
     SystemClock, Upstream, UpstreamError, UpstreamErrorKind, When, WorkloadId, WorkloadState,
 };
+use mcp_gateway_core::filter::SnapshotFilters;
 use mcp_gateway_core::layer::refusals::Strangers;
 use mcp_gateway_core::memory::{
     MemoryAuditSink, MemoryAuditStore, MemoryKeys, MemoryRateLimiter, MemoryRuntime, MemoryStore,
@@ -121,6 +122,8 @@ impl World {
         let ring = Resources::new(resources.clone(), sealer.clone(), tenant.clone());
         let signing = SigningKeys::open(ring, clock.clone(), SigningKeyOptions::default()).await.unwrap();
         let access = Arc::new(SnapshotRules::new(snapshots.clone()));
+        let asked = Arc::new(mcp_gateway_core::egress::Fetcher::new(Default::default()));
+        let filters = SnapshotFilters::new(snapshots.clone(), asked, clock.clone());
         let server = AuthorizationServer::new(ServerParts {
             mount: mount.clone(),
             tenant: tenant.clone(),
@@ -157,6 +160,7 @@ impl World {
             audit_sink: Arc::new(metered),
             snapshots,
             access,
+            filters: Arc::new(filters),
             runtime: Some(runtime.clone()),
             keys,
             last_used,
