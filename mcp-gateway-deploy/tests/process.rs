@@ -67,7 +67,8 @@ async fn children_get_what_the_workload_names_and_nothing_else() {
     let _second = Session::open(&server.upstream).await.unwrap();
     assert!(follow.next().await.unwrap().text.starts_with("started"));
 
-    runtime.remove(&spec.id).await.unwrap();
+    runtime.stop(&spec.id).await.unwrap();
+    assert!(runtime.remove(&spec.id).await.unwrap());
     assert!(!own.exists());
     assert!(runtime.observe(&spec.id).await.unwrap().is_none());
     assert_eq!(runtime.logs(&spec.id, 1, false).await.err().unwrap().kind, RuntimeErrorKind::Missing);
@@ -455,7 +456,8 @@ async fn the_end_of_a_replaced_workload_is_waited_for() {
         assert!(runtime.ensure(&new).now_or_never().is_none());
         assert!(is_alive(pid), "it has ended before anybody could wait for it");
         if removes {
-            runtime.remove(&old.id).await.unwrap();
+            runtime.stop(&old.id).await.unwrap();
+            assert!(runtime.remove(&old.id).await.unwrap());
             assert!(!dir.path().join("children/replaced").exists());
         } else {
             runtime.shutdown().await;
@@ -491,13 +493,57 @@ async fn a_workload_that_starts_again_while_it_is_removed_keeps_its_folder() {
     let spec = Arc::new(workload("again", script("stubborn")));
     let server = ensure(&runtime, &spec).await.unwrap();
     let _session = Session::open(&server.upstream).await.unwrap();
+    runtime.stop(&spec.id).await.unwrap();
     let starts = async {
         // The removal waits for the end of the old child, which takes its time.
         tokio::task::yield_now().await;
         ensure(&runtime, &spec).await.unwrap();
     };
     let (removed, ()) = tokio::join!(runtime.remove(&spec.id), starts);
-    removed.unwrap();
+    assert!(!removed.unwrap());
     assert!(dir.path().join("children/again/home").exists());
     assert_eq!(runtime.observe(&spec.id).await.unwrap().unwrap().state, WorkloadState::Running);
+}
+
+#[tokio::test]
+async fn a_stop_ends_what_is_still_starting() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = ProcessRuntime::new(options(dir.path())).unwrap();
+    // It answers nothing, so that its start would last as long as it may.
+    let spec = Arc::new(workload("silent", script("silent")));
+    let children = async || runtime.observe(&spec.id).await.unwrap().map(|seen| seen.children);
+    let stops = async {
+        while children().await != Some(1) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(!runtime.remove(&spec.id).await.unwrap(), "what starts is not removed");
+        runtime.stop(&spec.id).await.unwrap();
+    };
+    let both = async { tokio::join!(runtime.ensure(&spec), stops) };
+    let (started, ()) =
+        tokio::time::timeout(spec.startup_timeout / 2, both).await.expect("the start ends with the stop");
+    assert_eq!(started.err().unwrap().kind, RuntimeErrorKind::Failed);
+    let ends = async {
+        while children().await != Some(0) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(spec.startup_timeout / 2, ends).await.expect("the child ends with the stop");
+    assert_eq!(runtime.observe(&spec.id).await.unwrap().unwrap().state, WorkloadState::Stopped);
+}
+
+#[tokio::test]
+async fn what_a_removal_has_left_goes_with_the_next_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = ProcessRuntime::new(options(dir.path())).unwrap();
+    let children = dir.path().join("children");
+    for name in [".gone-a~1/home", ".gone-b~1", "a/home/closed/deep"] {
+        std::fs::create_dir_all(children.join(name)).unwrap();
+    }
+    // As a server may leave it; nothing keeps root out.
+    let closed = std::fs::Permissions::from_mode(0o500);
+    std::fs::set_permissions(children.join("a/home/closed"), closed).unwrap();
+    assert!(runtime.remove(&WorkloadId("a".into())).await.unwrap());
+    let left: Vec<_> = std::fs::read_dir(&children).unwrap().map(|one| one.unwrap().file_name()).collect();
+    assert_eq!(left, [".gone-b~1"], "another server's is not its own");
 }

@@ -19,11 +19,17 @@ use crate::wire::untrusted::Untrusted;
 /// A file that changed this recently may change again without its time telling.
 const UNSETTLED: Duration = Duration::from_secs(3);
 
+const NO_FILE: &str = "holds no file with entries (*.yaml, *.yml, *.json), as when a mount is lost, so what came from it \
+                       stays; if there are to be no entries, put a file there that holds none";
+
 /// Reads `*.yaml`, `*.yml` and `*.json` of a directory and the folders below it; each file holds one entry or a list.
 ///
 /// Files and folders whose name begins with `.` are passed over. A symbolic link to a file is followed as long as it
 /// stays inside the directory (mounted Kubernetes `ConfigMap`s are made of such links); one that leaves it, and every
 /// link to a folder, is an error of its own. Ids are unique in the whole directory: the later file loses.
+///
+/// A directory without any such file is an error of its own too, for that is what a lost mount looks like: what came from
+/// it stays. A file that holds no entries says that there are none.
 ///
 /// Asked often, it is cheap: while no name, time or size has changed, no file is opened.
 ///
@@ -85,6 +91,9 @@ impl DirectorySource {
         walk.folder(&self.root.clone(), 0).map_err(|error| self.failed("cannot be read", Some(error)))?;
         if walk.files.len() > Limits::FILES {
             return Err(self.failed("holds more than 1,000 files; split the directory", None));
+        }
+        if walk.files.is_empty() && walk.errors.is_empty() {
+            walk.errors.push(broken(&self.root, NO_FILE.to_owned()));
         }
         walk.files.sort_by(|a, b| a.0.path.cmp(&b.0.path));
         let files: Vec<Seen> = walk.files.iter().map(|(seen, _)| seen.clone()).collect();

@@ -187,8 +187,14 @@ async fn follows_a_directory() {
     std::fs::write(&file, "{entryKey: a, nam").unwrap();
     let report = told.recv().await.unwrap().unwrap();
     assert_eq!((report.kept, report.errors.len()), (vec!["a".into()], 1));
+    // As when its mount is lost.
     std::fs::remove_file(&file).unwrap();
-    assert_eq!(told.recv().await.unwrap().unwrap().removed, ["a"]);
+    let report = told.recv().await.unwrap().unwrap();
+    assert_eq!((report.kept, report.removed.len(), report.errors.len()), (vec!["a".into()], 0, 1));
+    assert!(report.errors[0].to_string().contains("put a file there that holds none"), "{:?}", report.errors);
+    std::fs::write(folder.path().join("none.yaml"), "[]").unwrap();
+    let report = told.recv().await.unwrap().unwrap();
+    assert_eq!((report.removed, report.errors.len()), (vec!["a".into()], 0));
     drop(folder);
     assert!(told.recv().await.unwrap().is_err());
     running.abort();

@@ -67,10 +67,16 @@ async fn state_becomes(runtime: &dyn Runtime, id: &WorkloadId, state: WorkloadSt
     tokio::time::timeout(PATIENCE, become_so).await.unwrap_or_else(|_| panic!("{id} never was {state:?}"));
 }
 
+async fn remove(runtime: &dyn Runtime, id: &WorkloadId) {
+    runtime.stop(id).await.expect("it stops");
+    state_becomes(runtime, id, WorkloadState::Stopped).await;
+    assert!(runtime.remove(id).await.expect("it can be removed"), "{id}: what is stopped is removed");
+}
+
 async fn a_workload_that_nobody_knows_is_no_error(runtime: &dyn Runtime) {
     let nobody = WorkloadId("nobody".into());
     runtime.stop(&nobody).await.expect("stopping what does not run is fine");
-    runtime.remove(&nobody).await.expect("so is removing it");
+    assert!(runtime.remove(&nobody).await.expect("so is removing it"), "nothing of it is left");
     assert!(!runtime.kept().await.expect("it says what it keeps").contains(&nobody), "nothing is kept of it");
     assert!(observe(runtime, &nobody).await.is_none(), "nothing is known of it");
     let log = runtime.logs(&nobody, 1, false).await;
@@ -101,7 +107,9 @@ async fn stopped_is_not_forgotten_and_starts_again(runtime: &dyn Runtime, worklo
     tokio::time::timeout(PATIENCE, gone).await.expect("the sender of its endpoints is dropped");
     let after = incarnation(&ensure(runtime, workload).await);
     assert_ne!(after, before, "another life is another incarnation: sessions of the first end");
-    runtime.remove(&workload.id).await.expect("it is removed");
+    assert!(!runtime.remove(&workload.id).await.expect("that is no failure"), "what runs is not removed");
+    assert_eq!(incarnation(&ensure(runtime, workload).await), after, "it runs on");
+    remove(runtime, &workload.id).await;
     assert!(observe(runtime, &workload.id).await.is_none(), "nothing is known of what was removed");
     let third = incarnation(&ensure(runtime, workload).await);
     assert!(third != before && third != after, "no incarnation is used again, whatever was forgotten");
@@ -127,7 +135,7 @@ async fn an_update_stops_what_is_out_of_date(runtime: &dyn Runtime, workload: Wo
     runtime.update(&changed).await.expect("what runs under another digest stops");
     state_becomes(runtime, &workload.id, WorkloadState::Stopped).await;
     assert_ne!(incarnation(&ensure(runtime, &changed).await), first);
-    runtime.remove(&workload.id).await.expect("it is removed");
+    remove(runtime, &workload.id).await;
     assert!(!runtime.kept().await.expect("it says what it keeps").contains(&workload.id), "nothing is kept of it");
 }
 

@@ -32,9 +32,10 @@ pub trait Runtime: Send + Sync + 'static {
     /// it runs as it should, or not at all.
     async fn update(&self, workload: &Arc<Workload>) -> Result<(), RuntimeError>;
 
-    /// Stops a workload and forgets everything kept for it, its files too; does nothing more when it is started again
-    /// meanwhile.
-    async fn remove(&self, id: &WorkloadId) -> Result<(), RuntimeError>;
+    /// Forgets everything kept for a workload, its files too, once its children have ended; fine when nothing is kept.
+    /// `false`, with its files as they were, when it runs or starts, or is started meanwhile. After an error a further
+    /// call removes what was left.
+    async fn remove(&self, id: &WorkloadId) -> Result<bool, RuntimeError>;
 
     /// The workloads of which anything is kept: those that are known, and those whose files an earlier run has left.
     async fn kept(&self) -> Result<Vec<WorkloadId>, RuntimeError>;
@@ -171,6 +172,14 @@ pub struct Observation {
     pub restarts: u32,
     /// Its last failure, for an owner.
     pub last_error: Option<String>,
+}
+
+impl Observation {
+    /// Whether it runs or starts.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        matches!(self.state, WorkloadState::Starting | WorkloadState::Running)
+    }
 }
 
 /// A line that a server wrote to stderr.

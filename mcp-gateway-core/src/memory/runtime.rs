@@ -181,11 +181,14 @@ impl Runtime for MemoryRuntime {
         Ok(self.reached()?.workloads.keys().cloned().collect())
     }
 
-    async fn remove(&self, id: &WorkloadId) -> Result<(), RuntimeError> {
+    async fn remove(&self, id: &WorkloadId) -> Result<bool, RuntimeError> {
         let mut state = self.reached()?;
+        if state.workloads.get(id).is_some_and(|known| known.observation.is_active()) {
+            return Ok(false);
+        }
         state.workloads.remove(id);
         state.logs.remove(id);
-        Ok(())
+        Ok(true)
     }
 
     async fn observe(&self, id: &WorkloadId) -> Result<Option<Observation>, RuntimeError> {

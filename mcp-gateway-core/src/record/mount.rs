@@ -100,6 +100,14 @@ impl Mount {
         self.origin.starts_with("https:")
     }
 
+    /// Whether its host is this machine and no other: `localhost`, or an address of loopback.
+    #[must_use]
+    pub fn is_on_loopback(&self) -> bool {
+        let host = host_and_port(&self.authority).0;
+        let address = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
+        host == "localhost" || address.is_ok_and(|address| address.to_canonical().is_loopback())
+    }
+
     /// The path, with a leading and without a trailing slash.
     #[must_use]
     pub fn path(&self) -> &str {

@@ -1,3 +1,6 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use async_trait::async_trait;
 use serde_json::json;
 
 use super::*;
@@ -38,6 +41,11 @@ fn entry(id: &str, user_type: &str, secret: &str) -> Entry {
 
 impl World {
     async fn new() -> Self {
+        Self::over(|runtime| runtime).await
+    }
+
+    /// One whose runtime is reached through another.
+    async fn over<R: Runtime>(through: impl FnOnce(Arc<MemoryRuntime>) -> Arc<R>) -> Self {
         let clock = Arc::new(SystemClock);
         let store: Arc<dyn ResourceStore> = Arc::new(MemoryStore::new(clock.clone()));
         let sealer: Arc<dyn FieldSealer> =
@@ -59,8 +67,8 @@ impl World {
         let runtime = Arc::new(MemoryRuntime::new(Arc::new(Silent)));
         let entries = Resources::new(Arc::clone(&store), Arc::clone(&sealer), TenantId::default());
         let users = Resources::new(store, sealer, TenantId::default());
-        let retirement = Retirement::new(snapshots.clone(), entries.clone(), runtime.clone()).forget_after(FORGET);
-        tokio::spawn(retirement.run());
+        let retirement = Retirement::new(snapshots.clone(), entries.clone(), through(runtime.clone()));
+        tokio::spawn(retirement.forget_after(FORGET).run());
         Self { entries, users, snapshots, runtime }
     }
 
@@ -155,28 +163,157 @@ async fn a_persons_own_server_goes_with_the_person() {
         world.save_user(user, UserState::Active).await;
     }
     let (adas, eves) = (world.start("own", "ada").await, world.start("own", "eve").await);
+    // Somebody whom the embedding service knows.
+    let others = world.start("own", "tom").await;
     world.save_user("ada", UserState::Disabled).await;
-    let delete = Write::Delete { key: world.users.key("eve"), when: When::Any };
-    world.snapshots.wait_for(world.users.store().commit(vec![delete]).await.unwrap()).await;
+    world.save_user("eve", UserState::Deleted).await;
     assert_eq!((world.state(&adas).await, world.state(&eves).await), (STOPPED, STOPPED));
     tokio::time::sleep(2 * FORGET).await;
     assert_eq!((world.state(&adas).await, world.state(&eves).await), (STOPPED, None), "one may be enabled again");
+    assert_eq!(world.state(&others).await, RUNNING);
     // One that starts all the same, by a call that was let in before, is stopped as well.
     world.start("own", "ada").await;
     assert_eq!(world.state(&adas).await, STOPPED);
 }
 
-#[test]
-fn left_over_is_what_no_server_can_have() {
-    use crate::record::Route;
+#[tokio::test(start_paused = true)]
+async fn only_what_is_gone_at_that_moment_is_forgotten() {
+    let world = World::new().await;
+    world.save(&entry("a", "multiUser", "1")).await;
+    let id = world.start("a", "ada").await;
+    let retirement = Retirement::new(world.snapshots.clone(), world.entries.clone(), world.runtime.clone());
+    // Its entry came back while others were being removed.
+    assert!(!retirement.forget(&id).await);
+    assert_eq!(world.state(&id).await, RUNNING);
+    world.runtime.stop(&id).await.unwrap();
+    assert!(!retirement.forget(&id).await, "its files are wanted");
+    world.delete("a").await;
+    assert!(retirement.forget(&id).await);
+    assert_eq!(world.state(&id).await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_entry_that_nobody_here_can_compile_is_not_gone() {
+    let world = World::new().await;
+    world.save(&entry("a", "multiUser", "1")).await;
+    let workload = world.snapshots.load().routes["a"].workload(&Subject::local("ada")).unwrap();
+    world.save(&Entry { description: Some("broken".into()), ..entry("b", "multiUser", "1") }).await;
+    // As a replica of another version has started it.
+    let workload = Arc::new(Workload { id: WorkloadId("b".into()), server: "b".into(), ..(*workload).clone() });
+    world.runtime.ensure(&workload).await.unwrap();
+    tokio::time::sleep(2 * FORGET).await;
+    assert_eq!(world.state(&workload.id).await, STOPPED);
+    world.delete("b").await;
+    tokio::time::sleep(2 * FORGET).await;
+    assert_eq!(world.state(&workload.id).await, None);
+}
+
+/// A runtime that does not stop `b-refuses`, takes for ever to remove `a-stuck`, and fails at first to remove `c-fails`,
+/// of which it then knows no more.
+struct Stubborn {
+    inner: Arc<MemoryRuntime>,
+    removals: AtomicUsize,
+}
+
+fn failure() -> RuntimeError {
+    RuntimeError { kind: RuntimeErrorKind::Unavailable, public: "It does not want to.".to_owned(), detail: None }
+}
+
+#[async_trait]
+impl Runtime for Stubborn {
+    async fn ensure(&self, workload: &Arc<Workload>) -> Result<Deployment, RuntimeError> {
+        self.inner.ensure(workload).await
+    }
+
+    async fn stop(&self, id: &WorkloadId) -> Result<(), RuntimeError> {
+        if &*id.0 == "b-refuses" { Err(failure()) } else { self.inner.stop(id).await }
+    }
+
+    async fn update(&self, workload: &Arc<Workload>) -> Result<(), RuntimeError> {
+        self.inner.update(workload).await
+    }
+
+    async fn remove(&self, id: &WorkloadId) -> Result<bool, RuntimeError> {
+        match &*id.0 {
+            "a-stuck" => std::future::pending().await,
+            "c-fails" if self.removals.fetch_add(1, Ordering::Relaxed) == 0 => {
+                self.inner.remove(id).await?;
+                Err(failure())
+            }
+            _ => self.inner.remove(id).await,
+        }
+    }
+
+    async fn kept(&self) -> Result<Vec<WorkloadId>, RuntimeError> {
+        self.inner.kept().await
+    }
+
+    async fn observe(&self, id: &WorkloadId) -> Result<Option<Observation>, RuntimeError> {
+        self.inner.observe(id).await
+    }
+
+    async fn list(&self) -> Result<Vec<Observation>, RuntimeError> {
+        self.inner.list().await
+    }
+
+    async fn logs(&self, id: &WorkloadId, tail: usize, follow: bool) -> Result<LogStream, RuntimeError> {
+        self.inner.logs(id, tail, follow).await
+    }
+
+    fn watch(&self) -> RuntimeEventStream {
+        self.inner.watch()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_waits_neither_for_a_removal_nor_for_another_stop() {
+    let world = World::over(|inner| Arc::new(Stubborn { inner, removals: AtomicUsize::new(0) })).await;
+    for id in ["a-stuck", "b-refuses", "d"] {
+        world.save(&entry(id, "multiUser", "1")).await;
+        world.start(id, "ada").await;
+    }
+    world.delete("a-stuck").await;
+    tokio::time::sleep(2 * FORGET).await;
+    world.delete("b-refuses").await;
+    world.delete("d").await;
+    let [refuses, other] = ["b-refuses", "d"].map(|id| WorkloadId(id.into()));
+    assert_eq!((world.state(&refuses).await, world.state(&other).await), (RUNNING, STOPPED));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_removal_that_failed_is_tried_again() {
+    let mut stubborn = None;
+    let world = World::over(|inner| {
+        let runtime = Arc::new(Stubborn { inner, removals: AtomicUsize::new(0) });
+        stubborn = Some(runtime.clone());
+        runtime
+    })
+    .await;
+    let stubborn = stubborn.unwrap();
+    world.save(&entry("c-fails", "multiUser", "1")).await;
+    world.start("c-fails", "ada").await;
+    world.delete("c-fails").await;
+    tokio::time::sleep(FORGET + Duration::from_secs(1)).await;
+    assert_eq!(stubborn.removals.load(Ordering::Relaxed), 1);
+    tokio::time::sleep(3 * RETRY).await;
+    assert_eq!(stubborn.removals.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn left_over_is_what_no_server_can_have() {
+    let world = World::new().await;
+    world.save_user("ada", UserState::Disabled).await;
+    world.save_user("eve", UserState::Deleted).await;
     let shared = Route::hosted("shared");
     let mut own = Route::hosted("own");
     if let RouteTarget::Hosted { placement, .. } = &mut own.target {
         *placement = Placement::PerSubject;
     }
     let routes = [shared, own, Route::remote("remote")].map(|route| (Arc::clone(&route.id), Arc::new(route)));
-    let snapshot = Snapshot { routes: Arc::new(routes.into_iter().collect()), ..Snapshot::default() };
-    for (id, left_over) in [
+    let users = Arc::clone(&world.snapshots.load().users);
+    let snapshot = Snapshot { routes: Arc::new(routes.into_iter().collect()), users, ..Snapshot::default() };
+    let left_over = LeftOver::new(&snapshot, TenantId::default());
+    for (id, expected) in [
         ("shared", false),
         ("shared:0f", true),
         ("own", true),
@@ -185,6 +322,10 @@ fn left_over_is_what_no_server_can_have() {
         ("gone", true),
         ("gone:0f", true),
     ] {
-        assert_eq!(is_left_over(&snapshot, &WorkloadId(id.into())), left_over, "{id}");
+        assert_eq!(left_over.is(&WorkloadId(id.into())), expected, "{id}");
+    }
+    for (user, expected) in [("ada", false), ("eve", true), ("tom", false)] {
+        let id = Route::workload_id("own", &Subject::local(user));
+        assert_eq!(left_over.is(&id), expected, "{user}");
     }
 }

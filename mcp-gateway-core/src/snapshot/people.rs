@@ -15,6 +15,8 @@ pub struct UserFacts {
     pub id: Arc<str>,
     /// Whether the person may do anything. What belongs to one who may not is refused.
     pub enabled: bool,
+    /// Whether the person was deleted; the record stays, so that nobody else gets the id.
+    pub deleted: bool,
     /// What the person may do: own roles, those of the groups, those preset for the verified address, and what these
     /// include.
     pub roles: Roles,
@@ -93,6 +95,7 @@ impl People {
             || UserFacts {
                 id: Arc::clone(&id),
                 enabled: false,
+                deleted: false,
                 roles: Roles::NONE,
                 groups: Arc::default(),
                 epoch: u64::MAX,
@@ -207,8 +210,9 @@ impl People {
         let kept: Arc<[Arc<str>]> = user.groups.iter().map(|group| self.name(group)).collect();
         let groups = self.heard(&kept);
         let enabled = user.state == UserState::Active;
+        let deleted = user.state == UserState::Deleted;
         let roles = self.effective(own, &groups);
-        UserFacts { id, enabled, roles, groups, epoch: user.epoch, own, kept, unreadable: false }
+        UserFacts { id, enabled, deleted, roles, groups, epoch: user.epoch, own, kept, unreadable: false }
     }
 
     /// Those of these groups whose issuer is heard.

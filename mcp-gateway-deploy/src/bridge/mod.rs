@@ -223,15 +223,22 @@ impl Inner {
             && !parts.headers.contains_key(SESSION)
         {
             let opening = self.sessions.reserve()?;
-            let child = match self.shared.take_unused() {
-                Some(child) => child,
-                None => {
-                    let spawned = self.spawner.spawn(Purpose { session: true, subject }).await?;
-                    Child::new(spawned, self.options.write_queue, self.options.max_line)
-                }
+            let opens = async {
+                let child = match self.shared.take_unused() {
+                    Some(child) => child,
+                    None => {
+                        let spawned = self.spawner.spawn(Purpose { session: true, subject }).await?;
+                        Child::new(spawned, self.options.write_queue, self.options.max_line)
+                    }
+                };
+                self.sessions.initialize(child, opening, &parts.headers, body.clone(), &message).await
             };
-            opening.goes_on()?;
-            return self.sessions.initialize(child, opening, &parts.headers, body.clone(), &message).await;
+            // A session whose opening is dropped leaves no child.
+            return tokio::select! {
+                biased;
+                () = self.sessions.until_end() => Err(stopped()),
+                opened = opens => opened,
+            };
         }
         self.sessions.post(&parts.headers, claim, body.clone(), &message).await
     }

@@ -32,6 +32,8 @@ struct Inner {
     options: Arc<BridgeOptions>,
     dropped: Arc<AtomicU64>,
     slot: Mutex<Slot>,
+    /// For good. Set with the slot locked.
+    ended: watch::Sender<bool>,
 }
 
 #[derive(Default)]
@@ -42,7 +44,6 @@ struct Slot {
     /// A child that was probed and has not been spoken to otherwise.
     unused: Option<Child>,
     start: Option<watch::Receiver<Outcome>>,
-    ended: bool,
 }
 
 type Outcome = Option<Result<Ready, Failure>>;
@@ -57,14 +58,14 @@ struct Failure {
 
 impl Shared {
     pub(super) fn new(spawner: Arc<dyn Spawner>, options: Arc<BridgeOptions>, dropped: Arc<AtomicU64>) -> Self {
-        Self(Arc::new(Inner { spawner, options, dropped, slot: Mutex::default() }))
+        Self(Arc::new(Inner { spawner, options, dropped, slot: Mutex::default(), ended: watch::Sender::new(false) }))
     }
 
     /// The shared child, started if need be.
     pub(super) async fn ready(&self, purpose: Purpose) -> Result<Ready, UpstreamError> {
         let mut outcome = {
             let mut slot = self.0.lock();
-            if slot.ended {
+            if self.0.has_ended() {
                 return Err(stopped());
             }
             if slot.modern == Some(false) {
@@ -80,7 +81,12 @@ impl Shared {
                     slot.start = Some(receiver.clone());
                     let inner = Arc::clone(&self.0);
                     tokio::spawn(async move {
-                        let outcome = inner.start(purpose).await;
+                        // A start that is dropped leaves no child.
+                        let outcome = tokio::select! {
+                            biased;
+                            () = inner.until_end() => Err(Failure::of(UpstreamErrorKind::Unavailable, STOPPED)),
+                            outcome = inner.start(purpose) => outcome,
+                        };
                         inner.lock().start = None;
                         sender.send_replace(Some(outcome));
                     });
@@ -109,7 +115,7 @@ impl Shared {
     pub(super) fn end(&self) {
         let (hub, unused) = {
             let mut slot = self.0.lock();
-            slot.ended = true;
+            self.0.ended.send_replace(true);
             (slot.hub.take(), slot.unused.take())
         };
         drop(unused);
@@ -124,11 +130,18 @@ impl Inner {
         self.slot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn has_ended(&self) -> bool {
+        *self.ended.borrow()
+    }
+
+    /// Waits for the end.
+    async fn until_end(&self) {
+        // The sender is here, so there is no other outcome.
+        let _ = self.ended.subscribe().wait_for(|ended| *ended).await;
+    }
+
     async fn start(self: &Arc<Self>, purpose: Purpose) -> Result<Ready, Failure> {
         let child = self.spawn(purpose.clone()).await?;
-        if self.lock().ended {
-            return Err(Failure::of(UpstreamErrorKind::Unavailable, STOPPED));
-        }
         if self.lock().modern == Some(true) {
             return self.keep(Some(child), true);
         }
@@ -158,7 +171,7 @@ impl Inner {
 
     fn keep(self: &Arc<Self>, child: Option<Child>, modern: bool) -> Result<Ready, Failure> {
         let mut slot = self.lock();
-        if slot.ended {
+        if self.has_ended() {
             return Err(Failure::of(UpstreamErrorKind::Unavailable, STOPPED));
         }
         slot.modern = Some(modern);

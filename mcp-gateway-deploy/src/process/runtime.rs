@@ -54,12 +54,10 @@ struct Entry {
     /// Each start and stop counts one up: a task of an older life changes nothing.
     life: u64,
     start: Option<watch::Receiver<Option<Result<(), RuntimeError>>>>,
-    running: Option<Running>,
-}
-
-struct Running {
-    bridge: Bridge,
-    endpoints: watch::Sender<Arc<[Endpoint]>>,
+    /// From the beginning of the start, so that a stop ends what starts, too.
+    bridge: Option<Bridge>,
+    /// While it runs.
+    endpoints: Option<watch::Sender<Arc<[Endpoint]>>>,
 }
 
 /// Events that a slow reader may be behind.
@@ -166,13 +164,13 @@ impl Runtime for ProcessRuntime {
         Ok(())
     }
 
-    async fn remove(&self, id: &WorkloadId) -> Result<(), RuntimeError> {
+    async fn remove(&self, id: &WorkloadId) -> Result<bool, RuntimeError> {
         let core = self.core();
         let dirs = Dirs::of(&core.options.data_dir, id)?;
-        let ended = core.lock().get_mut(id).map(|entry| {
-            core.end(entry, WorkloadState::Stopped);
-            (entry.life, Arc::clone(&entry.history.alive))
-        });
+        let ended = match core.lock().get(id) {
+            Some(entry) if entry.bridge.is_some() || entry.start.is_some() => return Ok(false),
+            entry => entry.map(|entry| (entry.life, Arc::clone(&entry.history.alive))),
+        };
         // A child that still writes would bring its folder back.
         if let Some((_, alive)) = &ended {
             core.within_grace(|| alive.load(Ordering::Relaxed) == 0).await;
@@ -182,21 +180,21 @@ impl Runtime for ProcessRuntime {
             public: "The server's files could not be removed.".to_owned(),
             detail: Some(format!("{}: {error}", dirs.own.display())),
         };
-        let given_up = {
+        {
             let mut table = core.lock();
             if table.get(id).map(|entry| entry.life) != ended.map(|(life, _)| life) {
                 // It was started again meanwhile, in the same folder.
-                return Ok(());
+                return Ok(false);
             }
             // What starts from here on has a folder of its own.
-            let given_up = dirs.give_up().map_err(failed)?;
+            dirs.give_up().map_err(failed)?;
             table.remove(id);
-            given_up
-        };
-        match given_up {
-            Some(dir) => tokio::fs::remove_dir_all(dir).await.map_err(failed),
-            None => Ok(()),
         }
+        // With what an earlier call could not remove.
+        let own = dirs.own.clone();
+        let removed = tokio::task::spawn_blocking(move || workload::remove_given_up(&own)).await;
+        removed.unwrap_or_else(|error| Err(io::Error::other(error))).map_err(failed)?;
+        Ok(true)
     }
 
     async fn kept(&self) -> Result<Vec<WorkloadId>, RuntimeError> {
@@ -269,7 +267,7 @@ impl Core {
     fn deployment(&self, id: &WorkloadId, digest: &str) -> Option<Deployment> {
         let table = self.lock();
         let entry = table.get(id).filter(|entry| *entry.workload.digest == *digest)?;
-        entry.running.as_ref().map(|running| Deployment { endpoints: running.endpoints.subscribe() })
+        entry.endpoints.as_ref().map(|endpoints| Deployment { endpoints: endpoints.subscribe() })
     }
 
     /// Finds the workload running or starting, or starts it.
@@ -282,8 +280,8 @@ impl Core {
             let (life, history) = (entry.life, Arc::new(entry.history.replaced()));
             *entry = Entry { life, history, ..Entry::new(workload, &self.options) };
         }
-        if let Some(running) = &entry.running {
-            return Begun::Runs(Deployment { endpoints: running.endpoints.subscribe() });
+        if let Some(endpoints) = &entry.endpoints {
+            return Begun::Runs(Deployment { endpoints: endpoints.subscribe() });
         }
         if let Some(start) = &entry.start {
             return Begun::Starts(start.clone());
@@ -296,7 +294,7 @@ impl Core {
         let core = Arc::clone(self);
         let workload = Arc::clone(workload);
         tokio::spawn(async move {
-            let outcome = core.start(&workload, log, history).await;
+            let outcome = core.start(&workload, life, log, history).await;
             let outcome = core.settle(&workload, life, outcome);
             sender.send_replace(Some(outcome));
         });
@@ -306,6 +304,7 @@ impl Core {
     async fn start(
         &self,
         workload: &Arc<Workload>,
+        life: u64,
         log: RingLog,
         history: Arc<History>,
     ) -> Result<Bridge, RuntimeError> {
@@ -326,6 +325,10 @@ impl Core {
             ..bridge.clone()
         };
         let bridge = Bridge::new(Arc::new(spawner), options);
+        match self.lock().get_mut(&workload.id).filter(|entry| entry.life == life) {
+            Some(entry) => entry.bridge = Some(bridge.clone()),
+            None => return Err(stopped()),
+        }
         match tokio::time::timeout(workload.startup_timeout, bridge.start()).await {
             Ok(Ok(_)) => Ok(bridge),
             Ok(Err(error)) => {
@@ -359,7 +362,7 @@ impl Core {
                 let incarnation = Incarnation(format!("{}~{}", workload.id, Ulid::generate()).into());
                 let address = Address::Local(Arc::new(bridge.clone()));
                 let endpoints: Arc<[Endpoint]> = [Endpoint { incarnation, address, ready: true, load: 0 }].into();
-                entry.running = Some(Running { bridge: bridge.clone(), endpoints: watch::Sender::new(endpoints) });
+                entry.endpoints = Some(watch::Sender::new(endpoints));
                 entry.last_error = None;
                 self.tell(entry, WorkloadState::Running);
                 if let Some(idle) = workload.idle_timeout {
@@ -368,6 +371,7 @@ impl Core {
                 Ok(())
             }
             Err(error) => {
+                entry.bridge = None;
                 entry.last_error = Some(error.detail.clone().unwrap_or_else(|| error.public.clone()));
                 self.tell(entry, WorkloadState::Failed);
                 Err(error)
@@ -399,8 +403,9 @@ impl Core {
     fn end(&self, entry: &mut Entry, state: WorkloadState) {
         entry.life += 1;
         entry.start = None;
-        if let Some(running) = entry.running.take() {
-            running.bridge.shutdown();
+        entry.endpoints = None;
+        if let Some(bridge) = entry.bridge.take() {
+            bridge.shutdown();
         }
         if entry.state != state {
             self.tell(entry, state);
@@ -427,7 +432,8 @@ impl Entry {
             last_error: None,
             life: 0,
             start: None,
-            running: None,
+            bridge: None,
+            endpoints: None,
         }
     }
 

@@ -281,13 +281,12 @@ impl Dirs {
         Ok(Self { home: own.join("home"), tmp: own.join("tmp"), own, cache })
     }
 
-    /// Renames the workload's folder to one that no workload has, for it to be removed; `None` when there is none.
-    pub(super) fn give_up(&self) -> io::Result<Option<PathBuf>> {
-        let gone = self.own.with_file_name(format!("{GONE}{}", Ulid::generate()));
-        match fs::rename(&self.own, &gone) {
-            Ok(()) => Ok(Some(gone)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
+    /// Renames the workload's folder, if there is one, to one that no workload has, for it to be removed.
+    pub(super) fn give_up(&self) -> io::Result<()> {
+        let name = format!("{}{}", given_up(&self.own), Ulid::generate());
+        match fs::rename(&self.own, self.own.with_file_name(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
         }
     }
 
@@ -307,6 +306,40 @@ impl Dirs {
 /// What begins the name of a folder that is being removed. No workload's does.
 const GONE: &str = ".gone-";
 
+/// What begins the names of those that this workload's folder was given up as: its own name, and what no name has.
+fn given_up(own: &Path) -> String {
+    format!("{GONE}{}~", own.file_name().unwrap_or_default().to_string_lossy())
+}
+
+/// Removes every folder that this one was given up as.
+pub(super) fn remove_given_up(own: &Path) -> io::Result<()> {
+    let (prefix, children) = (given_up(own), own.parent().unwrap_or(own));
+    for name in names(children)?.iter().filter(|name| name.starts_with(&prefix)) {
+        remove_folder(&children.join(name))?;
+    }
+    Ok(())
+}
+
+/// Removes a folder, also when a child has taken away the right to write in it.
+fn remove_folder(dir: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            let mut folders = vec![dir.to_owned()];
+            while let Some(folder) = folders.pop() {
+                fs::set_permissions(&folder, fs::Permissions::from_mode(0o700))?;
+                for entry in fs::read_dir(&folder)? {
+                    let entry = entry?;
+                    if entry.file_type()?.is_dir() {
+                        folders.push(entry.path());
+                    }
+                }
+            }
+            fs::remove_dir_all(dir)
+        }
+        removed => removed,
+    }
+}
+
 /// The workloads that have a folder.
 pub(super) fn kept(data_dir: &Path) -> io::Result<Vec<WorkloadId>> {
     Ok(folders(data_dir)?.iter().filter_map(|name| id_of(name)).collect())
@@ -316,7 +349,7 @@ pub(super) fn kept(data_dir: &Path) -> io::Result<Vec<WorkloadId>> {
 pub(super) fn finish_removals(data_dir: &Path) -> io::Result<()> {
     for name in folders(data_dir)?.iter().filter(|name| name.starts_with(GONE)) {
         let dir = data_dir.join(CHILDREN).join(name);
-        if let Err(error) = fs::remove_dir_all(&dir) {
+        if let Err(error) = remove_folder(&dir) {
             tracing::warn!(dir = %dir.display(), %error, "the folder of a removed server cannot be removed");
         }
     }
@@ -324,7 +357,11 @@ pub(super) fn finish_removals(data_dir: &Path) -> io::Result<()> {
 }
 
 fn folders(data_dir: &Path) -> io::Result<Vec<String>> {
-    let entries = match fs::read_dir(data_dir.join(CHILDREN)) {
+    names(&data_dir.join(CHILDREN))
+}
+
+fn names(dir: &Path) -> io::Result<Vec<String>> {
+    let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),

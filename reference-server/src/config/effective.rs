@@ -161,6 +161,11 @@ impl Config {
         if process.uid.is_some() != process.gid.is_some() {
             return Err(ConfigError::value("runtime.process", "needs both uid and gid, or neither"));
         }
+        if process.uid == Some(0) {
+            let problem = "must be a user without rights, not root; if children are to be root, leave out uid and gid, \
+                           and set runtime.process.allow_root: true";
+            return Err(ConfigError::value("runtime.process.uid", problem));
+        }
         Ok(())
     }
 
@@ -227,10 +232,12 @@ impl Config {
         self.listen.ip().to_canonical().is_loopback()
     }
 
-    /// Whether children may run as root where this server does.
+    /// Whether children may run as root where this server does. A listener on loopback may be behind a proxy, whose name
+    /// is the public one.
     #[must_use]
     pub fn children_may_be_root(&self) -> bool {
-        self.runtime.process.allow_root.unwrap_or_else(|| self.is_loopback())
+        let only_here = || self.is_loopback() && self.mount().is_ok_and(|mount| mount.is_on_loopback());
+        self.runtime.process.allow_root.unwrap_or_else(only_here)
     }
 
     /// Where clients reach the data plane.

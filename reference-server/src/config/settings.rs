@@ -174,11 +174,11 @@ section! {
         /// user: whoever may add one could reach what others keep.
         i_trust_all_servers: bool = false,
         /// Whether children may run as root, when this server does and `uid` is not set. Not set: only while it listens on
-        /// loopback.
+        /// loopback and `public_url`, if there is one, names loopback too.
         allow_root: Option<bool> = None,
         /// How long the files of a server whose entry is gone are kept, and those of a server of a person's own after the
-        /// person was deleted; it is stopped at once.
-        forget_after_seconds: u64 = 60,
+        /// person was deleted; it is stopped at once. The time begins anew with each start of this server.
+        forget_after_seconds: u64 = 604_800,
         /// Whether children start in the sandbox (Landlock, `no_new_privs`).
         sandbox: bool = true,
         /// Files and folders that children may write, beside their own folder and the package caches.
@@ -195,7 +195,7 @@ section! {
         cgroup: String = "auto".to_owned(),
         /// Processes and threads of a child, with all that it starts; needs control groups.
         pids: u64 = 512,
-        /// User id that children run as; needs root. With `gid`.
+        /// User id that children run as, not 0; needs root. With `gid`.
         uid: Option<u32> = None,
         /// Group id that children run as; needs root. With `uid`.
         gid: Option<u32> = None,

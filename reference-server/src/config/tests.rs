@@ -378,6 +378,19 @@ fn children_may_be_root_where_only_this_machine_calls_or_the_operator_says_so() 
     assert!(!may("{listen: 0.0.0.0:1, insecure_http: true}"));
     assert!(may("{listen: 0.0.0.0:1, insecure_http: true, runtime: {process: {allow_root: true}}}"));
     assert!(!may("{runtime: {process: {allow_root: false}}}"));
+    // Behind a proxy on the same machine everybody calls.
+    assert!(!may("{public_url: https://gateway.example}"));
+    assert!(may("{public_url: https://gateway.example, runtime: {process: {allow_root: true}}}"));
+    for url in ["http://localhost:8080", "http://127.0.0.1:1", "https://[::1]"] {
+        assert!(may(&format!("{{public_url: '{url}'}}")), "{url}");
+    }
+}
+
+#[test]
+fn the_user_of_children_is_not_root() {
+    assert!(read("{runtime: {process: {uid: 1, gid: 0}}}", &[]).is_ok());
+    let error = read("{runtime: {process: {uid: 0, gid: 0}}}", &[]).unwrap_err();
+    assert!(error.contains("runtime.process.uid") && error.contains("allow_root"), "{error}");
 }
 
 /// `docs/reference/configuration.md` lists exactly these keys and defaults. `UPDATE_REFERENCE=1` writes it.

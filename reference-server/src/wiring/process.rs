@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use futures_util::StreamExt as _;
 use mcp_gateway_core::contract::{
     Deployment, LogStream, Observation, Runtime, RuntimeError, RuntimeErrorKind, RuntimeEventStream, Workload,
-    WorkloadId, WorkloadState,
+    WorkloadId,
 };
 use mcp_gateway_core::snapshot::Snapshots;
 use mcp_gateway_deploy::bridge::BridgeOptions;
@@ -197,8 +197,7 @@ impl Agreed {
         loop {
             swapped.mark_unchanged();
             let running = self.inner.list().await.unwrap_or_default().into_iter();
-            let running = running.filter(|one| matches!(one.state, WorkloadState::Starting | WorkloadState::Running));
-            let running: Vec<Observation> = running.collect();
+            let running: Vec<Observation> = running.filter(Observation::is_active).collect();
             if !running.is_empty() && self.serves_several() {
                 tracing::error!("what runs is stopped: {SEVERAL}");
                 for one in running {
@@ -234,7 +233,7 @@ impl Runtime for Agreed {
         self.inner.kept().await
     }
 
-    async fn remove(&self, id: &WorkloadId) -> Result<(), RuntimeError> {
+    async fn remove(&self, id: &WorkloadId) -> Result<bool, RuntimeError> {
         self.inner.remove(id).await
     }
 

@@ -78,10 +78,20 @@ async fn a_changed_entry_ends_the_old_server_and_a_bad_one_does_not() {
     let key = gateway.key().await;
     let session = open(&gateway, "one", &key).await;
     assert_eq!(secret_of(&gateway, &session).await, "aaa");
+    let before = children(&gateway);
 
     gateway.write_entry(0, "entryKey: one\nruntime: [");
     until("the bad file to be seen", async || gateway.log().contains("0.yaml").then_some(())).await;
     assert_eq!(secret_of(&gateway, &session).await, "aaa");
+    // After a further change everything has been looked at again.
+    gateway.write_entry(1, &entry("two", "bbb"));
+    until("the next entry to be read", async || {
+        let log = gateway.log();
+        log.lines().any(|line| line.contains("the catalog has changed") && line.contains("two")).then_some(())
+    })
+    .await;
+    assert_eq!(secret_of(&gateway, &session).await, "aaa");
+    assert_eq!(children(&gateway), before);
 
     gateway.write_entry(0, &entry("one", "ccc"));
     // Nobody opens a session meanwhile, which alone would end the old one.

@@ -45,7 +45,7 @@ impl Runtime for Fake {
         unreachable!("the layer asks nothing")
     }
 
-    async fn remove(&self, _: &WorkloadId) -> Result<(), RuntimeError> {
+    async fn remove(&self, _: &WorkloadId) -> Result<bool, RuntimeError> {
         unreachable!("the layer removes nothing")
     }
 

@@ -52,7 +52,10 @@ impl HostLayer {
         }
         let name = without_port(host);
         (allowed.loopback && is_loopback(name))
-            || allowed.names.iter().any(|one| one.eq_ignore_ascii_case(host) || one.eq_ignore_ascii_case(name))
+            || allowed
+                .names
+                .iter()
+                .any(|one| self.plain(one).eq_ignore_ascii_case(host) || one.eq_ignore_ascii_case(name))
     }
 }
 
@@ -121,6 +124,7 @@ mod tests {
         let mount = Mount::new("https://gw.example", "/mcp-connect").unwrap();
         let public = HostLayer::new(&mount, ["gw.internal".to_owned()], false);
         let local = HostLayer::new(&mount, [], true);
+        let ported = HostLayer::new(&mount, ["gw.internal:443", "gw.other:8443"].map(str::to_owned), false);
         let plain = HostLayer::new(&Mount::new("http://gw.example", "/mcp-connect").unwrap(), [], false);
         for (layer, host, verdict) in [
             (&public, "GW.example", None),
@@ -131,6 +135,11 @@ mod tests {
             (&public, "GW.example:443", None),
             (&public, "gw.example:80", Some(403)),
             (&public, "gw.example.evil:443", Some(403)),
+            (&ported, "gw.internal:443", None),
+            (&ported, "gw.internal", None),
+            (&ported, "gw.internal:8443", Some(403)),
+            (&ported, "gw.other:8443", None),
+            (&ported, "gw.other", Some(403)),
             (&plain, "gw.example:80", None),
             (&plain, "gw.example:443", Some(403)),
             (&plain, "[2001:db8::80]", Some(403)),

@@ -14,6 +14,7 @@ use mcp_gateway_core::wire::method::Method;
 use mcp_gateway_core::wire::version::Claim;
 use mcp_gateway_core::wire::{Kind, Message, rpc};
 use rand::RngExt as _;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use self::session::{Session, parts};
@@ -39,6 +40,8 @@ struct Inner {
     options: Arc<BridgeOptions>,
     dropped: Arc<AtomicU64>,
     table: Mutex<Table>,
+    /// No session is opened any more. Set with the table locked.
+    ended: watch::Sender<bool>,
 }
 
 #[derive(Default)]
@@ -46,13 +49,11 @@ struct Table {
     sessions: HashMap<Arc<str>, Arc<Session>>,
     /// Handshakes under way.
     opening: usize,
-    /// No session is opened any more.
-    ended: bool,
 }
 
 impl Sessions {
     pub(super) fn new(options: Arc<BridgeOptions>, dropped: Arc<AtomicU64>) -> Self {
-        Self(Arc::new(Inner { options, dropped, table: Mutex::default() }))
+        Self(Arc::new(Inner { options, dropped, table: Mutex::default(), ended: watch::Sender::new(false) }))
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
@@ -70,8 +71,8 @@ impl Sessions {
     /// Ends every session, and opens no more.
     pub(super) fn end_all(&self) {
         let sessions: Vec<_> = {
-            let mut table = self.lock();
-            table.ended = true;
+            let table = self.lock();
+            self.0.ended.send_replace(true);
             table.sessions.values().cloned().collect()
         };
         for session in sessions {
@@ -82,7 +83,7 @@ impl Sessions {
     /// Makes room for one session more, held until the value is dropped or turned into a session.
     pub(super) fn reserve(&self) -> Result<Opening, UpstreamError> {
         let mut table = self.lock();
-        if table.ended {
+        if self.has_ended() {
             return Err(stopped());
         }
         if table.sessions.len() + table.opening >= self.0.options.max_sessions {
@@ -91,6 +92,16 @@ impl Sessions {
         }
         table.opening += 1;
         Ok(Opening(self.clone()))
+    }
+
+    fn has_ended(&self) -> bool {
+        *self.0.ended.borrow()
+    }
+
+    /// Waits until no session is opened any more; then those that are being opened are to be dropped.
+    pub(super) async fn until_end(&self) {
+        // The sender is here, so there is no other outcome.
+        let _ = self.0.ended.subscribe().wait_for(|ended| *ended).await;
     }
 
     fn find(&self, headers: &HeaderMap) -> Result<Arc<Session>, NoSession> {
@@ -287,15 +298,10 @@ fn only(stream: &Stream) -> Result<(Bytes, End), UpstreamError> {
 pub(super) struct Opening(Sessions);
 
 impl Opening {
-    /// Fails when the bridge was stopped meanwhile.
-    pub(super) fn goes_on(&self) -> Result<(), UpstreamError> {
-        if self.0.lock().ended { Err(stopped()) } else { Ok(()) }
-    }
-
     fn open(self, session: Arc<Session>) -> Result<(), UpstreamError> {
         // One that has ended by now has also left the table.
         let mut table = self.0.lock();
-        if table.ended {
+        if self.0.has_ended() {
             return Err(stopped());
         }
         if !session.is_ended() {

@@ -476,6 +476,25 @@ async fn nothing_starts_after_the_stop() {
 }
 
 #[tokio::test]
+async fn the_stop_ends_a_handshake_under_way() {
+    let script = Script::new(Speaks::Legacy);
+    let bridge = script.bridge();
+    let initialize = json!({"jsonrpc": "2.0", "id": 0, "method": "initialize",
+        "params": {"protocolVersion": "2025-11-25", "capabilities": {}, "hangs": true}});
+    let opens = async { Client::modern(&bridge).send("POST", &[], Some(&initialize)).await };
+    let stops = async {
+        script.hears("initialize").await;
+        bridge.shutdown();
+    };
+    let both = async { tokio::join!(opens, stops) };
+    let (opened, ()) = tokio::time::timeout(Duration::from_secs(10), both).await.expect("it ends with the stop");
+    assert_eq!(opened.err().unwrap().kind, UpstreamErrorKind::Unavailable);
+    while script.stopped.load(Ordering::SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
 async fn an_id_may_be_as_long_as_the_options_say() {
     const LONGEST: usize = 3_000;
     let script = Script::new(Speaks::Both);

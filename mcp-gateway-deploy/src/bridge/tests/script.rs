@@ -43,6 +43,17 @@ impl ChildControl for Control {
     }
 }
 
+/// Stops the child whose start was dropped.
+struct Unspawned(Option<Arc<Control>>);
+
+impl Drop for Unspawned {
+    fn drop(&mut self) {
+        if let Some(control) = self.0.take() {
+            control.stop();
+        }
+    }
+}
+
 impl Spawner for Script {
     fn spawn(&self, _: Purpose) -> BoxFuture<Result<Spawned, UpstreamError>> {
         let number = self.starts.fetch_add(1, Ordering::SeqCst);
@@ -51,8 +62,10 @@ impl Spawner for Script {
         tokio::spawn(self.clone().serve(number, child_in, child_out));
         let control = Arc::new(Control(self.clone()));
         Box::pin(async move {
+            let mut unspawned = Unspawned(Some(Arc::clone(&control)));
             // So that callers at the same time meet a start under way.
             tokio::time::sleep(Duration::from_millis(20)).await;
+            unspawned.0 = None;
             Ok(Spawned { stdin: Box::new(stdin), stdout: Box::new(stdout), control })
         })
     }
@@ -119,6 +132,7 @@ impl Script {
                 ("server/discover", _) if self.speaks != Speaks::Legacy => {
                     say(&mut out, &ok(json!({"supportedVersions": ["2026-07-28"]}))).await;
                 }
+                ("initialize", _) if message["params"]["hangs"] == true => {}
                 ("initialize", _) if self.speaks != Speaks::Modern => {
                     let version = &message["params"]["protocolVersion"];
                     say(&mut out, &ok(json!({"protocolVersion": version, "child": number}))).await;

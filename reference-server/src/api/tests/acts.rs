@@ -170,7 +170,9 @@ async fn workloads_are_stopped_and_started_again() {
     assert_eq!(ensured, wanted);
 
     // A shared server that never ran is started, too.
-    world.runtime.remove(&WorkloadId("shared".into())).await.unwrap();
+    let shared = WorkloadId("shared".into());
+    world.runtime.stop(&shared).await.unwrap();
+    assert!(world.runtime.remove(&shared).await.unwrap());
     assert_eq!(world.post("/api/v1/servers/shared/restart", &json!({})).await.status, StatusCode::ACCEPTED);
     for act in ["stop", "restart"] {
         assert_eq!(world.post(&format!("/api/v1/servers/far/{act}"), &json!({})).await.status, StatusCode::CONFLICT);

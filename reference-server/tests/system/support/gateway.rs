@@ -44,6 +44,8 @@ impl Gateway {
     pub(crate) async fn start_in(folder: TempDir, entries: &[String], settings: &[(&str, &str)]) -> Self {
         let catalog = folder.path().join("catalog");
         std::fs::create_dir(&catalog).unwrap();
+        // So that the last entry, too, can go: a folder without files counts as lost.
+        std::fs::write(catalog.join("none.yaml"), "[]").unwrap();
         for (number, entry) in entries.iter().enumerate() {
             std::fs::write(catalog.join(format!("{number}.yaml")), entry).unwrap();
         }
