@@ -204,7 +204,8 @@ impl McpContext {
         rule / set_rule: Arc<str>;
         /// How far the access rules of the server went when it was resolved; set by the authorizer that goes by them.
         reach / set_reach: Reach;
-        /// What filters look at of the exchange; set by the filter layer.
+        /// What filters that [may outgrow](crate::contract::Filter::may_outgrow) it look at of the exchange; set by the
+        /// filter layer.
         inspected / set_inspected: Needs;
         /// Which rule forbade what was open already; set by the revoke layer.
         cut / set_cut: Arc<str>;

@@ -68,6 +68,12 @@ pub trait Filter: Send + Sync + 'static {
         true
     }
 
+    /// Whether what it needs is kept with the exchange ([`McpContext::inspected`]): by that it tells, when its needs have
+    /// changed, which streams it has to see from their beginning.
+    fn may_outgrow(&self) -> bool {
+        false
+    }
+
     /// Whether messages go on unjudged when it [fails](Verdict::Failed). They do not by default.
     fn fail_open(&self) -> bool {
         false
@@ -151,6 +157,16 @@ pub struct Needs {
 impl Needs {
     /// Nothing.
     pub const NONE: Self = Self { request: false, response: false, events: false };
+
+    /// What either wants to see.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            request: self.request || other.request,
+            response: self.response || other.response,
+            events: self.events || other.events,
+        }
+    }
 }
 
 /// A message as a filter sees it.

@@ -107,6 +107,8 @@ impl std::fmt::Debug for Checked {
     }
 }
 
+const PLAIN: &str = "plain http is only for what the operator has opened a hole for; use https";
+
 type Connecting<T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send>>;
 
 impl Service<Uri> for Checked {
@@ -128,9 +130,16 @@ impl Service<Uri> for Checked {
             let host = uri.host().ok_or("the URL has no host")?.to_owned();
             let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
             let plain = host.trim_matches(['[', ']']);
+            let readable = |address| {
+                uri.scheme_str() == Some("http")
+                    && policy.as_ref().is_some_and(|policy| !policy.permits_plain(address, plain, port))
+            };
             if let Some(policy) = &policy
                 && let Way::Proxy(proxy) = policy.way(plain, port)?
             {
+                if readable(None) {
+                    return Err(PLAIN.into());
+                }
                 return tunnel(to_proxy, proxy, &host, port, connect_timeout).await;
             }
             let addresses: Vec<IpAddr> = match plain.parse() {
@@ -141,6 +150,10 @@ impl Service<Uri> for Checked {
             for address in addresses {
                 if let Some(Err(blocked)) = policy.as_ref().map(|policy| policy.permits(address, plain, port)) {
                     refused = Some(blocked.into());
+                    continue;
+                }
+                if readable(Some(address)) {
+                    refused = Some(PLAIN.into());
                     continue;
                 }
                 // The address stands in the URI now, so that nobody resolves the name a second time.

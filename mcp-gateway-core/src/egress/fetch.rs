@@ -224,6 +224,19 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn plain_http_stays_in_the_holes_where_that_is_asked_for() {
+        let policy = || EgressPolicy::new(["127.0.0.0/8".parse().unwrap()]).with_plain_http_in_holes_alone();
+        let options = |policy| FetchOptions::default().with_policy(policy).with_plain_http();
+        let url = server(ok("{}")).await;
+        assert!(Fetcher::new(options(policy())).fetch(get_json(&url).unwrap()).await.is_ok());
+        // A public address, which nobody calls here.
+        let elsewhere = Fetcher::new(options(policy())).fetch(get_json("http://8.8.8.8:9/").unwrap()).await;
+        let Err(FetchError::Failed(error)) = elsewhere else { panic!("{elsewhere:?}") };
+        let mut causes = std::iter::successors(Some(&*error as &dyn std::error::Error), |error| error.source());
+        assert!(causes.any(|error| error.to_string().contains("plain http is only for")), "{error:?}");
+    }
+
+    #[tokio::test]
     async fn reads_to_the_limit_and_not_a_byte_more() {
         let url = server(ok("{\"a\":1}")).await;
         let get = |body| {

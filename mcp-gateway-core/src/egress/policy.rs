@@ -27,6 +27,7 @@ pub struct EgressPolicy {
     own: Vec<SocketAddr>,
     trusted: Vec<TrustAnchor<'static>>,
     proxy: Option<EgressProxy>,
+    plain_in_holes: bool,
 }
 
 /// A hole: a network, or a name with an optional port.
@@ -113,6 +114,13 @@ impl EgressPolicy {
         self
     }
 
+    /// The same, with plain http only to where a hole is, and never through a proxy.
+    #[must_use]
+    pub fn with_plain_http_in_holes_alone(mut self) -> Self {
+        self.plain_in_holes = true;
+        self
+    }
+
     /// The same, trusting certificates of these authorities, too, beside those of Mozilla's program.
     ///
     /// # Errors
@@ -170,11 +178,21 @@ impl EgressPolicy {
             return blocked("gateway's own");
         }
         let Some(class) = special(address) else { return Ok(()) };
-        let hole = self.allow.iter().any(|rule| match rule {
+        if self.opens(address, host, port) { Ok(()) } else { blocked(class) }
+    }
+
+    /// Whether there is a hole at this address under this name.
+    fn opens(&self, address: IpAddr, host: &str, port: u16) -> bool {
+        let plain = embedded(address).unwrap_or(address);
+        self.allow.iter().any(|rule| match rule {
             AllowRule::Net(net) => net.contains(&address) || net.contains(&plain),
             AllowRule::Name { .. } => rule.names(host, port),
-        });
-        if hole { Ok(()) } else { blocked(class) }
+        })
+    }
+
+    /// Whether what is sent there may be read on the way; `None` for the address of a proxy.
+    pub(super) fn permits_plain(&self, address: Option<IpAddr>, host: &str, port: u16) -> bool {
+        !self.plain_in_holes || address.is_some_and(|address| self.opens(address, host, port))
     }
 }
 

@@ -31,7 +31,7 @@ pub struct Compiled {
 /// What it does.
 #[derive(Debug)]
 pub(super) enum Task {
-    Look(Detector, Action),
+    Look(Arc<Detector>, Action),
     Size(u64, Action),
     Urls(Option<Box<[Box<str>]>>, Action),
     Webhook(Webhook),
@@ -114,10 +114,10 @@ impl Task {
     fn of(check: &Check) -> Result<Self, FilterError> {
         Ok(match check {
             Check::Secrets { action, types: names } => {
-                Self::Look(Detector::Secrets(types(secret_types(), names.as_ref())?), *action)
+                Self::Look(Arc::new(Detector::Secrets(types(secret_types(), names.as_ref())?)), *action)
             }
             Check::Pii { action, types: names } => {
-                Self::Look(Detector::Pii(types(pii_types(), names.as_ref())?), *action)
+                Self::Look(Arc::new(Detector::Pii(types(pii_types(), names.as_ref())?)), *action)
             }
             Check::Regex { action, patterns } => {
                 some("check.patterns", patterns.len(), FilterLimits::PATTERNS)?;
@@ -134,7 +134,7 @@ impl Task {
                     let regex = regex.or_else(|error| wrong(&at("pattern"), format!("is no expression: {error}")))?;
                     compiled.push((name.clone().into(), regex));
                 }
-                Self::Look(Detector::Regex(compiled.into()), *action)
+                Self::Look(Arc::new(Detector::Regex(compiled.into())), *action)
             }
             Check::Size { action, bytes } => {
                 not_redacting(*action)?;

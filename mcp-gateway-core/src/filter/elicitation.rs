@@ -12,16 +12,47 @@ use crate::wire::duplicates;
 const PRIVATE: [&str; 9] =
     ["localhost", "local", "localdomain", "internal", "intranet", "lan", "home.arpa", "invalid", "test"];
 
-/// What is wrong with the addresses that a message asks to visit (`mode: "url"`), wherever they are in it: those of a
-/// request `elicitation/create`, of an error -32042, of `inputRequests`.
+/// What is wrong with the addresses that a message asks to visit (`mode: "url"`): those of a request
+/// `elicitation/create`, of an error -32042, of `inputRequests`, also of a task. The same in arguments, texts or schemas
+/// asks for nothing.
 pub(super) fn problem(body: &[u8], hosts: Option<&[Box<str>]>) -> Option<&'static str> {
     const UNREADABLE: &str = "it cannot be read in one way only";
     if duplicates(body).is_err() {
         return Some(UNREADABLE);
     }
     match serde_json::from_slice(body) {
-        Ok(message) => in_value(&message, hosts),
+        Ok(message) => in_message(&message, hosts),
         Err(_) => Some(UNREADABLE),
+    }
+}
+
+/// The members of this name in capitals. Some readers tell no capitals from small letters.
+fn called<'a>(value: &'a Value, name: &'static str) -> impl Iterator<Item = &'a Value> {
+    let members = value.as_object().into_iter().flatten();
+    members.filter(move |(key, _)| key.to_uppercase() == name).map(|(_, value)| value)
+}
+
+/// What is wrong in a request for input, or in a message.
+fn in_message(message: &Value, hosts: Option<&[Box<str>]>) -> Option<&'static str> {
+    if let Value::Array(messages) = message {
+        return messages.iter().find_map(|message| in_message(message, hosts));
+    }
+    let is = |method: &str| method.trim().eq_ignore_ascii_case("elicitation/create");
+    let elicits = called(message, "METHOD").any(|method| method.as_str().is_some_and(is));
+    let asked = called(message, "PARAMS").filter(|_| elicits);
+    let data = called(message, "ERROR").flat_map(|error| called(error, "DATA"));
+    let found = asked.chain(data).find_map(|value| in_value(value, hosts));
+    let holders = called(message, "RESULT").chain(called(message, "PARAMS"));
+    let holders = holders.flat_map(|holder| std::iter::once(holder).chain(called(holder, "TASK")));
+    let mut inputs = holders.flat_map(|holder| called(holder, "INPUTREQUESTS")).flat_map(items);
+    found.or_else(|| inputs.find_map(|input| in_message(input, hosts)))
+}
+
+fn items(value: &Value) -> Box<dyn Iterator<Item = &Value> + '_> {
+    match value {
+        Value::Array(items) => Box::new(items.iter()),
+        Value::Object(members) => Box::new(members.values()),
+        _ => Box::new(std::iter::empty()),
     }
 }
 
@@ -31,14 +62,12 @@ fn in_value(value: &Value, hosts: Option<&[Box<str>]>) -> Option<&'static str> {
         Value::Object(members) => members,
         _ => return None,
     };
-    // Some readers tell no capitals from small letters.
-    let called = |name: &'static str| members.iter().filter(move |(key, _)| key.to_uppercase() == name);
     let asks =
-        called("MODE").any(|(_, mode)| mode.as_str().is_some_and(|mode| mode.trim().eq_ignore_ascii_case("url")));
+        called(value, "MODE").any(|mode| mode.as_str().is_some_and(|mode| mode.trim().eq_ignore_ascii_case("url")));
     if asks {
-        let mut urls = called("URL");
+        let mut urls = called(value, "URL");
         let (url, other) = (urls.next(), urls.next());
-        match url.and_then(|(_, url)| url.as_str()).filter(|_| other.is_none()) {
+        match url.and_then(Value::as_str).filter(|_| other.is_none()) {
             None => return Some("the address to visit cannot be read in one way only"),
             Some(url) => {
                 if let Some(problem) = of_url(url, hosts) {
@@ -173,14 +202,24 @@ mod tests {
         }
         let form = r#"{"method":"elicitation/create","params":{"mode":"form","url":"http://x"}}"#;
         assert_eq!(problem(form.as_bytes(), None), None);
+        for arguments in [
+            json!({ "method": "tools/call", "params": { "name": "open", "arguments": { "mode": "url", "url": "http://x" } } }),
+            json!({ "result": { "structuredContent": { "mode": "url", "url": "http://x" } } }),
+            json!({ "result": { "tools": [{ "inputSchema": { "default": { "mode": "url" } } }] } }),
+            json!({ "result": { "inputRequests": { "a": { "method": "sampling/createMessage", "params": { "mode": "url" } } } } }),
+        ] {
+            assert_eq!(problem(arguments.to_string().as_bytes(), None), None, "{arguments}");
+        }
         for message in [
-            r#"{"params":{"mode":"url"}}"#,
-            r#"{"params":{"mode":"url","url":1}}"#,
-            r#"{"params":{"mode":"url","url":"https://example.com","URL":"https://example.com"}}"#,
-            r#"{"params":{"mode":"url","url":"http://e.example","url":"https://example.com"}}"#,
-            r#"{"params":{"Mode":"URL","Url":"http://e.example"}}"#,
-            r#"{"params":{"m\u006fde":"url","url":"http://e.example"}}"#,
-            r#"{"params":{"mode":"form","MODE":"url","url":"http://e.example"}}"#,
+            r#"{"method":"elicitation/create","params":{"mode":"url"}}"#,
+            r#"{"method":"elicitation/create","params":{"mode":"url","url":1}}"#,
+            r#"{"method":"elicitation/create","params":{"mode":"url","url":"https://example.com","URL":"https://example.com"}}"#,
+            r#"{"method":"elicitation/create","params":{"mode":"url","url":"http://e.example","url":"https://example.com"}}"#,
+            r#"{"Method":"Elicitation/Create","Params":{"Mode":"URL","Url":"http://e.example"}}"#,
+            r#"{"method":"elicitation\u002fcreate","params":{"m\u006fde":"url","url":"http://e.example"}}"#,
+            r#"{"method":"elicitation/create","params":{"mode":"form","MODE":"url","url":"http://e.example"}}"#,
+            r#"{"method":"notifications/tasks","params":{"inputRequests":{"a":{"method":"elicitation/create","params":{"mode":"url"}}}}}"#,
+            r#"{"result":{"task":{"inputRequests":[{"method":"elicitation/create","params":{"mode":"url"}}]}}}"#,
             "{",
         ] {
             assert!(problem(message.as_bytes(), None).is_some(), "{message}");

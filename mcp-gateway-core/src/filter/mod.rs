@@ -21,6 +21,7 @@ mod detect;
 mod elicitation;
 mod index;
 mod judgement;
+mod nested;
 mod pii;
 mod record;
 mod redact;
@@ -42,7 +43,8 @@ pub use self::secrets::secret_types;
 pub mod check {
     use super::{Compiled, FilterSpec};
 
-    /// A document is refused, or can be asked about any message, and says the same after it was kept.
+    /// A document is refused, or can be asked about any message, and says the same after it was kept. What it makes of a
+    /// message is the same message still, and holds nothing more of what it looks for.
     ///
     /// # Panics
     /// When it does not hold.
@@ -51,9 +53,9 @@ pub mod check {
         let kept = serde_json::to_vec(&spec).expect("a filter can be written");
         assert_eq!(serde_json::from_slice::<FilterSpec>(&kept).expect("what is written can be read"), spec);
         if let Ok(compiled) = Compiled::new("f", &spec) {
-            let message = br#"{"jsonrpc":"2.0","id":1,"method":"a","params":{"b":"4111 1111 1111 1111 abc","mode":"url","url":"x"}}"#;
+            let message = br#"{"jsonrpc":"2.0","id":1,"method":"a","params":{"b":"4111 1111 1111 1111 abc","c":"{\"d\":\"\\nAKIAIOSFODNN7EXAMPLE\"}","mode":"url","url":"x"}}"#;
             for body in [&message[..], data] {
-                let _ = compiled.judge_here(body);
+                compiled.check(body);
             }
         }
     }

@@ -4,7 +4,7 @@
 
 use std::iter;
 
-use super::detect::{Found, Types};
+use super::detect::{Search, TooMuch, Types};
 
 const NAMES: [&str; 8] = ["payment-card", "iban", "us-ssn", "de-tax-id", "es-dni", "fr-nir", "nl-bsn", "pl-pesel"];
 /// How far before a number a word that says what it is may stand, in bytes.
@@ -16,14 +16,12 @@ pub fn pii_types() -> impl ExactSizeIterator<Item = &'static str> + Clone {
 }
 
 /// Finds those of these types.
-pub(super) fn find(text: &str, member: &str, types: Types, found: &mut Vec<Found>) {
+pub(super) fn find(text: &str, member: &str, types: Types, search: &mut Search<'_>) -> Result<(), TooMuch> {
     if !text.bytes().any(|byte| byte.is_ascii_digit()) {
-        return;
+        return Ok(());
     }
     let mut add = |number: usize, at: std::ops::Range<usize>| {
-        if types.has(number) {
-            found.push(Found { at, name: NAMES[number].into() });
-        }
+        if types.has(number) { search.add(at, number) } else { Ok(()) }
     };
     let runs = runs(text);
     let mut digits: Vec<u8> = Vec::new();
@@ -46,22 +44,22 @@ pub(super) fn find(text: &str, member: &str, types: Types, found: &mut Vec<Found
                 continue;
             }
             if is_card(&digits) {
-                add(0, at.clone());
+                add(0, at.clone())?;
             }
             if is_ssn(&text[at.clone()], &digits) {
-                add(2, at.clone());
+                add(2, at.clone())?;
             }
             if is_de_tax_id(&digits) {
-                add(3, at.clone());
+                add(3, at.clone())?;
             }
             if is_nir(&digits, 0) {
-                add(5, at.clone());
+                add(5, at.clone())?;
             }
             if is_bsn(&digits) && is_said(text, at.start, member, &["bsn", "burgerservice", "sofinummer"]) {
-                add(6, at.clone());
+                add(6, at.clone())?;
             }
             if is_pesel(&digits) && is_said(text, at.start, member, &["pesel"]) {
-                add(7, at);
+                add(7, at)?;
             }
         }
     }
@@ -70,15 +68,16 @@ pub(super) fn find(text: &str, member: &str, types: Types, found: &mut Vec<Found
             continue;
         }
         if let Some(end) = iban(text, start) {
-            add(1, start..end);
+            add(1, start..end)?;
         }
         if let Some(end) = dni(text, start) {
-            add(4, start..end);
+            add(4, start..end)?;
         }
         if let Some(end) = corsican(text, start) {
-            add(5, start..end);
+            add(5, start..end)?;
         }
     }
+    Ok(())
 }
 
 /// Where digits stand.

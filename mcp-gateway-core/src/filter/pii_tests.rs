@@ -1,9 +1,13 @@
+use std::sync::atomic::AtomicBool;
+
 use super::*;
+use crate::filter::detect::{Bounds, Detector};
 
 fn names(text: &str, member: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    find(text, member, Types::ALL, &mut found);
-    found.iter().map(|found| format!("{} {}", found.name, &text[found.at.clone()])).collect()
+    let detector = Detector::Pii(Types::ALL);
+    let stop = AtomicBool::new(false);
+    let found = detector.find(text, member, &mut Search::new(true, Bounds::default(), &stop)).unwrap();
+    found.iter().map(|found| format!("{} {}", detector.name(found.name), &text[found.at.clone()])).collect()
 }
 
 /// Published examples: of card schemes for tests, of the SWIFT registry, of the issuing authorities.

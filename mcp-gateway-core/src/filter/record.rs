@@ -25,14 +25,15 @@ pub struct FilterSpec {
     /// What becomes of a message that it fails to judge.
     #[serde(default)]
     pub fail_mode: FailMode,
-    /// How long one attempt to ask may take, in milliseconds; 1 to [`FilterLimits::TIMEOUT_MS`].
+    /// How long one attempt to ask, or to look through a large message, may take, in milliseconds; 1 to
+    /// [`FilterLimits::TIMEOUT_MS`].
     #[serde(default = "timeout")]
     pub timeout_ms: u32,
     /// How often it is asked again after it failed; at most [`FilterLimits::RETRIES`].
     #[serde(default)]
     pub retries: u8,
     /// Whether the filters after it are left out when it refuses. They cannot let the message go on; their judgement is
-    /// for the trail.
+    /// for the trail. Services are left out in any case.
     #[serde(default = "yes")]
     pub short_circuit: bool,
     /// What the caller of a refused message reads, instead of what the filter says.
@@ -205,4 +206,18 @@ impl FilterLimits {
     pub const USUAL_TIMEOUT_MS: u32 = 5_000;
     /// Further attempts.
     pub const RETRIES: u8 = 5;
+    /// The longest time that all filters together may take over one message, milliseconds. Those whose turn comes later
+    /// fail.
+    pub const MESSAGE_MS: u32 = 120_000;
+    /// Calls of one service at once; those beyond wait, in their time.
+    pub const CALLS: usize = 64;
+    /// Filters.
+    pub const FILTERS: usize = 200;
+    /// The largest message that is looked through between others, bytes; a larger one by a thread of its own.
+    pub const AT_ONCE: usize = 16 << 10;
+    /// Places in one message that one filter replaces. One with more is refused.
+    pub const FINDS: usize = 10_000;
+    /// Bytes of one message that expressions may read more than once, each place after the first at which one fits
+    /// counted with all that follows it. A message that takes more is refused.
+    pub const AGAIN: usize = 512 << 20;
 }

@@ -1,11 +1,18 @@
 //! A message whose texts are looked through, and rewritten without a change to anything else.
 
+use std::sync::atomic::AtomicBool;
+
 use bytes::Bytes;
 use serde_json::Value;
 
-use super::detect::Detector;
+use super::detect::{Bounds, Detector, Found, Search, TooMuch, merged};
+use super::nested::Inner;
 use crate::record::Label;
-use crate::wire::{PeekError, ScalarKind, scalars};
+use crate::wire::version::Era;
+use crate::wire::{PeekError, Role, Scalar, ScalarKind, scalars};
+
+/// How often a message is looked through again after something was replaced, until nothing is left.
+const ROUNDS: usize = 4;
 
 /// What is in a message.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -13,47 +20,87 @@ pub(super) struct Looked {
     /// The names of what was found, each once.
     pub(super) found: Vec<Label>,
     /// The message with the names in the place of what was found; `None` if nothing was, or it stands where nothing can
-    /// take its place: in a number, or in the name of a member.
+    /// take its place: in a number, in the name of a member, in an id or handle.
     pub(super) redacted: Option<Bytes>,
 }
 
-/// Looks through the strings, numbers and names of a message.
-///
-/// # Errors
-/// It cannot be read in one way only.
-pub(super) fn look(body: &[u8], detector: &Detector) -> Result<Looked, PeekError> {
-    let mut looked = Looked::default();
-    let mut replaced = Vec::new();
-    let mut fixed = false;
-    scalars(body, |scalar| {
-        let text = scalar.text();
-        let member = if scalar.kind == ScalarKind::Name { "" } else { scalar.member };
-        let found = detector.find(&text, member);
-        if found.is_empty() {
-            return;
-        }
-        for one in &found {
-            if !looked.found.contains(&one.name) {
-                looked.found.push(one.name.clone());
+/// Why nobody can tell what is in a message.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum LookError {
+    /// Readers could take it for different things.
+    #[error("it cannot be read in one way only: {0}")]
+    Unreadable(#[from] PeekError),
+    /// It holds more than is looked for.
+    #[error("it holds more than can be looked through")]
+    TooMuch,
+}
+
+/// How a message is looked through.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Look<'a> {
+    pub(super) detector: &'a Detector,
+    /// Of the message.
+    pub(super) era: Era,
+    /// Whether what is found is to be replaced.
+    pub(super) redact: bool,
+    pub(super) bounds: Bounds,
+    /// Ends it when it is set.
+    pub(super) stop: &'a AtomicBool,
+}
+
+/// What becomes of a message.
+enum Replaced {
+    /// There is nothing in it.
+    Nothing,
+    /// There is, where nothing can take its place.
+    Nowhere,
+    By(Bytes),
+}
+
+impl Look<'_> {
+    /// Looks through the strings, numbers and names of a message.
+    ///
+    /// # Errors
+    /// It cannot be read in one way only, or holds too much.
+    pub(super) fn through(&self, body: &[u8]) -> Result<Looked, LookError> {
+        let mut search = Search::new(self.redact, self.bounds, self.stop);
+        let mut replaced = self.once(body, &mut search)?;
+        // What stood beside something that is gone may be more than it was. Expressions may fit their own names.
+        let rounds = if matches!(self.detector, Detector::Regex(_)) { 0 } else { ROUNDS };
+        for round in 1..=rounds {
+            let Replaced::By(message) = &replaced else { break };
+            match self.once(message, &mut search)? {
+                Replaced::Nothing => break,
+                _ if round == rounds => replaced = Replaced::Nowhere,
+                further => replaced = further,
             }
         }
-        if scalar.kind != ScalarKind::String {
-            fixed = true;
-            return;
+        let redacted = if let Replaced::By(message) = replaced { Some(message) } else { None };
+        Ok(Looked { found: self.detector.names(search.names()), redacted })
+    }
+
+    fn once(&self, body: &[u8], search: &mut Search<'_>) -> Result<Replaced, LookError> {
+        let mut replaced = Vec::new();
+        let mut fixed = false;
+        let mut looked = Ok(());
+        scalars(body, |scalar| {
+            if looked.is_err() || (scalar.role == Role::State && self.era == Era::Modern) {
+                return;
+            }
+            match self.in_scalar(&scalar, search) {
+                Err(error) => looked = Err(error),
+                Ok((_, found)) if found.is_empty() || !self.redact => {}
+                Ok(_) if scalar.kind != ScalarKind::String || is_fixed(scalar.role) => fixed = true,
+                Ok((text, found)) => replaced.push((scalar.at, self.rewritten(&text, &found))),
+            }
+        })?;
+        looked.map_err(|TooMuch| LookError::TooMuch)?;
+        if fixed {
+            return Ok(Replaced::Nowhere);
         }
-        let mut rewritten = String::with_capacity(text.len());
-        let mut from = 0;
-        for one in found {
-            rewritten.push_str(&text[from..one.at.start]);
-            rewritten.push_str("[redacted:");
-            rewritten.push_str(&one.name);
-            rewritten.push(']');
-            from = one.at.end;
+        if replaced.is_empty() {
+            return Ok(Replaced::Nothing);
         }
-        rewritten.push_str(&text[from..]);
-        replaced.push((scalar.at, rewritten));
-    })?;
-    if !fixed && !replaced.is_empty() {
         let mut out = Vec::with_capacity(body.len());
         let mut from = 0;
         for (at, text) in replaced {
@@ -62,111 +109,74 @@ pub(super) fn look(body: &[u8], detector: &Detector) -> Result<Looked, PeekError
             from = at.end;
         }
         out.extend_from_slice(&body[from..]);
-        looked.redacted = Some(out.into());
+        Ok(Replaced::By(out.into()))
     }
-    Ok(looked)
+
+    /// The text of a scalar, and where something is in it: as it is meant, and as it is meant if it is JSON itself.
+    fn in_scalar<'t>(
+        &self,
+        scalar: &Scalar<'t>,
+        search: &mut Search<'_>,
+    ) -> Result<(std::borrow::Cow<'t, str>, Vec<Found>), TooMuch> {
+        let text = scalar.text();
+        let member = if scalar.kind == ScalarKind::Name { "" } else { scalar.member };
+        let mut found = self.detector.find(&text, member, search)?;
+        if scalar.kind == ScalarKind::Number {
+            if let Some(whole) = whole(&text) {
+                found.extend(self.detector.find(&whole, member, search)?);
+            }
+        } else if let Some(inner) = Inner::of(&text) {
+            for one in &mut found {
+                one.at = inner.whole(one.at.clone());
+            }
+            let more = self.detector.find(&inner.text, member, search)?;
+            found.extend(more.into_iter().map(|one| Found { at: inner.written(&one.at), ..one }));
+            found = merged(found);
+        }
+        Ok((text, found))
+    }
+
+    fn rewritten(&self, text: &str, found: &[Found]) -> String {
+        let mut rewritten = String::with_capacity(text.len());
+        let mut from = 0;
+        for one in found {
+            rewritten.push_str(&text[from..one.at.start]);
+            rewritten.push_str("[redacted:");
+            rewritten.push_str(&self.detector.name(one.name));
+            rewritten.push(']');
+            from = one.at.end;
+        }
+        rewritten.push_str(&text[from..]);
+        rewritten
+    }
+}
+
+fn is_fixed(role: Role) -> bool {
+    matches!(role, Role::Identity | Role::Handle)
+}
+
+/// A number as a whole one, if it is one and is written otherwise: `4.2e1` and `42.0` are 42.
+fn whole(number: &str) -> Option<String> {
+    /// More digits are no number that anybody looks for.
+    const MOST: usize = 40;
+
+    let number = number.trim_start_matches('-');
+    let (mantissa, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
+    let (before, after) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    if mantissa == number && after.is_empty() {
+        return None;
+    }
+    let digits = format!("{before}{after}");
+    if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let point = i64::try_from(before.len()).ok()? + i64::from(exponent.parse::<i32>().ok()?);
+    let point = usize::try_from(point).ok().filter(|point| (1..=MOST).contains(point))?;
+    let fraction = digits.get(point..).unwrap_or_default();
+    let whole = digits.get(..point).unwrap_or(&digits);
+    fraction.bytes().all(|byte| byte == b'0').then(|| format!("{whole:0<point$}"))
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::filter::detect::Types;
-
-    fn digits() -> Detector {
-        Detector::Regex([("number".into(), regex::Regex::new("[0-9]{3}").unwrap())].into())
-    }
-
-    #[test]
-    fn only_the_strings_concerned_are_written_anew() {
-        let body = br#"{"jsonrpc":"2.0", "id":"123","method":"m","params":{"a":"x\u0031\u0032\u0033y\/", "b" : 1.50 ,"c":"\/", "requestState":"123"}}"#;
-        let looked = look(body, &digits()).unwrap();
-        assert_eq!(looked.found, ["number"]);
-        let expected = br#"{"jsonrpc":"2.0", "id":"123","method":"m","params":{"a":"x[redacted:number]y/", "b" : 1.50 ,"c":"\/", "requestState":"123"}}"#;
-        assert_eq!(looked.redacted.as_deref(), Some(&expected[..]));
-    }
-
-    #[test]
-    fn nothing_takes_the_place_of_a_number_or_a_name() {
-        for body in [&br#"{"a":1234,"b":"123"}"#[..], br#"{"123":1,"b":"123"}"#] {
-            let looked = look(body, &digits()).unwrap();
-            assert_eq!((looked.found.len(), looked.redacted), (1, None));
-        }
-        assert_eq!(look(br#"{"a":"b"}"#, &digits()).unwrap(), Looked::default());
-        assert!(look(br#"{"a":"123"} x"#, &digits()).is_err());
-    }
-
-    /// JSON with blanks in it, and numbers and escapes that no parser keeps.
-    fn json() -> impl Strategy<Value = String> {
-        let leaf = prop_oneof![
-            Just("null".to_owned()),
-            Just("1.50".to_owned()),
-            Just("-0".to_owned()),
-            "[ -~äß€\u{1f600}]{0,12}".prop_map(|text| Value::from(text).to_string()),
-            "[0-9a-c ]{0,12}".prop_map(|text| format!("\"{text}\"")),
-            Just("\"\\u0031\\u0032\\u0033\\n\\/\"".to_owned()),
-        ];
-        leaf.prop_recursive(4, 24, 4, |inner| {
-            prop_oneof![
-                proptest::collection::vec(inner.clone(), 0..4).prop_map(|items| format!("[ {}]", items.join(" ,\n"))),
-                proptest::collection::vec(inner, 0..4).prop_map(|items| {
-                    let members = items.iter().enumerate().map(|(n, item)| format!("\"k{n}\" :\t{item}"));
-                    format!("{{{} }}", members.collect::<Vec<_>>().join(", "))
-                }),
-            ]
-        })
-    }
-
-    /// The text outside the strings, and the strings one by one.
-    fn parts(text: &str) -> (String, Vec<String>) {
-        let (mut outside, mut strings) = (String::new(), Vec::new());
-        let mut chars = text.chars();
-        while let Some(c) = chars.next() {
-            outside.push(c);
-            if c != '"' {
-                continue;
-            }
-            let mut string = String::new();
-            while let Some(c) = chars.next().filter(|c| *c != '"') {
-                string.push(c);
-                if c == '\\' {
-                    string.extend(chars.next());
-                }
-            }
-            strings.push(string);
-        }
-        (outside, strings)
-    }
-
-    proptest! {
-        #[test]
-        fn all_other_bytes_stay_and_what_is_written_is_json(body in json()) {
-            let looked = look(body.as_bytes(), &digits()).unwrap();
-            let Some(redacted) = looked.redacted else { return Ok(()) };
-            let redacted = std::str::from_utf8(&redacted).unwrap();
-            let value: Value = serde_json::from_str(redacted).expect("it is JSON");
-            let ((before, old), (after, new)) = (parts(&body), parts(redacted));
-            prop_assert_eq!(before, after, "what is no string is as it was");
-            prop_assert_eq!(old.len(), new.len());
-            for (old, new) in old.iter().zip(&new) {
-                let meant: String = serde_json::from_str(&format!("\"{old}\"")).unwrap();
-                if digits().find(&meant, "").is_empty() {
-                    prop_assert_eq!(old, new, "a string without a find keeps its bytes");
-                } else {
-                    prop_assert!(new.contains("[redacted:number]"));
-                }
-            }
-            prop_assert_eq!(look(redacted.as_bytes(), &digits()).unwrap(), Looked::default(), "nothing is left: {}", value);
-        }
-
-        #[test]
-        fn detectors_take_any_text(text in "\\PC*", member in "\\PC{0,8}") {
-            for detector in [Detector::Secrets(Types::ALL), Detector::Pii(Types::ALL), digits()] {
-                for found in detector.find(&text, &member) {
-                    prop_assert!(text.get(found.at).is_some_and(|found| !found.is_empty()));
-                }
-            }
-        }
-    }
-}
+#[path = "redact_tests.rs"]
+mod tests;

@@ -1,12 +1,15 @@
 //! The configured filters, as one filter of the shim.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
-use super::compile::Compiled;
+use super::compile::{Compiled, Task};
 use super::judgement::{About, Judged, Judgement};
-use super::select::Name;
+use super::record::FilterLimits;
+use super::select::{Name, named};
 use crate::MaybeReady;
 use crate::context::{McpContext, MessageKind};
 use crate::contract::{Clock, Direction, Filter, Head, Needs, Verdict, View};
@@ -14,9 +17,11 @@ use crate::egress::Fetch;
 use crate::layer::filter::{head_of, is_same};
 use crate::record::{FilterVerdict, Label};
 use crate::snapshot::Snapshots;
+use crate::wire::version::Era;
+use crate::wire::{Limits, PeekError, peek};
 
 /// The filters of a snapshot, as they are when a message comes: one after the other in their order, each with what the
-/// one before made of the message.
+/// one before made of the message. Together they take at most [`FilterLimits::MESSAGE_MS`].
 ///
 /// What each said is noted in the context, for the audit trail. Give it to the shim **before** a
 /// [`RuleFilter`](crate::policy::RuleFilter): what filters make of a list has to pass the rules.
@@ -75,7 +80,8 @@ impl SnapshotFilters {
     pub fn outgrow(&self, cx: &McpContext) -> bool {
         let (Some(before), Some(message)) = (cx.inspected(), cx.message()) else { return false };
         let head = head_of(cx);
-        let now = self.needs(&head);
+        let forwarded = cx.forwarded_target().map(|target| self.needs(&Head { target: Some(target), ..head }));
+        let now = self.needs(&head).or(forwarded.unwrap_or(Needs::NONE));
         let resumes = message.kind == MessageKind::None && self.resumed(head.server);
         (now.response || resumes) && !before.response || now.events && !before.events
     }
@@ -83,12 +89,15 @@ impl SnapshotFilters {
     /// Asks one filter about a message, whether it is enabled and chooses the message or not. Nothing is noted.
     pub async fn try_out(&self, filter: &Compiled, tried: Tried<'_>) -> Trial {
         let Tried { direction, server, method, target, body } = tried;
-        let about = About { filter: &filter.id, server, direction, method };
-        let Judgement { judged, found } = filter.judge(&*self.asking.fetch, &*self.asking.clock, about, body).await;
-        let judged = in_kind(judged, body);
+        // Of what nobody sent nobody knows the era; the later one leaves more alone.
+        let about = About { filter: &filter.id, server, direction, method, era: Era::Modern };
+        // Somebody waits for it, who can try again.
+        let asked = filter.judge(&*self.asking.fetch, &*self.asking.clock, about, body, 0);
+        let Judgement { judged, found } = asked.await;
+        let judged = in_kind(judged, body, direction);
         let selected = filter.selection.concerns_server(server)
             && match direction {
-                Direction::Request => filter.selection.concerns(direction, server, Name::of(method), Name::of(target)),
+                Direction::Request => filter.selection.concerns_request(server, method, target),
                 Direction::Response => filter.selection.concerns_response(server, method, target),
                 Direction::Event => filter.selection.concerns_event(server, method, Name::of(target)),
             };
@@ -104,37 +113,18 @@ impl SnapshotFilters {
 
     fn run(&self, cx: &McpContext, view: &View) -> MaybeReady<Verdict> {
         let Some(route) = cx.route() else { return Verdict::failed("the layer that sets the route is absent").into() };
-        let snapshot = self.snapshots.load();
-        let server = &*route.id;
-        let chooses = |filter: &&Arc<Compiled>| {
-            let (method, target) = (view.method.as_deref(), view.target.as_deref());
-            match view.direction {
-                Direction::Request => {
-                    filter.selection.concerns(view.direction, server, Name::of(method), Name::of(target))
-                }
-                Direction::Response => filter.selection.concerns_response(server, method, target),
-                Direction::Event => filter.selection.concerns_event(server, method, target_of_stream(cx)),
-            }
-        };
-        let chosen: Vec<Arc<Compiled>> = snapshot.filters.of(server).iter().filter(chooses).cloned().collect();
-        drop(snapshot);
+        let filters = Arc::clone(self.snapshots.load().filters.of(&route.id));
         let mut passage = Passage { cx: cx.clone(), view: view.clone(), replaced: false, ended: None };
-        let mut left = chosen.into_iter();
-        // As far as it goes without asking anybody.
-        while let Some(filter) = left.next() {
-            let Some(judgement) = filter.judge_here(&passage.view.body) else {
+        // As far as it goes without waiting for anybody.
+        for number in 0..filters.len() {
+            if !passage.concerns(&filters[number]) {
+                continue;
+            }
+            let Some(judgement) = filters[number].judge_here(passage.era(), &passage.view.body) else {
                 let asking = self.asking.clone();
-                return MaybeReady::wait(async move {
-                    for filter in std::iter::once(filter).chain(left) {
-                        let judgement = passage.ask(&filter, &asking).await;
-                        if !passage.step(&filter, judgement) {
-                            break;
-                        }
-                    }
-                    passage.verdict()
-                });
+                return MaybeReady::wait(async move { passage.rest(&filters[number..], &asking).await });
             };
-            if !passage.step(&filter, judgement) {
+            if !passage.step(&filters[number], judgement) {
                 break;
             }
         }
@@ -155,14 +145,15 @@ impl Filter for SnapshotFilters {
 
     fn needs(&self, head: &Head<'_>) -> Needs {
         let snapshot = self.snapshots.load();
-        snapshot.filters.of(head.server).iter().fold(Needs::NONE, |needs, filter| {
-            let more = filter.selection.needs(head);
-            Needs {
-                request: needs.request || more.request,
-                response: needs.response || more.response,
-                events: needs.events || more.events,
-            }
-        })
+        snapshot
+            .filters
+            .of(head.server)
+            .iter()
+            .fold(Needs::NONE, |needs, filter| needs.or(filter.selection.needs(head)))
+    }
+
+    fn may_outgrow(&self) -> bool {
+        true
     }
 
     fn resumed(&self, server: &str) -> bool {
@@ -190,19 +181,32 @@ impl Filter for SnapshotFilters {
 /// What the request named that an event comes along with. What comes on a GET stream may belong to any call.
 fn target_of_stream(cx: &McpContext) -> Name<'_> {
     match cx.message() {
-        Some(message) if message.kind != MessageKind::None => Name::of(message.target.as_deref()),
+        Some(message) if message.kind != MessageKind::None => {
+            named(message.method.as_deref(), message.target.as_deref())
+        }
         _ => Name::Unknown,
     }
 }
 
-/// A replacement that is no longer the same message is a failure: of this filter, by its own fail mode.
-fn in_kind(judged: Judged, before: &[u8]) -> Judged {
+/// A replacement that is no longer the same message, or a request that cannot be read, is a failure: of this filter, by its
+/// own fail mode.
+fn in_kind(judged: Judged, before: &[u8], direction: Direction) -> Judged {
     match judged {
         Judged::Replace(body) if !is_same(before, &body) => {
             Judged::Failed("it replaced a message by none, or by one of another kind, method or id".to_owned())
         }
+        Judged::Replace(body) if direction == Direction::Request => match target_of(&body) {
+            Ok(_) => Judged::Replace(body),
+            Err(error) => Judged::Failed(format!("it replaced a request by one that cannot be read: {error}")),
+        },
         judged => judged,
     }
+}
+
+/// What a request names. Its size is for the layer to limit.
+fn target_of(body: &[u8]) -> Result<Option<Arc<str>>, PeekError> {
+    let limits = Limits { max_bytes: usize::MAX, ..Limits::default() };
+    Ok(peek(body, &limits)?.target().map(Into::into))
 }
 
 /// A message on its way through the filters.
@@ -215,25 +219,74 @@ struct Passage {
 }
 
 impl Passage {
+    fn era(&self) -> Era {
+        self.cx.message().map_or(Era::Legacy, |message| message.era)
+    }
+
+    /// Whether a filter is asked about what the ones before made of the message. What does not go on is shown to no
+    /// service any more.
+    fn concerns(&self, filter: &Compiled) -> bool {
+        if self.ended.is_some() && matches!(filter.task, Task::Webhook(_)) {
+            return false;
+        }
+        let server = self.cx.route().map_or("", |route| &*route.id);
+        let (selection, method) = (&filter.selection, self.view.method.as_deref());
+        let forwarded = self.cx.forwarded_target().map(|target| &**target);
+        match self.view.direction {
+            Direction::Request => selection.concerns_request(server, method, self.view.target.as_deref()),
+            // It belongs to what was asked for, and to what a filter put there.
+            Direction::Response => {
+                let concerns = |target| selection.concerns_response(server, method, target);
+                concerns(self.view.target.as_deref()) || forwarded.is_some_and(|target| concerns(Some(target)))
+            }
+            Direction::Event => {
+                let concerns = |target| selection.concerns_event(server, method, target);
+                concerns(target_of_stream(&self.cx)) || forwarded.is_some_and(|target| concerns(Name::Known(target)))
+            }
+        }
+    }
+
+    /// Asks these filters, in the time that there is for one message.
+    async fn rest(mut self, filters: &[Arc<Compiled>], asking: &Asking) -> Verdict {
+        let until = Instant::now() + Duration::from_millis(FilterLimits::MESSAGE_MS.into());
+        for filter in filters {
+            if !self.concerns(filter) {
+                continue;
+            }
+            let judgement = tokio::time::timeout_at(until, self.ask(filter, asking)).await;
+            let judgement = judgement.unwrap_or_else(|_| {
+                Judged::Failed(format!("no time is left of {} ms for one message", FilterLimits::MESSAGE_MS)).into()
+            });
+            if !self.step(filter, judgement) {
+                break;
+            }
+        }
+        self.verdict()
+    }
+
     async fn ask(&self, filter: &Compiled, asking: &Asking) -> Judgement {
         let about = About {
             filter: &filter.id,
             server: self.cx.route().map_or("", |route| &route.id),
             direction: self.view.direction,
             method: self.view.method.as_deref(),
+            era: self.era(),
         };
-        filter.judge(&*asking.fetch, &*asking.clock, about, &self.view.body).await
+        filter.judge(&*asking.fetch, &*asking.clock, about, &self.view.body, filter.retries).await
     }
 
     /// Notes what a filter said; whether the next one is asked.
     fn step(&mut self, filter: &Compiled, judgement: Judgement) -> bool {
         let Judgement { judged, found } = judgement;
-        let judged = in_kind(judged, &self.view.body);
+        let judged = in_kind(judged, &self.view.body, self.view.direction);
         let request_id = self.cx.request_id();
         self.cx.note_filter(&filter.id, judged.verdict(filter.open), found);
         let verdict = match judged {
             Judged::Pass | Judged::Flag => return true,
             Judged::Replace(body) => {
+                if self.view.direction == Direction::Request {
+                    self.view.target = target_of(&body).unwrap_or_default();
+                }
                 self.view.body = body;
                 self.replaced = true;
                 return true;

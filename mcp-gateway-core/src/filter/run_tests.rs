@@ -74,14 +74,7 @@ impl World {
     /// What comes of a tool call with this argument, and what each filter said.
     async fn judge(&self, argument: &str) -> (String, String) {
         let cx = context("tools/call", Some("t"));
-        let body = json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": { "name": "t", "arguments": { "a": argument } } });
-        let view = View {
-            direction: Direction::Request,
-            method: Some("tools/call".into()),
-            target: Some("t".into()),
-            body: body.to_string().into(),
-        };
-        let said = match self.filters.request(&cx, &view).await {
+        let said = match self.filters.request(&cx, &call(argument)).await {
             Verdict::Pass => "pass".to_owned(),
             Verdict::Replace(body) => {
                 let body: Value = serde_json::from_slice(&body).unwrap();
@@ -122,6 +115,18 @@ fn context(method: &'static str, target: Option<&str>) -> McpContext {
     };
     cx.set_message(facts).unwrap();
     cx
+}
+
+/// A call of `t` with this argument.
+fn call(argument: &str) -> View {
+    let params = json!({ "name": "t", "arguments": { "a": argument } });
+    let body = json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params });
+    View {
+        direction: Direction::Request,
+        method: Some("tools/call".into()),
+        target: Some("t".into()),
+        body: body.to_string().into(),
+    }
 }
 
 fn regex(order: i32, action: &str, name: &str, pattern: &str) -> Value {
@@ -281,4 +286,153 @@ async fn streams_outlive_filters_that_look_no_further() {
     world.put("f", spec).await;
     assert!(world.filters.outgrow(&before) && world.filters.outgrow(&get) && !world.filters.outgrow(&after));
     assert!(!world.filters.outgrow(&context("ping", None)), "what has not come to the filters yet");
+}
+
+#[tokio::test]
+async fn what_a_stream_is_told_from_is_what_these_filters_look_at_alone() {
+    use tower::ServiceExt as _;
+
+    use crate::Body;
+    use crate::contract::{Ask, Decision};
+    use crate::layer::filter::{FilterLayer, FilterOptions};
+
+    let world = World::new().await;
+    let open = async || {
+        let others = |_: &McpContext, _: &View| Verdict::Pass;
+        let filters: Vec<Arc<dyn Filter>> = vec![Arc::new(world.filters.clone()), Arc::new(others)];
+        let authorizer = Arc::new(|_: &Ask<'_>| Decision::allow("yes"));
+        let server = tower::service_fn(|_: Request<Body>| async {
+            Ok::<_, std::convert::Infallible>(http::Response::new(Body::from(Bytes::new())))
+        });
+        let cx = McpContext::new(&SystemClock);
+        cx.set_route(Arc::new(Route::remote("a"))).unwrap();
+        cx.set_message(MessageFacts::none()).unwrap();
+        let request = Request::get("/").extension(cx.clone()).body(Body::from(Bytes::new())).unwrap();
+        let layer = FilterLayer::new(filters, authorizer, FilterOptions::default());
+        tower_layer::Layer::layer(&layer, server).oneshot(request).await.unwrap();
+        cx
+    };
+    let before = open().await;
+    assert!(!world.filters.outgrow(&before));
+    let mut spec = regex(1, "flag", "x", "x");
+    spec["selectors"] = json!([{ "directions": ["event"] }]);
+    world.put("f", spec).await;
+    assert!(world.filters.outgrow(&before), "another filter saw its events, these did not");
+    assert!(!world.filters.outgrow(&open().await));
+}
+
+#[tokio::test]
+async fn who_is_asked_depends_on_what_is_called_now() {
+    let world = World::new().await;
+    let renamed =
+        r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"delete_x","arguments":{"a":"x"}}}"#;
+    world.put("rename", webhook(1, &json!({ "mutation": true, "selectors": [{ "targets": ["t"] }] }))).await;
+    let mut guard = regex(2, "refuse", "x", "x");
+    guard["selectors"] = json!([{ "targets": ["delete_*"] }]);
+    world.put("guard", guard).await;
+    let mut gone = regex(3, "refuse", "x", "x");
+    gone["selectors"] = json!([{ "targets": ["t"], "directions": ["request"] }]);
+    world.put("gone", gone).await;
+    world.answer(&[Some((200, renamed))]);
+    let (said, facts) = world.judge("x").await;
+    assert_eq!(facts, "rename replaced, guard refused x");
+    assert_eq!(said, "refused: The filter \"guard\" refuses this: it holds x.");
+    let unreadable = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"arguments":{}}}"#;
+    world.answer(&[Some((200, unreadable))]);
+    assert_eq!(world.judge("x").await.1, "rename failed", "a call of nothing");
+
+    // The answer is one of both.
+    let cx = context("tools/call", Some("u"));
+    let view = View {
+        direction: Direction::Response,
+        method: Some("tools/call".into()),
+        target: Some("u".into()),
+        body: Bytes::from_static(br#"{"jsonrpc":"2.0","id":1,"result":{"a":"x"}}"#),
+    };
+    let event = View {
+        direction: Direction::Event,
+        method: Some("notifications/message".into()),
+        body: Bytes::from_static(br#"{"jsonrpc":"2.0","method":"notifications/message","params":{"a":"x"}}"#),
+        ..view.clone()
+    };
+    assert_eq!(world.filters.response(&cx, &view).await, Verdict::Pass);
+    assert_eq!(world.filters.event(&cx, &event).await, Verdict::Pass);
+    cx.set_inspected(Needs { events: true, ..Needs::NONE }).unwrap();
+    assert!(!world.filters.outgrow(&cx));
+    cx.set_forwarded_target("delete_x".into()).unwrap();
+    assert!(matches!(world.filters.response(&cx, &view).await, Verdict::Refuse { .. }));
+    assert!(matches!(world.filters.event(&cx, &event).await, Verdict::Refuse { .. }));
+    assert!(world.filters.outgrow(&cx), "by what is called now");
+}
+
+#[tokio::test]
+async fn what_is_refused_is_shown_to_no_service() {
+    let world = World::new().await;
+    let mut first = regex(1, "refuse", "x", "x");
+    first["short_circuit"] = false.into();
+    world.put("first", first).await;
+    world.put("hook", webhook(2, &json!({}))).await;
+    world.put("later", regex(3, "flag", "x", "x")).await;
+    assert_eq!(world.judge("x").await.1, "first refused x, later flagged x");
+    assert!(world.service.seen.lock().unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_filters_together_have_so_much_time() {
+    let world = World::new().await;
+    let slow = || json!({ "timeout_ms": 60_000, "fail_mode": "open" });
+    for (number, name) in ["a", "b", "c"].into_iter().enumerate() {
+        world.put(name, webhook(i32::try_from(number).unwrap(), &slow())).await;
+    }
+    world.put("d", regex(9, "flag", "x", "x")).await;
+    world.answer(&[None, None, None]);
+    let begun = Instant::now();
+    let (said, facts) = world.judge("x").await;
+    assert_eq!((&*said, &*facts), ("pass", "a failed_open, b failed_open, c failed_open, d flagged x"));
+    assert_eq!(begun.elapsed().as_millis(), u128::from(FilterLimits::MESSAGE_MS));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_is_asked_so_often_at_once() {
+    let world = World::new().await;
+    world.put("hook", webhook(1, &json!({}))).await;
+    world.answer(&vec![None; FilterLimits::CALLS + 1]);
+    let asking: Vec<_> = (0..=FilterLimits::CALLS)
+        .map(|_| {
+            let filters = world.filters.clone();
+            tokio::spawn(async move { filters.request(&context("tools/call", Some("t")), &call("x")).await })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_eq!(world.service.seen.lock().unwrap().len(), FilterLimits::CALLS);
+    // The first ones give up, and the last one's turn comes, too late.
+    for asked in asking {
+        assert!(matches!(asked.await.unwrap(), Verdict::Failed { .. }));
+    }
+}
+
+#[tokio::test]
+async fn a_large_message_keeps_nobody_waiting() {
+    let world = World::new().await;
+    world.put("f", regex(1, "redact", "x", "secret")).await;
+    let empty = call("secret").body.len() - "secret".len();
+    for (length, at_once) in [(FilterLimits::AT_ONCE, true), (FilterLimits::AT_ONCE + 1, false)] {
+        let text = format!("{}secret", "-".repeat(length - empty - "secret".len()));
+        let verdict = world.filters.request(&context("tools/call", Some("t")), &call(&text));
+        assert_eq!(matches!(verdict, MaybeReady::Ready(_)), at_once, "{length}");
+        let Verdict::Replace(body) = verdict.await else { panic!("{length}") };
+        assert!(String::from_utf8_lossy(&body).contains("-[redacted:x]"));
+    }
+}
+
+#[tokio::test]
+async fn a_trial_asks_once() {
+    let world = World::new().await;
+    let spec = webhook(1, &json!({ "name": "f", "retries": 5 }));
+    let filter = Compiled::new("f", &serde_json::from_value(spec).unwrap()).unwrap();
+    world.answer(&[Some((503, ""))]);
+    let body = call("x").body;
+    let tried = Tried { direction: Direction::Request, server: "a", method: None, target: None, body: &body };
+    let trial = world.filters.try_out(&filter, tried).await;
+    assert_eq!((trial.verdict, world.service.seen.lock().unwrap().len()), (FilterVerdict::Failed, 1));
 }

@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use regex::{Regex, RegexSet};
 
-use super::detect::{Found, Types};
+use super::detect::{Search, TooMuch, Types};
 
 /// What is known, each with the expression that it fits. What a group encloses is the credential, all of it without one.
 const KNOWN: &[(&str, &str)] = &[
@@ -59,20 +59,30 @@ pub fn secret_types() -> impl ExactSizeIterator<Item = &'static str> + Clone {
 }
 
 /// Finds those of these types.
-pub(super) fn find(text: &str, types: Types, found: &mut Vec<Found>) {
+pub(super) fn find(text: &str, types: Types, search: &mut Search<'_>) -> Result<(), TooMuch> {
     for number in COMPILED.any.matches(text).into_iter().filter(|number| types.has(*number)) {
         let name = KNOWN[number].0;
         for captures in COMPILED.each[number].captures_iter(text) {
             let Some(all) = captures.get(0) else { continue };
             let at = captures.get(1).unwrap_or(all);
-            if name == "jwt" && !is_jwt(at.as_str()) {
+            if is_name(at.as_str()) || (name == "jwt" && !is_jwt(at.as_str())) {
                 continue;
             }
             // Not the character behind it, by which its end was known.
             let end = if name == "google-api-key" { at.start() + 39 } else { at.end() };
-            found.push(Found { at: at.start()..end, name: name.into() });
+            search.add(at.start()..end, number)?;
+            if !search.wants(number) {
+                break;
+            }
         }
     }
+    Ok(())
+}
+
+/// Whether somebody has put a name there already, as a password in a URL for instance.
+fn is_name(text: &str) -> bool {
+    let name = text.strip_prefix("[redacted:").and_then(|rest| rest.strip_suffix(']'));
+    name.is_some_and(|name| name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-')))
 }
 
 /// Whether the header of what looks like one names an algorithm.
@@ -84,12 +94,16 @@ fn is_jwt(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicBool;
+
     use super::*;
+    use crate::filter::detect::{Bounds, Detector};
 
     fn names(text: &str) -> Vec<String> {
-        let mut found = Vec::new();
-        find(text, Types::ALL, &mut found);
-        found.iter().map(|found| format!("{} {}", found.name, &text[found.at.clone()])).collect()
+        let detector = Detector::Secrets(Types::ALL);
+        let stop = AtomicBool::new(false);
+        let found = detector.find(text, "", &mut Search::new(true, Bounds::default(), &stop)).unwrap();
+        found.iter().map(|found| format!("{} {}", detector.name(found.name), &text[found.at.clone()])).collect()
     }
 
     /// Put together here, so that no scanner of repositories takes this file for a leak.
@@ -150,6 +164,7 @@ mod tests {
             "-----BEGIN CERTIFICATE-----",
             "https://example.com/a:b@c",
             "https://ada@example.com/",
+            "https://ada:[redacted:url-password]@example.com/",
             "mcpgw_abc_def",
             "d41d8cd98f00b204e9800998ecf8427e",
             "a-task-xoxo",
@@ -162,8 +177,8 @@ mod tests {
     fn only_the_types_that_were_asked_for() {
         let text = of("AKIA", "IOSFODNN7EXAMPLE");
         let types = Types::named(&secret_types(), &["jwt".to_owned()]).unwrap();
-        let mut found = Vec::new();
-        find(&text, types, &mut found);
-        assert!(found.is_empty());
+        let stop = AtomicBool::new(false);
+        let mut search = Search::new(true, Bounds::default(), &stop);
+        assert!(Detector::Secrets(types).find(&text, "", &mut search).unwrap().is_empty());
     }
 }

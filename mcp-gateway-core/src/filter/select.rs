@@ -2,7 +2,7 @@
 
 use super::record::{FilterSpec, Selector, Way};
 use crate::contract::{Direction, Head, Needs};
-use crate::policy::Pattern;
+use crate::policy::{Pattern, is_ambiguous};
 
 /// What is known of a message's method or target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,6 +11,8 @@ pub(super) enum Name<'a> {
     Known(&'a str),
     /// It has none.
     Absent,
+    /// It is one by which servers ask clients: what a client answers does not tell.
+    OfServer,
     /// Nobody can say: it may be any.
     Unknown,
 }
@@ -24,6 +26,9 @@ impl<'a> Name<'a> {
         match (patterns, self) {
             (None, _) | (_, Self::Unknown) => true,
             (Some(_), Self::Absent) => false,
+            (Some(patterns), Self::OfServer) => {
+                patterns.iter().any(|pattern| OF_SERVER.iter().any(|method| pattern.fits(method)))
+            }
             (Some(patterns), Self::Known(name)) => patterns.iter().any(|pattern| pattern.fits(name)),
         }
     }
@@ -46,6 +51,18 @@ struct Chosen {
 
 /// By which a result of a task is called whatever method brings it.
 const CALL: Name<'static> = Name::Known("tools/call");
+
+/// By what servers ask clients (2025-11-25, before there were `inputRequests`).
+const OF_SERVER: [&str; 8] = [
+    "elicitation/create",
+    "sampling/createMessage",
+    "roots/list",
+    "ping",
+    "tasks/get",
+    "tasks/result",
+    "tasks/list",
+    "tasks/cancel",
+];
 
 impl Selection {
     pub(super) fn of(spec: &FilterSpec) -> Self {
@@ -76,12 +93,20 @@ impl Selection {
             })
     }
 
+    /// The same of what a client sends; without a method it is an answer to a server, and may belong to any call.
+    pub(super) fn concerns_request(&self, server: &str, method: Option<&str>, target: Option<&str>) -> bool {
+        match method {
+            Some(_) => self.concerns(Direction::Request, server, Name::of(method), named(method, target)),
+            None => self.concerns(Direction::Request, server, Name::OfServer, Name::Unknown),
+        }
+    }
+
     /// The same of a response, `None` to what nobody knows. One about a task may bring what a tool answered.
     pub(super) fn concerns_response(&self, server: &str, method: Option<&str>, target: Option<&str>) -> bool {
         let Some(method) = method else {
             return self.concerns(Direction::Response, server, Name::Unknown, Name::Unknown);
         };
-        self.concerns(Direction::Response, server, Name::Known(method), Name::of(target))
+        self.concerns(Direction::Response, server, Name::Known(method), named(Some(method), target))
             || (method.starts_with("tasks/") && self.concerns_results_of_tasks(server))
     }
 
@@ -99,17 +124,25 @@ impl Selection {
     /// What it may concern of an exchange of which only the head is known.
     pub(super) fn needs(&self, head: &Head<'_>) -> Needs {
         let target = match head.method {
-            Some(_) => Name::of(head.target),
+            Some(_) => named(head.method, head.target),
             None => Name::Unknown,
         };
-        let method = Name::of(head.method);
         Needs {
-            request: self.concerns(Direction::Request, head.server, method, Name::of(head.target)),
+            request: self.concerns_request(head.server, head.method, head.target),
             // What a client answers gets no response, and streams are asked about by their server.
             response: head.method.is_some() && self.concerns_response(head.server, head.method, head.target),
             events: self.concerns(Direction::Event, head.server, Name::Unknown, target)
                 || self.concerns_results_of_tasks(head.server),
         }
+    }
+}
+
+/// What a message of this method names. A URI that servers may take for another one names nobody knows what.
+pub(super) fn named<'a>(method: Option<&str>, target: Option<&'a str>) -> Name<'a> {
+    let by_uri = method.is_some_and(|method| method.starts_with("resources/") || method == "completion/complete");
+    match target {
+        Some(uri) if by_uri && is_ambiguous(uri) => Name::Unknown,
+        target => Name::of(target),
     }
 }
 
@@ -150,6 +183,7 @@ mod tests {
 
     #[test]
     fn what_no_selector_names_costs_nothing() {
+        const READ: Option<&str> = Some("resources/read");
         let (call, list, get) = (Some("tools/call"), Some("tools/list"), None);
         for (selectors, server, method, target, expected) in [
             (json!([]), "a", list, None, "qre"),
@@ -161,8 +195,19 @@ mod tests {
             (json!([{ "directions": ["event"] }]), "a", list, None, "e"),
             (json!([{ "methods": ["tools/*"], "directions": ["request"] }]), "a", Some("ping"), None, ""),
             (json!([{ "methods": ["tools/call"], "directions": ["request"] }]), "a", list, None, ""),
-            // What a client answers is of no method.
+            // What a client answers is of a method of servers, and of anybody's call.
             (json!([{ "methods": ["tools/call"], "directions": ["request"] }]), "a", get, None, ""),
+            (json!([{ "methods": ["elicitation/*"], "directions": ["request"] }]), "a", get, None, "q"),
+            (json!([{ "methods": ["*"], "directions": ["request"] }]), "a", get, None, "q"),
+            (json!([{ "targets": ["x"], "directions": ["request"] }]), "a", get, None, "q"),
+            // A URI that can be written otherwise.
+            (json!([{ "targets": ["file:///s*"], "directions": ["request"] }]), "a", READ, Some("file:///s"), "q"),
+            (json!([{ "targets": ["file:///s*"], "directions": ["request"] }]), "a", READ, Some("file:///a"), ""),
+            (json!([{ "targets": ["file:///s*"], "directions": ["request"] }]), "a", READ, Some("file:///%73"), "q"),
+            (json!([{ "targets": ["file:///s*"], "directions": ["request"] }]), "a", READ, Some("FILE:///s"), "q"),
+            (json!([{ "targets": ["file:///s*"], "directions": ["request"] }]), "a", READ, Some("file:///a/../s"), "q"),
+            (json!([{ "targets": ["file:///s*"], "directions": ["response"] }]), "a", READ, Some("file:///%73"), "re"),
+            (json!([{ "targets": ["s*"], "directions": ["request"] }]), "a", call, Some("a/../s"), ""),
             (json!([{ "targets": ["delete_*"], "directions": ["request"] }]), "a", call, Some("list"), ""),
             (json!([{ "targets": ["delete_*"], "directions": ["request"] }]), "a", call, Some("delete_x"), "q"),
             (json!([{ "targets": ["delete_*"], "directions": ["request"] }]), "a", list, None, ""),

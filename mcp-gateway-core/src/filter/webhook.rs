@@ -1,7 +1,7 @@
 //! Filters that are HTTP services.
 //!
 //! The JSON-RPC message is posted as it is. 200 lets it go on, with a body as what the body says if the filter may change
-//! messages; anything else refuses it. `X-Obot-Signature-256` is `sha256=` and the HMAC-SHA256 of the body in hexadecimal;
+//! messages, else only with none, `OK` or the message itself; anything else refuses it, or is a failure. `X-Obot-Signature-256` is `sha256=` and the HMAC-SHA256 of the body in hexadecimal;
 //! `webhook-id`, `webhook-timestamp` and `webhook-signature` are those of <https://www.standardwebhooks.com>, by which the
 //! service knows a message that somebody sends it again.
 
@@ -14,9 +14,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri}
 use jiff::Timestamp;
 use serde_json::Value;
 use sha2::Sha256;
+use tokio::sync::Semaphore;
 use url::Url;
 
 use super::judgement::{About, Judged};
+use super::record::FilterLimits;
 use crate::contract::Direction;
 use crate::egress::{Fetch, FetchError};
 use crate::record::Secret;
@@ -28,6 +30,8 @@ pub(super) struct Webhook {
     uri: Uri,
     secret: Option<Secret>,
     mutation: bool,
+    /// One for each call at once.
+    calls: Semaphore,
 }
 
 impl Webhook {
@@ -39,7 +43,7 @@ impl Webhook {
             url.as_str().parse().ok()
         });
         let uri = uri.ok_or("must be an https URL without a user's name")?;
-        Ok(Self { uri, secret, mutation })
+        Ok(Self { uri, secret, mutation, calls: Semaphore::new(FilterLimits::CALLS) })
     }
 
     /// Asks once.
@@ -54,12 +58,16 @@ impl Webhook {
         let mut request = Request::new(body.clone());
         (*request.method_mut(), *request.uri_mut()) = (Method::POST, self.uri.clone());
         *request.headers_mut() = self.headers(about, body, delivery, now);
+        // It is never closed.
+        let _call = self.calls.acquire().await;
         match fetch.fetch(request).await {
             Ok(fetched) => read(fetched.status, &fetched.body, body, self.mutation),
             Err(error @ FetchError::Failed(_)) => {
                 let because = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
                 Judged::Failed(format!("{error}: {because}"))
             }
+            // What follows the `?` may be a credential of the service's.
+            Err(FetchError::Url(_)) => Judged::Failed("its URL may not be called: it is not https".to_owned()),
             Err(error) => Judged::Failed(error.to_string()),
         }
     }
@@ -118,11 +126,19 @@ fn read(status: StatusCode, answer: &[u8], sent: &[u8], mutation: bool) -> Judge
             Err(error) => Judged::Failed(format!("its answer cannot be read: {error}")),
         };
     }
-    // What is no message is a courtesy. Another message is one that it may not put there.
-    let message = serde_json::from_slice::<Value>(answer).ok().filter(|message| message.get("jsonrpc").is_some());
-    match message {
-        Some(message) if serde_json::from_slice::<Value>(sent).ok().as_ref() != Some(&message) => Judged::Refuse(None),
-        _ => Judged::Pass,
+    if answer.trim_ascii() == b"OK" {
+        return Judged::Pass;
+    }
+    let Ok(message) = serde_json::from_slice::<Value>(answer) else {
+        return Judged::Failed("its answer is neither empty, nor `OK`, nor the message".to_owned());
+    };
+    if serde_json::from_slice::<Value>(sent).is_ok_and(|sent| sent == message) {
+        return Judged::Pass;
+    }
+    match message.get("jsonrpc") {
+        // One that it may not put there.
+        Some(_) => Judged::Refuse(None),
+        None => Judged::Failed("its answer is JSON, but no message".to_owned()),
     }
 }
 
@@ -154,7 +170,11 @@ pub(super) fn check(data: &[u8]) {
                 // The chain looks whether it is the same message still.
                 let _ = crate::layer::filter::is_same(SENT, &body);
             }
-            Judged::Pass => assert!(!mutation || data.is_empty() || data == SENT),
+            Judged::Pass => {
+                let value = |text| serde_json::from_slice::<Value>(text).ok();
+                let same = data.trim_ascii() == b"OK" || value(data).is_some_and(|data| Some(data) == value(SENT));
+                assert!(data.is_empty() || data == SENT || (!mutation && same));
+            }
             Judged::Refuse(_) => assert!(!mutation),
             Judged::Failed(_) | Judged::Flag => {}
         }
@@ -168,7 +188,8 @@ mod tests {
     #[test]
     fn requests_are_signed_in_both_ways() {
         let webhook = Webhook::new("https://a.example/x", Some(Secret::new("secret")), false).unwrap();
-        let about = About { filter: "f", server: "s", direction: Direction::Response, method: Some("tools/call") };
+        let (direction, era) = (Direction::Response, crate::wire::version::Era::Legacy);
+        let about = About { filter: "f", server: "s", direction, method: Some("tools/call"), era };
         let body = br#"{"jsonrpc":"2.0"}"#;
         let now = Timestamp::from_second(1_700_000_000).unwrap();
         let headers = webhook.headers(about, body, "msg_1", now);
@@ -201,6 +222,7 @@ mod tests {
             Judged::Flag => "flag",
         };
         let other = r#"{"jsonrpc":"2.0","id":1,"method":"ping","params":{}}"#;
+        let list = format!("[{SENT}]");
         let spaced = r#"{"jsonrpc": "2.0", "id": 1, "method": "ping"}"#;
         for (status, answer, fixed, mutable) in [
             (200, "", "pass", "pass"),
@@ -208,7 +230,13 @@ mod tests {
             (200, spaced, "pass", "replace"),
             (200, other, "refuse", "replace"),
             (200, "OK", "pass", "fail"),
-            (200, "{\"ok\":true}", "pass", "replace"),
+            (200, "OK\n", "pass", "fail"),
+            (200, "No.", "fail", "fail"),
+            (200, "<html>OK</html>", "fail", "fail"),
+            (200, &SENT[..20], "fail", "fail"),
+            (200, "[]", "fail", "replace"),
+            (200, &*list, "fail", "replace"),
+            (200, "{\"accept\":false}", "fail", "replace"),
             (200, r#"{"jsonrpc":"2.0","id":1,"id":2,"method":"ping"}"#, "refuse", "fail"),
             (201, "", "refuse", "refuse"),
             (204, "", "refuse", "refuse"),

@@ -45,6 +45,7 @@ pub use self::index::{AccessRules, PolicyError, Reach, Verdict};
 pub use self::lists::RuleFilter;
 pub(crate) use self::pattern::Pattern;
 pub use self::record::{AccessPolicy, AccessRule, Effect, PolicyLimits, PolicySubject, PolicyTarget, RoleName};
+pub(crate) use self::uri::is_ambiguous;
 pub use self::visible::Visible;
 
 #[cfg(test)]

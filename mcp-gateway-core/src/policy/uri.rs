@@ -5,7 +5,7 @@ use url::Url;
 /// Whether servers may take a URI for another one than its text says, so that no pattern can tell what it names: whatever
 /// is not [spelled](is_misspelled) in the one way; what a URL parser writes differently (WHATWG, as the official SDKs look
 /// resources up); and a fragment or an empty query, which say nothing to a server.
-pub(super) fn is_ambiguous(uri: &str) -> bool {
+pub(crate) fn is_ambiguous(uri: &str) -> bool {
     is_misspelled(uri)
         || uri.bytes().any(|byte| matches!(byte, b'{' | b'}' | b'#'))
         || uri.ends_with('?')

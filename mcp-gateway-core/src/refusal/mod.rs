@@ -222,7 +222,8 @@ pub(crate) fn harden(headers: &mut HeaderMap) {
     headers.insert(VARY, HeaderValue::from_static("Authorization"));
 }
 
-fn tool_result(id: Option<&[u8]>, text: &str, modern: bool) -> Bytes {
+/// A tool result with `isError`.
+pub(crate) fn tool_result(id: Option<&[u8]>, text: &str, modern: bool) -> Bytes {
     let mut result = serde_json::json!({ "content": [{ "type": "text", "text": text }], "isError": true });
     if modern {
         result["resultType"] = "complete".into();

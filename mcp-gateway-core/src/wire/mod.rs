@@ -43,4 +43,4 @@ pub use self::id::same_id;
 pub use self::limits::Limits;
 pub use self::message::{Id, Kind, Message, Meta, Params, Reference};
 pub use self::peeker::peek;
-pub(crate) use self::scalars::{ScalarKind, scalars};
+pub(crate) use self::scalars::{Role, Scalar, ScalarKind, scalars};

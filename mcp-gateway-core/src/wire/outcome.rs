@@ -223,6 +223,13 @@ impl Scanner {
         }
     }
 
+    /// Whether it is a response as far as it has come: it has a result or an error, and no method yet.
+    pub(crate) fn is_response_so_far(&self) -> bool {
+        let facts = &self.facts;
+        let answers = facts.has_result || facts.error.is_some();
+        answers && !(facts.batch || facts.broken || facts.has_method)
+    }
+
     /// The raw JSON of the id, if it is a string or a number of at most [`MAX_ID`] bytes, or not longer than the
     /// [expected](Self::answering) one can be.
     #[must_use]

@@ -19,7 +19,48 @@ pub(crate) struct Scalar<'a> {
     pub(crate) kind: ScalarKind,
     /// The name of the member that it is in, or the nearest one around it, as it is written.
     pub(crate) member: &'a str,
+    /// What it is for.
+    pub(crate) role: Role,
 }
+
+/// What a scalar is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// It says something.
+    Content,
+    /// By it the message is known: its `id` or `method`.
+    Identity,
+    /// By it something is asked for again: a cursor, a task, a token, the URI of a resource. Another one would be of
+    /// something else, or of nothing.
+    Handle,
+    /// It is a `requestState`, in 2026-07-28 one string that means something to its server alone.
+    State,
+}
+
+/// Where handles are, by the names of the objects' members from the message inwards; `*` is any.
+const HANDLES: &[&[&str]] = &[
+    &["params", "cursor"],
+    &["params", "taskId"],
+    &["params", "taskIds"],
+    &["params", "notifications", "taskIds"],
+    &["params", "progressToken"],
+    &["params", "requestId"],
+    &["params", "elicitationId"],
+    &["params", "uri"],
+    &["params", "ref", "uri"],
+    &["*", "_meta", "progressToken"],
+    &["*", "_meta", "io.modelcontextprotocol/subscriptionId"],
+    &["*", "_meta", "io.modelcontextprotocol/related-task", "taskId"],
+    &["result", "nextCursor"],
+    &["result", "taskId"],
+    &["result", "task", "taskId"],
+    &["result", "tasks", "taskId"],
+    &["result", "resources", "uri"],
+    &["result", "contents", "uri"],
+    &["result", "content", "uri"],
+    &["result", "content", "resource", "uri"],
+    &["result", "resourceTemplates", "uriTemplate"],
+];
 
 /// What a scalar is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,8 +81,7 @@ impl<'a> Scalar<'a> {
     }
 }
 
-/// Calls `visit` for every scalar of a message, in their order, except those that nobody may change: `jsonrpc`, `id` and
-/// `method` of the message, and `requestState` of its parameters or result, which means something to the server alone.
+/// Calls `visit` for every scalar of a message but `jsonrpc`, in their order.
 ///
 /// # Errors
 /// Why it cannot be read in one way only; scalars may have been visited before.
@@ -61,8 +101,16 @@ struct Visitor<'a, F> {
 }
 
 impl<F> Visitor<'_, F> {
-    fn is_fixed(&self) -> bool {
-        matches!(*self.names, ["jsonrpc" | "id" | "method"] | ["params" | "result", "requestState"])
+    /// `at` is where the value stands; `None` of what is not visited.
+    fn role(&self, at: usize) -> Option<Role> {
+        Some(match *self.names {
+            ["jsonrpc"] => return None,
+            ["id" | "method"] => Role::Identity,
+            // In a list it is something else.
+            ["params" | "result", "requestState"] if self.text[..at].trim_end().ends_with(':') => Role::State,
+            _ if HANDLES.iter().any(|path| fits(path, &self.names)) => Role::Handle,
+            _ => Role::Content,
+        })
     }
 }
 
@@ -76,7 +124,7 @@ impl<'a, F: FnMut(Scalar<'a>)> Keys<'a> for Visitor<'a, F> {
             *name = key.raw;
         }
         let at = key.at - 1..key.at + key.raw.len() + 1;
-        (self.visit)(Scalar { raw: key.raw, at, kind: ScalarKind::Name, member: key.raw });
+        (self.visit)(Scalar { raw: key.raw, at, kind: ScalarKind::Name, member: key.raw, role: Role::Content });
         Ok(())
     }
 
@@ -86,15 +134,17 @@ impl<'a, F: FnMut(Scalar<'a>)> Keys<'a> for Visitor<'a, F> {
     }
 
     fn scalar(&mut self, at: Range<usize>) {
-        if self.is_fixed() {
-            return;
-        }
+        let Some(role) = self.role(at.start) else { return };
         let raw = &self.text[at.clone()];
         let string = raw.strip_prefix('"').and_then(|raw| raw.strip_suffix('"'));
         let kind = if string.is_some() { ScalarKind::String } else { ScalarKind::Number };
         let member = self.names.last().copied().unwrap_or_default();
-        (self.visit)(Scalar { raw: string.unwrap_or(raw), at, kind, member });
+        (self.visit)(Scalar { raw: string.unwrap_or(raw), at, kind, member, role });
     }
+}
+
+fn fits(path: &[&str], names: &[&str]) -> bool {
+    path.len() == names.len() && path.iter().zip(names).all(|(known, name)| *known == "*" || known == name)
 }
 
 #[cfg(test)]
@@ -102,18 +152,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_scalar_is_visited_but_those_that_nobody_may_change() {
-        let body = br#"{"jsonrpc":"2.0","id":"x","method":"m","params":{"a":["b",{"c":1.50},[]],"d":"\u00e9","requestState":"s","e":{"id":"i","requestState":"t"}}}"#;
+    fn every_scalar_is_visited_with_what_it_is_for() {
+        let body = br#"{"jsonrpc":"2.0","id":"x","method":"m","params":{"a":["b",{"c":1.50},[]],"d":"\u00e9","requestState" : "s","e":{"id":"i","requestState":"t","cursor":"u"},"cursor":"v","_meta":{"progressToken":7}}}"#;
         let mut seen = Vec::new();
         scalars(body, |scalar| {
             let written = std::str::from_utf8(&body[scalar.at.clone()]).unwrap();
             if scalar.kind != ScalarKind::Name {
-                seen.push(format!("{}={}", scalar.member, scalar.text()));
+                seen.push(format!("{}={} {:?}", scalar.member, scalar.text(), scalar.role));
             }
             assert_eq!(written.starts_with('"'), scalar.kind != ScalarKind::Number, "{written}");
         })
         .unwrap();
-        assert_eq!(seen, ["a=b", "c=1.50", "d=é", "id=i", "requestState=t"]);
+        let expected = [
+            "id=x Identity",
+            "method=m Identity",
+            "a=b Content",
+            "c=1.50 Content",
+            "d=é Content",
+            "requestState=s State",
+            "id=i Content",
+            "requestState=t Content",
+            "cursor=u Content",
+            "cursor=v Handle",
+            "progressToken=7 Handle",
+        ];
+        assert_eq!(seen, expected);
+        let mut roles = Vec::new();
+        let listed = br#"{"result":{"requestState":["a"],"nextCursor":"b","resources":[{"uri":"c","name":"d"}],"contents":[{"uri":"e"}]}}"#;
+        scalars(listed, |scalar| roles.extend((scalar.kind == ScalarKind::String).then_some(scalar.role))).unwrap();
+        assert_eq!(roles, [Role::Content, Role::Handle, Role::Handle, Role::Content, Role::Handle]);
         for bad in [&b"{\"a\":1"[..], b"{} {}", b"{\"a\":\"\xff\"}", b"{\"a\":\"\\ud800\"}", b""] {
             assert!(scalars(bad, |_| {}).is_err());
         }

@@ -11,7 +11,8 @@ use mcp_gateway_core::contract::{Cursor, Query, Record, Revision, StoreError, St
 use mcp_gateway_core::filter::{
     Check, Compiled, FailMode, FilterError, FilterLimits, FilterSpec, Selector, Trial, Tried, Way,
 };
-use mcp_gateway_core::record::{Resource as _, Resources, Stored, TenantId};
+use mcp_gateway_core::layer::authenticate::Caller;
+use mcp_gateway_core::record::{Principal, Resource as _, Resources, Roles, Stored, TenantId};
 use mcp_gateway_core::refusal::Refusal;
 use mcp_gateway_core::wire::{Limits, peek};
 use serde::{Deserialize, Serialize};
@@ -77,7 +78,13 @@ pub(super) struct FilterView {
 }
 
 impl FilterView {
-    fn of(stored: Stored<FilterSpec>) -> Result<Self, Problem> {
+    /// As this caller may see it: what follows the `?` of a URL may be a credential, and is for those who make filters.
+    fn of(mut stored: Stored<FilterSpec>, caller: &Principal) -> Result<Self, Problem> {
+        if let Check::Webhook { url, .. } = &mut stored.value.check
+            && !caller.roles.with_included().contains(Roles::ADMIN)
+        {
+            url.truncate(url.find(['?', '#']).unwrap_or(url.len()));
+        }
         let Stored { id, revision, value } = stored;
         let FilterSpec {
             name,
@@ -183,8 +190,15 @@ pub(super) struct FilterDocument {
 
 impl FilterDocument {
     /// The filter; `before` is what it replaces.
-    fn checked(self, before: Option<FilterSpec>) -> Result<FilterSpec, Problem> {
+    fn checked(self, app: &App, before: Option<FilterSpec>) -> Result<FilterSpec, Problem> {
         let mut check = self.check;
+        if let Check::Webhook { url, .. } = &check
+            && app.config.egress.filter.allow.is_empty()
+            && Url::parse(url).is_ok_and(|url| url.scheme() == "http")
+        {
+            let problem = "`check.url` must be https: plain http is called only where `egress.filter.allow` says so.";
+            return Err(invalid("check.url", problem.to_owned()).into());
+        }
         let kept = before.and_then(|before| kept_secret(before.check, &check));
         if let Some(secret) = secret_of(&mut check) {
             *secret = match secret.take() {
@@ -284,6 +298,7 @@ pub(super) struct TestView {
     responses((status = 200, description = "A page of filters.", body = Page<FilterView>)))]
 pub(super) async fn list(
     State(app): State<Arc<App>>,
+    caller: Caller,
     Parameters(page): Parameters<PageParameters>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
@@ -291,8 +306,8 @@ pub(super) async fn list(
     let after = page.after()?.map(|id| Cursor { tenant: tenant.clone(), id: id.into() });
     let query = Query { tenant: Some(tenant), kind: FilterSpec::KIND, term: None, after, limit: page.limit()? };
     let found = app.resources.list(&query).await?;
-    let items = found.records.iter().filter_map(|record| readable(&app, record)).map(FilterView::of);
-    let items = items.collect::<Result<_, _>>()?;
+    let items = found.records.iter().filter_map(|record| readable(&app, record));
+    let items = items.map(|stored| FilterView::of(stored, &caller.0)).collect::<Result<_, _>>()?;
     let next_cursor = found.next.map(|cursor| cursor_of(&cursor.id));
     tagged(&headers, None, &Page::<FilterView> { items, next_cursor })
 }
@@ -306,9 +321,10 @@ fn readable(app: &App, record: &Record) -> Option<Stored<FilterSpec>> {
 
 /// Makes a filter. When the answer is 201, every later message through this gateway process is judged by it, too.
 #[utoipa::path(post, path = "/api/v1/filters", tag = "filters", request_body = NewFilterDocument,
-    responses((status = 201, description = "The filter.", body = FilterView, headers(("Location" = String, description = "Where it can be read."))), (status = 202, description = "It is in the store, which this process cannot hear at the moment.", body = FilterView), (status = 409, description = "There is one of this id.", body = ProblemDetails, content_type = "application/problem+json"), (status = 422, description = "A field is wrong.", body = ProblemDetails, content_type = "application/problem+json")))]
+    responses((status = 201, description = "The filter.", body = FilterView, headers(("Location" = String, description = "Where it can be read."))), (status = 202, description = "It is in the store, which this process cannot hear at the moment.", body = FilterView), (status = 409, description = "There is one of this id, or there are 200 filters already.", body = ProblemDetails, content_type = "application/problem+json"), (status = 422, description = "A field is wrong.", body = ProblemDetails, content_type = "application/problem+json")))]
 pub(super) async fn create(
     State(app): State<Arc<App>>,
+    caller: Caller,
     Document(new): Document<NewFilterDocument>,
 ) -> Result<Response, Problem> {
     let NewFilterDocument {
@@ -340,7 +356,18 @@ pub(super) async fn create(
         short_circuit,
         message,
     };
-    let spec = document.checked(None)?;
+    let spec = document.checked(&app, None)?;
+    let query = Query {
+        tenant: Some(TenantId::default()),
+        kind: FilterSpec::KIND,
+        term: None,
+        after: None,
+        limit: FilterLimits::FILTERS,
+    };
+    if app.resources.list(&query).await?.records.len() == FilterLimits::FILTERS {
+        let public = format!("There are {} filters already: delete one first.", FilterLimits::FILTERS);
+        return Err(Refusal::new(StatusCode::CONFLICT, public).into());
+    }
     let saved = filters(&app).save(&id, &spec, When::Absent).await;
     let revision = saved.map_err(|error| match error.kind() {
         StoreErrorKind::Conflict => Refusal::new(StatusCode::CONFLICT, "There is a filter of this id.").into(),
@@ -348,7 +375,7 @@ pub(super) async fn create(
     })?;
     let location = HeaderValue::from_str(&format!("/api/v1/filters/{id}")).unwrap_or(HeaderValue::from_static("/"));
     let target = Target(id.as_str().into());
-    let mut response = written(&app, StatusCode::CREATED, id, revision, spec).await?;
+    let mut response = written(&app, &caller.0, StatusCode::CREATED, id, revision, spec).await?;
     response.headers_mut().insert(LOCATION, location);
     response.extensions_mut().insert(target);
     Ok(response)
@@ -359,11 +386,12 @@ pub(super) async fn create(
     responses((status = 200, description = "The filter.", body = FilterView), (status = 404, description = "There is none.", body = ProblemDetails, content_type = "application/problem+json")))]
 pub(super) async fn read(
     State(app): State<Arc<App>>,
+    caller: Caller,
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let stored = one(&app, &id).await?;
-    tagged(&headers, Some(stored.revision), &FilterView::of(stored)?)
+    tagged(&headers, Some(stored.revision), &FilterView::of(stored, &caller.0)?)
 }
 
 /// Replaces a filter. When the answer is 200, every later message through this gateway process is judged by it, and
@@ -372,6 +400,7 @@ pub(super) async fn read(
     responses((status = 200, description = "The filter.", body = FilterView), (status = 202, description = "It is in the store, which this process cannot hear at the moment.", body = FilterView), (status = 404, description = "There is none.", body = ProblemDetails, content_type = "application/problem+json"), (status = 412, description = "It is another version.", body = ProblemDetails, content_type = "application/problem+json"), (status = 422, description = "A field is wrong.", body = ProblemDetails, content_type = "application/problem+json")))]
 pub(super) async fn replace(
     State(app): State<Arc<App>>,
+    caller: Caller,
     Path(id): Path<String>,
     headers: HeaderMap,
     Document(new): Document<FilterDocument>,
@@ -379,9 +408,9 @@ pub(super) async fn replace(
     let record = existing(&app, &id, &headers).await?;
     // One that cannot be read has no secret that could be kept.
     let before = readable(&app, &record).map(|stored| stored.value);
-    let spec = new.checked(before)?;
+    let spec = new.checked(&app, before)?;
     let revision = filters(&app).save(&id, &spec, When::At(record.revision)).await?;
-    written(&app, StatusCode::OK, id, revision, spec).await
+    written(&app, &caller.0, StatusCode::OK, id, revision, spec).await
 }
 
 /// Deletes a filter. Nothing is judged by it any more.
@@ -399,7 +428,7 @@ pub(super) async fn delete(
     Ok(status.into_response())
 }
 
-/// Asks a filter about a message that nobody sent, whether it is enabled or not. A service that it asks is called.
+/// Asks a filter about a message that nobody sent, whether it is enabled or not. A service that it asks is called, once.
 #[utoipa::path(post, path = "/api/v1/filters/{id}/test", tag = "filters", request_body = TestDocument, params(("id" = String, Path, description = "The filter's id.")),
     responses((status = 200, description = "What it does.", body = TestView), (status = 404, description = "There is none.", body = ProblemDetails, content_type = "application/problem+json"), (status = 422, description = "A field is wrong.", body = ProblemDetails, content_type = "application/problem+json")))]
 pub(super) async fn test(
@@ -447,13 +476,14 @@ async fn existing(app: &App, id: &str, headers: &HeaderMap) -> Result<Record, Pr
 
 async fn written(
     app: &App,
+    caller: &Principal,
     done: StatusCode,
     id: String,
     revision: Revision,
     value: FilterSpec,
 ) -> Result<Response, Problem> {
     let status = if applied(app, revision).await { done } else { StatusCode::ACCEPTED };
-    let mut response = plain(status, &FilterView::of(Stored { id: id.into(), revision, value })?)?;
+    let mut response = plain(status, &FilterView::of(Stored { id: id.into(), revision, value }, caller)?)?;
     response.headers_mut().insert(ETAG, tag(revision));
     Ok(response)
 }

@@ -179,7 +179,7 @@ pub(super) fn filters(
     clock: &Arc<dyn Clock>,
 ) -> Result<Arc<SnapshotFilters>, ConfigError> {
     let options = FetchOptions::default()
-        .with_policy(config.filter_policy()?)
+        .with_policy(config.filter_policy()?.with_plain_http_in_holes_alone())
         .with_timeout(Duration::from_millis(FilterLimits::TIMEOUT_MS.into()))
         .with_body(config.limits.filter_body_bytes);
     let options = if config.egress.filter.allow.is_empty() { options } else { options.with_plain_http() };

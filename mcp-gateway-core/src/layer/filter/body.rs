@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http_body::Frame;
 
 use super::judge::FAILED;
-use super::{Chain, canonical};
+use super::{Chain, canonical, refused_response};
 use crate::context::{McpContext, MessageFacts};
 use crate::contract::{Direction, Needs, Verdict, View};
 use crate::wire::Kind;
@@ -133,7 +133,7 @@ impl Passage {
             if !asks {
                 continue;
             }
-            match self.chain.judge(&**filter, &self.cx, &view).await {
+            match self.chain.judge(&**filter, &self.cx, &view, self.chain.options.event_bytes).await {
                 Verdict::Pass => {}
                 Verdict::Replace(body) => {
                     view.body = body;
@@ -142,8 +142,8 @@ impl Passage {
                 Verdict::Refuse { public } => {
                     tracing::info!(filter = filter.name(), "a filter refuses a message of a stream");
                     self.cx.note_response_mutated();
-                    // A refused response becomes an error; anything else leaves nothing but its id.
-                    let body = response.then(|| error_body(scanner.id(), code::REFUSED_BY_POLICY, &public, None));
+                    // A refused response becomes an error or a tool result; anything else leaves nothing but its id.
+                    let body = response.then(|| refused_response(scanner.id(), answers, &public, &self.cx));
                     return canonical::event(&event, &body.unwrap_or_default());
                 }
                 Verdict::Failed { .. } => {

@@ -15,8 +15,9 @@ use crate::wire::{Kind, same_id};
 pub(super) const FAILED: &str = "A filter failed.";
 
 impl Chain {
-    /// Asks a filter. [`Verdict::Failed`] is left only where it fails closed.
-    pub(super) async fn judge(&self, filter: &dyn Filter, cx: &McpContext, view: &View) -> Verdict {
+    /// Asks a filter, which may replace the message by one of at most so many bytes. [`Verdict::Failed`] is left only
+    /// where it fails closed.
+    pub(super) async fn judge(&self, filter: &dyn Filter, cx: &McpContext, view: &View, most: usize) -> Verdict {
         let verdict = match view.direction {
             Direction::Request => filter.request(cx, view),
             Direction::Response => filter.response(cx, view),
@@ -34,6 +35,9 @@ impl Chain {
         };
         let cause = match verdict {
             Verdict::Failed { cause } => cause,
+            Verdict::Replace(body) if body.len() > most => {
+                format!("it replaced a message by one of {} bytes; at most {most} are allowed", body.len())
+            }
             // A replaced request is read again when all filters have seen it.
             Verdict::Replace(body) if view.direction != Direction::Request && !is_same(&view.body, &body) => {
                 "it replaced a message by none, or by one of another kind, method or id".to_owned()
@@ -54,9 +58,9 @@ pub(super) fn failed(cause: &str) -> Refusal {
 /// What of a message no filter can change.
 #[derive(Debug)]
 pub(super) struct Identity {
-    kind: Kind,
+    pub(super) kind: Kind,
     id: Option<Box<[u8]>>,
-    method: Option<Box<str>>,
+    pub(super) method: Option<Box<str>>,
 }
 
 impl Identity {

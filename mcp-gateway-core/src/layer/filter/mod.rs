@@ -2,6 +2,7 @@
 
 mod body;
 mod canonical;
+mod json;
 mod judge;
 mod params;
 mod request;
@@ -13,7 +14,7 @@ use std::time::Duration;
 
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Limited};
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -23,7 +24,8 @@ use self::judge::{Identity, failed};
 use crate::context::{McpContext, MessageFacts, MessageKind};
 use crate::contract::{Authorizer, Direction, Filter, Head, Needs, Verdict, View};
 use crate::layer::peek::{PeekOptions, is_utf8};
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, tool_result};
+use crate::wire::Kind;
 use crate::wire::rpc::{code, error_body};
 use crate::wire::sse::is_event_stream;
 use crate::wire::version::Era;
@@ -127,7 +129,7 @@ where
             return FilterFuture::slow(Box::pin(async move { Ok(refusal.into_mcp(None)) }));
         };
         let resumes = request.method() == Method::GET;
-        let Some(needs) = self.chain.needs(&cx, resumes) else {
+        let Some(mut needs) = self.chain.needs(&cx, resumes) else {
             return FilterFuture::inner(self.inner.call(request));
         };
         let chain = Arc::clone(&self.chain);
@@ -135,10 +137,11 @@ where
         // The service that was polled ready is the one that is called.
         let mut inner = std::mem::replace(&mut self.inner, clone);
         FilterFuture::slow(Box::pin(async move {
-            let request = match request::filter(&chain, &needs, request, &cx).await {
+            let request = match request::filter(&chain, &mut needs, request, &cx).await {
                 Ok(request) => request,
                 Err(refusal) => return Ok(refusal.into_mcp(Some(&cx))),
             };
+            chain.note(&needs, &cx);
             let response = inner.call(request).await?;
             Ok(match respond(chain, needs, response, &cx).await {
                 Ok(response) => response,
@@ -161,15 +164,27 @@ impl Chain {
             let needs = filter.needs(&head);
             Needs { response: needs.response || (resumes && filter.resumed(head.server)), ..needs }
         };
-        let all = self.filters.iter().map(needs).fold(Needs::NONE, |all, one| Needs {
-            request: all.request || one.request,
-            response: all.response || one.response,
-            events: all.events || one.events,
-        });
-        // Whoever ends streams when filters come to look further compares with this.
-        let _ = cx.set_inspected(all);
+        if self.filters.iter().all(|filter| needs(filter) == Needs::NONE) {
+            self.note(&[], cx);
+            return None;
+        }
         // Asked again only by the few exchanges that somebody wants to see.
-        (all != Needs::NONE).then(|| self.filters.iter().map(needs).collect())
+        Some(self.filters.iter().map(needs).collect())
+    }
+
+    /// Keeps what is looked at for those who end streams when they come to look further: of the others' needs they know
+    /// nothing.
+    fn note(&self, needs: &[Needs], cx: &McpContext) {
+        let kept = self.filters.iter().zip(needs).filter(|(filter, _)| filter.may_outgrow());
+        let _ = cx.set_inspected(kept.fold(Needs::NONE, |all, (_, needs)| all.or(*needs)));
+    }
+
+    /// Adds what the filters want to see because of the target that a filter has put there.
+    fn widen(&self, needs: &mut [Needs], target: Option<&str>, cx: &McpContext) {
+        let head = Head { target, ..head_of(cx) };
+        for (filter, needs) in self.filters.iter().zip(needs) {
+            *needs = needs.or(filter.needs(&head));
+        }
     }
 
     fn chosen<'a>(
@@ -205,6 +220,15 @@ fn refused(filter: &dyn Filter, public: String, cx: &McpContext) -> Refusal {
     }
 }
 
+/// What takes the place of a refused response in a stream: what the caller reads of a [`refused`] answer. `answers` says
+/// whether it answers the request of this exchange.
+fn refused_response(id: Option<&[u8]>, answers: bool, public: &str, cx: &McpContext) -> bytes::Bytes {
+    match cx.message().filter(|message| answers && message.method.as_deref() == Some("tools/call")) {
+        Some(call) => tool_result(call.id_bytes(), public, call.era == Era::Modern),
+        None => error_body(id, code::REFUSED_BY_POLICY, public, None),
+    }
+}
+
 async fn respond(
     chain: Arc<Chain>,
     needs: Vec<Needs>,
@@ -216,9 +240,6 @@ async fn respond(
         return Ok(response);
     }
     let events = is_event_stream(response.headers());
-    if !events && !needs.iter().any(|needs| needs.response) {
-        return Ok(response);
-    }
     if response.headers().contains_key(CONTENT_ENCODING) {
         return Err(Refusal::new(StatusCode::BAD_GATEWAY, "The server's answer is encoded and cannot be inspected."));
     }
@@ -233,26 +254,33 @@ async fn respond(
         return Ok(response.map(|body| Body::new(FilteredBody::new(body, chain, needs, cx))));
     }
     let (parts, body) = response.into_parts();
-    let collected = Limited::new(body, chain.options.body_bytes).collect().await.map_err(|error| {
-        let public = if error.is::<LengthLimitError>() {
-            "The server's answer is too large to be inspected."
-        } else {
-            "The server broke off its answer."
-        };
-        Refusal::new(StatusCode::BAD_GATEWAY, public).because(error)
-    })?;
-    let (message, body) = (cx.message(), collected.to_bytes());
-    if Identity::of(&body).is_none() {
-        return no_message(parts, cx);
-    }
+    let most = chain.options.body_bytes;
+    let body = if needs.iter().any(|needs| needs.response) {
+        Limited::new(body, most).collect().await.map_err(json::unreadable)?.to_bytes()
+    } else {
+        // A response is not for them, but an event may come as JSON.
+        match json::begin(body, most).await? {
+            json::Begun::Response(body) => return Ok(Response::from_parts(parts, body)),
+            json::Begun::Whole(body) => body,
+        }
+    };
+    let message = cx.message();
+    let Some(Identity { kind, method, .. }) = Identity::of(&body) else { return no_message(parts, cx) };
+    let wants: fn(&Needs) -> bool = match kind {
+        Kind::Response => |needs| needs.response,
+        _ => |needs| needs.events,
+    };
     let mut view = View {
-        direction: Direction::Response,
-        method: message.and_then(|message| message.method.as_deref()).map(Into::into),
+        direction: if kind == Kind::Response { Direction::Response } else { Direction::Event },
+        method: match kind {
+            Kind::Response => message.and_then(|message| message.method.as_deref()).map(Into::into),
+            _ => method,
+        },
         target: message.and_then(|message| message.target.clone()),
         body,
     };
-    for filter in chain.chosen(&needs, |needs| needs.response) {
-        match chain.judge(&**filter, cx, &view).await {
+    for filter in chain.chosen(&needs, wants) {
+        match chain.judge(&**filter, cx, &view, most).await {
             Verdict::Pass => {}
             Verdict::Replace(body) => {
                 view.body = body;

@@ -1,7 +1,7 @@
-//! The headers that mirror arguments (`Mcp-Param-*`), when a filter has changed an argument.
+//! The headers that mirror arguments (`Mcp-Param-*`), when filters have seen a message, and may have changed an argument.
 //!
 //! Only the server's schema says which argument a header mirrors. What stood in the message before tells nearly as well: a
-//! header belongs to the value that it is equal to.
+//! header belongs to the value that it is equal to. One that is equal to none says what no filter has seen.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::request::coded;
 use crate::wire::mirror::MCP_PARAM_PREFIX;
-use crate::wire::{ScalarKind, scalars};
+use crate::wire::{Role, ScalarKind, scalars};
 
 /// Lets the headers follow the message. One that may belong to values which now differ, or to one that is gone, is left
 /// out: the server misses it, rather than to read there what a filter took away.
@@ -25,17 +25,31 @@ pub(super) fn follow(headers: &mut HeaderMap, before: &[u8], after: &[u8]) {
             headers.remove(&name);
             continue;
         };
-        let places = || before.iter().enumerate().filter(|(_, one)| **one == value).map(|(place, _)| place);
-        // What is nowhere in the message is not about it.
-        let Some(first) = places().next() else { continue };
+        let places = || before.iter().enumerate().filter(|(_, one)| is_same(one, &value)).map(|(place, _)| place);
+        let Some(first) = places().next() else {
+            headers.remove(name);
+            continue;
+        };
         let now = after.get(first).filter(|_| before.len() == after.len());
         let now = now.filter(|now| places().all(|place| after.get(place) == Some(*now)));
         match now.and_then(|now| coded(now)) {
-            Some(now) => headers.insert(name, now),
-            None if before.len() != after.len() && after.contains(&value) => continue,
-            None => headers.remove(name),
-        };
+            Some(_) if after.get(first) == before.get(first) => {}
+            Some(now) => {
+                headers.insert(name, now);
+            }
+            None if before.len() != after.len() && after.contains(&value) => {}
+            None => {
+                headers.remove(name);
+            }
+        }
     }
+}
+
+/// Whether a header says what a value says, numbers in any spelling.
+fn is_same(value: &str, header: &str) -> bool {
+    // Beyond 2^53 several whole numbers are one of these.
+    let number = |text: &str| text.parse::<f64>().ok().filter(|number| number.abs() < 9_007_199_254_740_992.0);
+    value == header || number(value).is_some_and(|value| number(header) == Some(value))
 }
 
 /// Every string, number and word of a message, in their order.
@@ -43,7 +57,8 @@ fn values(body: &[u8]) -> Vec<String> {
     let mut values = Vec::new();
     // What cannot be read has none, and is refused elsewhere.
     let read = scalars(body, |scalar| {
-        if scalar.kind != ScalarKind::Name {
+        // An id is no argument.
+        if scalar.kind != ScalarKind::Name && !matches!(scalar.role, Role::Identity | Role::State) {
             values.push(scalar.text().into_owned());
         }
     });
@@ -80,8 +95,12 @@ mod tests {
             ("eu", r#"{"a":"ü","b":"x","n":7}"#, Some("=?base64?w7w=?=")),
             ("=?base64?ZXU=?=", r#"{"a":"us","b":"x","n":7}"#, Some("us")),
             ("7", r#"{"a":"eu","b":"x","n":8}"#, Some("8")),
-            // A default of the server's.
-            ("asia", r#"{"a":"us","b":"x","n":7}"#, Some("asia")),
+            ("7.0", r#"{"a":"us","b":"x","n":7}"#, Some("7.0")),
+            ("7.0", r#"{"a":"us","b":"x","n":8}"#, Some("8")),
+            // No filter has seen it.
+            ("asia", r#"{"a":"us","b":"x","n":7}"#, None),
+            ("asia", before, None),
+            ("eu", before, Some("eu")),
             // Another shape: nobody knows what belongs to what.
             ("eu", r#"{"b":"x"}"#, None),
             ("eu", r#"{"b":"x","z":"eu"}"#, Some("eu")),

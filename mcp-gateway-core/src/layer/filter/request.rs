@@ -1,5 +1,7 @@
 //! The request's way through the filters.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{HeaderValue, Request};
 
@@ -14,8 +16,8 @@ use crate::wire::mirror::MCP_NAME;
 
 pub(super) async fn filter(
     chain: &Chain,
-    needs: &[Needs],
-    request: Request<Body>,
+    needs: &mut [Needs],
+    mut request: Request<Body>,
     cx: &McpContext,
 ) -> Result<Request<Body>, Refusal> {
     let Some(message) = cx.message().filter(|message| message.kind != MessageKind::None) else { return Ok(request) };
@@ -26,18 +28,29 @@ pub(super) async fn filter(
         body: message.body.clone(),
     };
     let mut replaced = false;
-    for filter in chain.chosen(needs, |needs| needs.request) {
-        match chain.judge(&**filter, cx, &view).await {
+    for (number, filter) in chain.filters.iter().enumerate() {
+        if !needs[number].request {
+            continue;
+        }
+        match chain.judge(&**filter, cx, &view, chain.options.peek.message.max_bytes).await {
             Verdict::Pass => {}
             Verdict::Refuse { public } => return Err(refused(&**filter, public, cx)),
             Verdict::Failed { cause } => return Err(failed(&cause)),
             Verdict::Replace(body) => {
+                let target: Option<Arc<str>> = target_of(&body, chain).map(Into::into);
+                if target != view.target {
+                    chain.widen(needs, target.as_deref(), cx);
+                    view.target = target;
+                }
                 view.body = body;
                 replaced = true;
             }
         }
     }
     if !replaced {
+        if needs.iter().any(|needs| needs.request) {
+            params::follow(request.headers_mut(), &message.body, &message.body);
+        }
         return Ok(request);
     }
     let (mut parts, _) = request.into_parts();

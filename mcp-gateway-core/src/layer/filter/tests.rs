@@ -2,11 +2,11 @@ use bytes::Bytes;
 use tower::ServiceExt;
 
 use super::*;
-use crate::MaybeReady;
 use crate::contract::{Ask, Decision, SystemClock};
 use crate::layer::audit::event_of;
 use crate::layer::peek::PeekLayer;
 use crate::record::{EventKind, Principal, Route};
+use crate::{BoxError, MaybeReady};
 
 /// Replaces one text by another wherever it stands, or refuses it.
 struct Swap {
@@ -165,10 +165,9 @@ async fn answers_and_events_are_seen_and_untouched_plain_ones_keep_their_bytes()
 
     let (_, seen) = exchange(swap(None), "alpha", Some(("text/event-stream", stream.into()))).await;
     assert!(seen.contains(": why\nid: 2\nretry: 5\n\n"), "{seen}");
-    assert!(
-        seen.contains(r#"data: {"jsonrpc":"2.0","id":7,"error":{"code":40301,"message":"not that word"}}"#),
-        "{seen}"
-    );
+    let (_, alone) = exchange(swap(None), "alpha", Some(("application/json", answer.into()))).await;
+    assert!(alone.contains(r#""isError":true"#) && alone.contains(r#""resultType":"complete""#), "{alone}");
+    assert!(seen.contains(&format!("id: 3\ndata: {alone}\n\n")), "the same in a stream: {seen}");
     assert!(!seen.contains("secret"), "{seen}");
 }
 
@@ -331,4 +330,172 @@ async fn an_event_that_reads_in_two_ways_is_withheld() {
     assert!(!seen.contains("one") && !seen.contains("two"), "{seen}");
     assert_eq!(seen.matches("cannot be inspected").count(), 2, "{seen}");
     assert!(seen.starts_with("id: 1\n") && seen.ends_with(&stream[stream.find("id: 3").unwrap()..]), "{seen}");
+}
+
+/// Refuses events that hold a word, and looks at nothing else.
+struct Events;
+
+impl Filter for Events {
+    fn name(&self) -> &'static str {
+        "events"
+    }
+
+    fn needs(&self, _: &Head<'_>) -> Needs {
+        Needs { events: true, ..Needs::NONE }
+    }
+
+    fn event(&self, _: &McpContext, view: &View) -> MaybeReady<Verdict> {
+        assert_eq!(view.method.as_deref(), Some("notifications/x"));
+        let secret = view.body.windows(6).any(|part| part == b"secret");
+        if secret { Verdict::refuse("no such event") } else { Verdict::Pass }.into()
+    }
+}
+
+#[tokio::test]
+async fn an_event_is_one_also_where_a_response_belongs() {
+    let ask =
+        async |answer: &'static str| exchange(vec![Events], "alpha", Some(("application/json", answer.into()))).await;
+    for (answer, status, told) in [
+        (r#"{"jsonrpc":"2.0","method":"notifications/x","params":"secret"}"#, 200, "no such event"),
+        (r#"{"jsonrpc":"2.0","method":"notifications/x","params":"plain"}"#, 200, "plain"),
+        (r#"{"jsonrpc":"2.0","id":7,"result":"secret"}"#, 200, "secret"),
+        (r#"{"jsonrpc":"2.0","id":7,"error":{"code":1,"message":"secret"}}"#, 200, "secret"),
+        (r#"[{"jsonrpc":"2.0","method":"notifications/x","params":"plain"}]"#, 502, "not one message"),
+        (r#"{"method":"notifications/x","params":"plain","result":1}"#, 502, "not one message"),
+    ] {
+        let (got, text) = ask(answer).await;
+        assert_eq!((got, text.contains(told)), (status, true), "{answer} {text}");
+    }
+}
+
+#[tokio::test]
+async fn a_response_is_not_held_back_for_filters_of_events_and_stays_one() {
+    let frames = |parts: &[&'static str]| {
+        let frames =
+            parts.iter().map(|part| Ok::<_, BoxError>(http_body::Frame::data(Bytes::from_static(part.as_bytes()))));
+        let frames = futures_util::stream::iter(frames.collect::<Vec<_>>());
+        Body::new(http_body_util::StreamBody::new(frames))
+    };
+    let begin = async |parts: &[&'static str]| match json::begin(frames(parts), 64).await {
+        Ok(json::Begun::Response(body)) => body,
+        _ => panic!("no response"),
+    };
+    let mut whole = begin(&["{\"id\":7,", "\"result\":{", "\"a\":1", "}}"]).await;
+    let first = whole.frame().await.unwrap().unwrap().into_data().unwrap();
+    assert_eq!(first, "{\"id\":7,\"result\":{", "as much as tells");
+    assert_eq!(whole.collect().await.unwrap().to_bytes(), "\"a\":1}}");
+    let changed = begin(&["{\"id\":7,\"result\":{}", ",\"method\":\"notifications/x\"}"]).await;
+    assert!(changed.collect().await.is_err());
+    let sixty_four = "{\"id\":7,\"params\":\"0123456789012345678901234567890123456789012345\"";
+    assert_eq!(sixty_four.len(), 64);
+    assert!(matches!(json::begin(frames(&[sixty_four]), 64).await, Ok(json::Begun::Whole(_))));
+    assert!(json::begin(frames(&[sixty_four, "}"]), 64).await.is_err());
+}
+
+#[tokio::test]
+async fn what_a_filter_puts_there_is_as_large_as_what_came_may_be() {
+    let options = FilterOptions::default();
+    for (events, most) in [(false, options.body_bytes), (true, options.event_bytes)] {
+        for (length, good) in [(most, true), (most + 1, false)] {
+            let start = r#"{"jsonrpc":"2.0","id":7,"result":""#;
+            let body = format!(r#"{start}{}"}}"#, "y".repeat(length - start.len() - 2));
+            let says = Says { verdict: Verdict::Replace(body.into()), after: None, open: false };
+            let answer = r#"{"jsonrpc":"2.0","id":7,"result":"x"}"#;
+            let answer = match events {
+                true => ("text/event-stream", format!("data: {answer}\n\n").into()),
+                false => ("application/json", answer.into()),
+            };
+            let (_, text) = exchange(vec![says], "alpha", Some(answer)).await;
+            assert_eq!(text.contains("A filter failed."), !good, "{events} {length}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_filter_sees_the_answer_of_a_tool_that_another_one_put_there() {
+    /// Looks at one tool alone.
+    struct Beta(Swap);
+
+    impl Filter for Beta {
+        fn name(&self) -> &'static str {
+            "beta"
+        }
+
+        fn needs(&self, head: &Head<'_>) -> Needs {
+            if head.target == Some("beta") {
+                Needs { request: true, response: true, events: false }
+            } else {
+                Needs::NONE
+            }
+        }
+
+        fn request(&self, _: &McpContext, view: &View) -> MaybeReady<Verdict> {
+            assert_eq!(view.target.as_deref(), Some("beta"));
+            Verdict::Pass.into()
+        }
+
+        fn response(&self, _: &McpContext, view: &View) -> MaybeReady<Verdict> {
+            self.0.judge(view)
+        }
+    }
+
+    /// Calls another tool, and looks at requests alone.
+    struct Rename(Swap);
+
+    impl Filter for Rename {
+        fn name(&self) -> &'static str {
+            "rename"
+        }
+
+        fn needs(&self, _: &Head<'_>) -> Needs {
+            Needs { request: true, ..Needs::NONE }
+        }
+
+        fn request(&self, _: &McpContext, view: &View) -> MaybeReady<Verdict> {
+            self.0.judge(view)
+        }
+    }
+
+    /// One of them, since all filters of an exchange here are of one type.
+    enum Either {
+        Beta(Beta),
+        Rename(Rename),
+    }
+
+    impl Either {
+        fn one(&self) -> &dyn Filter {
+            match self {
+                Self::Beta(one) => one,
+                Self::Rename(one) => one,
+            }
+        }
+    }
+
+    impl Filter for Either {
+        fn name(&self) -> &str {
+            self.one().name()
+        }
+
+        fn needs(&self, head: &Head<'_>) -> Needs {
+            self.one().needs(head)
+        }
+
+        fn request(&self, cx: &McpContext, view: &View) -> MaybeReady<Verdict> {
+            self.one().request(cx, view)
+        }
+
+        fn response(&self, cx: &McpContext, view: &View) -> MaybeReady<Verdict> {
+            self.one().response(cx, view)
+        }
+    }
+
+    for (tool, seen) in [("alpha", "[gone]"), ("gamma", "secret")] {
+        let filters = vec![
+            Either::Rename(Rename(Swap { from: "alpha", to: Some("beta") })),
+            Either::Beta(Beta(Swap { from: "secret", to: Some("[gone]") })),
+        ];
+        let answer = r#"{"jsonrpc":"2.0","id":7,"result":"secret"}"#;
+        let (_, text) = exchange(filters, tool, Some(("application/json", answer.into()))).await;
+        assert!(text.contains(seen), "{tool} {text}");
+    }
 }

@@ -4,7 +4,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use http::StatusCode;
 use mcp_gateway_core::contract::{When, Write};
-use mcp_gateway_core::filter::FilterSpec;
+use mcp_gateway_core::filter::{FilterLimits, FilterSpec};
 use mcp_gateway_core::record::{Resources, Scope, TenantId};
 use serde_json::{Value, json};
 
@@ -184,4 +184,36 @@ async fn one_that_cannot_be_read_hides_no_other_and_can_be_replaced() {
     assert_eq!(world.get("/api/v1/filters").await.body["items"].as_array().unwrap().len(), 1);
     assert_eq!(send(&world, "PUT", "/api/v1/filters/bad", None, &good).await.status, StatusCode::OK);
     assert_eq!(send(&world, "DELETE", "/api/v1/filters/bad", None, &Value::Null).await.status, StatusCode::NO_CONTENT);
+}
+
+#[tokio::test]
+async fn plain_http_is_for_where_a_hole_is() {
+    let world = World::new().await;
+    let hook = |url: &str| json!({ "name": "Hook", "check": { "kind": "webhook", "url": url } });
+    let refused = world.post("/api/v1/filters", &hook("http://a.example/")).await;
+    assert_eq!(
+        (refused.status, &refused.body["data"]["field"]),
+        (StatusCode::UNPROCESSABLE_ENTITY, &json!("check.url"))
+    );
+    assert_eq!(world.post("/api/v1/filters", &hook("https://a.example/")).await.status, StatusCode::CREATED);
+}
+
+#[tokio::test]
+async fn there_are_so_many_filters() {
+    let world = World::new().await;
+    let good = json!({ "name": "good", "check": { "kind": "secrets", "action": "flag" } });
+    let writes = (1..FilterLimits::FILTERS).map(|number| Write::Put {
+        key: kept(&world).key(&format!("f{number}")),
+        value: good.to_string().into(),
+        index: Vec::new(),
+        ttl: None,
+        when: When::Any,
+    });
+    world.app.resources.commit(writes.collect()).await.unwrap();
+    let made = world.post("/api/v1/filters", &good).await;
+    assert_eq!(made.status, StatusCode::CREATED, "{}", made.body);
+    let more = world.post("/api/v1/filters", &good).await;
+    assert_eq!(more.status, StatusCode::CONFLICT, "{}", more.body);
+    assert_eq!(send(&world, "DELETE", "/api/v1/filters/f1", None, &Value::Null).await.status, StatusCode::NO_CONTENT);
+    assert_eq!(world.post("/api/v1/filters", &good).await.status, StatusCode::CREATED);
 }

@@ -517,3 +517,17 @@ async fn a_page_of_another_site_cannot_act_for_anybody() {
     assert_eq!(world.ask(post("same-origin", token)).await.status, StatusCode::OK);
     assert_eq!(world.ask(post("same-origin", token)).await.status, StatusCode::UNAUTHORIZED, "they have ended");
 }
+
+#[tokio::test]
+async fn what_an_auditor_sees_of_a_filter_opens_no_door() {
+    let world = World::new().await;
+    let (auditor, admin) = (world.person("eve", Roles::AUDITOR).await, world.person("root", Roles::ADMIN).await);
+    let check = json!({ "kind": "webhook", "url": "https://a.example/x?key=of-the-hook" });
+    let made = world.post("/api/v1/filters", &json!({ "id": "hook", "name": "Hook", "check": check })).await;
+    assert_eq!(made.status, StatusCode::CREATED, "{}", made.body);
+    for (person, url) in [(&auditor, "https://a.example/x"), (&admin, "https://a.example/x?key=of-the-hook")] {
+        let one = world.as_person(person, "GET", "/api/v1/filters/hook", None).await.body;
+        let all = world.as_person(person, "GET", "/api/v1/filters", None).await.body;
+        assert_eq!((&one["check"]["url"], &all["items"][0]["check"]["url"]), (&json!(url), &json!(url)));
+    }
+}
