@@ -5,6 +5,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -20,6 +21,7 @@ use mcp_gateway_core::policy::{AccessPolicy, SnapshotRules, everybody_at_first};
 use mcp_gateway_core::record::{FieldSealer, Mount, Resource, Resources, Secret, TenantId};
 use mcp_gateway_core::snapshot::{SnapshotOptions, Snapshots};
 use mcp_gateway_store::spool::SpoolDriver;
+use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use super::banner::Banner;
@@ -122,7 +124,8 @@ impl Server {
             Arc::new(Bootstrap::open(typed.of(), Arc::clone(&clock), bootstrap_options(&config, &options)).await?);
         let snapshots = follow(&config, &typed, &mount, &clock, bootstrap.had_ended(), &tasks).await?;
         let access = Arc::new(SnapshotRules::new(snapshots.clone()));
-        tasks.spawn(end_bootstrap(Arc::clone(&bootstrap), snapshots.clone()));
+        let (ending, seen) = (Arc::clone(&bootstrap), snapshots.clone());
+        tasks.spawn("bootstrap", move || end_bootstrap(Arc::clone(&ending), seen.clone()));
         let last_used = Arc::new(LastUsed::new(typed.of()));
         let key_days = config.auth.key_max_days;
         let longest = (key_days > 0).then(|| Duration::from_secs(key_days.saturating_mul(24 * 3_600)));
@@ -148,6 +151,8 @@ impl Server {
         let limiter = MemoryRateLimiter::new(SystemClock, BUDGETS);
         let counted = Arc::clone(&limiter);
         counts.count_limiter_overflows(move || counted.overflows());
+        let panics = tasks.panics();
+        counts.count_panics(move || panics.load(Ordering::Relaxed));
         let connections = Arc::new(Connections::default());
         let logins = logins::build(
             &config,
@@ -203,6 +208,8 @@ impl Server {
             snapshots.wait_for(created.revision).await;
         }
         let banner = banner(&config, &mount, &snapshots, &bootstrap, starter_key.as_ref());
+        let (unled, nobodys) = watch::channel(Vec::new());
+        let leases = storage.leases.clone();
         let upkeep = Upkeep {
             strangers: Arc::clone(&built.strangers),
             last_used: Arc::clone(&last_used),
@@ -216,6 +223,7 @@ impl Server {
             leases: storage.leases,
             sweep: storage.sweep,
             retention_days: config.audit.retention_days,
+            unled,
         };
         upkeep.spawn(&tasks);
         if config.does(ProcessRole::Worker) {
@@ -250,6 +258,8 @@ impl Server {
             strangers: built.strangers,
             load: DataPlaneLoad { calls: built.calls, streams: built.streams, connections },
             metrics: counts,
+            leases,
+            unled: nobodys,
             clock,
             started_at,
             started,
@@ -265,7 +275,8 @@ impl Server {
         };
         let listening = listener_options(&app.config, capacity);
         if let Some(tls) = &tls {
-            tasks.spawn(tls.clone().follow());
+            let tls = tls.clone();
+            tasks.spawn("tls", move || tls.clone().follow());
         }
         accepting.spawn(listener.serve(dispatch, listening.clone(), tls));
         if let Some(listener) = ops_listener {
@@ -346,7 +357,7 @@ impl Server {
         if let Some(process) = &self.process {
             process.shutdown().await;
         }
-        drop(self.tasks);
+        self.tasks.end().await;
         #[cfg(feature = "otel")]
         if let Some(traces) = self.traces {
             traces.finish(TRACES).await;
@@ -424,7 +435,7 @@ async fn follow(
     options.vouching = Some(Arc::new(config.vouching()?));
     options.owned = owned;
     let (snapshots, driver) = Snapshots::follow(Arc::clone(&typed.store), options).await?;
-    tasks.spawn(driver);
+    tasks.spawn_once("snapshots", driver);
     Ok(snapshots)
 }
 
