@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Half an hour of what the test `chaos` does in a minute: three replicas over one Postgres, behind a balancer, under steady
-# load. In random order the leader is killed, Postgres hangs for 60 s or crashes, the leader is paused for 30 s, a replica
-# is cut off from Postgres for 30 s. Fails when a session is lost, an answered call is not in the audit trail or twice, two
+# load. In random order the leader is killed, Postgres hangs for 60 s or crashes, the leader is paused for 30 s, or
+# cut off from Postgres for 30 s; each once at least, however few the seconds. Fails when a session is lost, an answered call is not in the audit trail or twice, two
 # lead at a time, or a client needs more than three retries.
 #
 #   CHAOS_SECONDS=600 tests/chaos.sh [REPORT]

@@ -16,11 +16,13 @@ use mcp_gateway_core::egress::Connections;
 use mcp_gateway_core::filter::SnapshotFilters;
 use mcp_gateway_core::layer::admit::Load;
 use mcp_gateway_core::layer::refusals::Strangers;
+use mcp_gateway_core::lease::Leases;
 use mcp_gateway_core::policy::SnapshotRules;
 use mcp_gateway_core::record::{FieldSealer, Mount, Revoked, Subject};
 use mcp_gateway_core::seal::SessionKeyRing;
 use mcp_gateway_core::snapshot::Snapshots;
 use mcp_gateway_store::spool::SpoolStats;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
@@ -78,6 +80,10 @@ pub struct App {
     pub load: DataPlaneLoad,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// What this process does for all.
+    pub leases: Leases,
+    /// What some process should do for all, and none has done for a minute; names of leases.
+    pub unled: watch::Receiver<Vec<&'static str>>,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// When the process started.

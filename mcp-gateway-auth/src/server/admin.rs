@@ -200,7 +200,7 @@ impl AuthorizationServer {
                 Err(error) if error.kind() == StoreErrorKind::Conflict && attempt < ATTEMPTS => continue,
                 done => done?,
             }
-            self.forget(client).await?;
+            self.forget(client).await.map_err(StoreError::halfway)?;
             break;
         }
         Ok(())
@@ -334,7 +334,7 @@ impl AuthorizationServer {
         // First, so that no token is made of a grant that is about to go.
         let revoke = inner.state.revoke(of, "ended by an administrator or a logout", &*inner.clock)?;
         inner.state.commit(vec![revoke]).await?;
-        self.forget(of).await
+        self.forget(of).await.map_err(StoreError::halfway)
     }
 
     /// Removes the grants of somebody or something that has ended, and what was remembered of consents.

@@ -43,6 +43,17 @@ pub enum UserError {
     Store(#[from] StoreError),
 }
 
+impl UserError {
+    /// The error of a later step, as [`StoreError::halfway`].
+    #[must_use]
+    pub fn halfway(self) -> Self {
+        match self {
+            Self::Store(error) => Self::Store(error.halfway()),
+            other => other,
+        }
+    }
+}
+
 pub(crate) fn wrong<T>(field: &'static str, problem: &'static str) -> Result<T, UserError> {
     Err(UserError::Invalid { field, problem })
 }

@@ -1,6 +1,6 @@
 //! Several ways to sign in as one person.
 
-use mcp_gateway_core::contract::{IndexTerm, Key, Revision, StoreErrorKind, When, Write};
+use mcp_gateway_core::contract::{IndexTerm, Key, Revision, StoreError, StoreErrorKind, When, Write};
 use mcp_gateway_core::record::{Principal, Roles, Stored, Subject, UserState};
 
 use super::error::{UserError, wrong};
@@ -61,7 +61,8 @@ impl Users {
         let mut writes = vec![self.identities.put(&identity.id(), &linked, None, When::Absent)?];
         // Of two links at the same moment one finds the user changed; nobody is linked to one who is being deleted.
         writes.extend(self.ending(id, user, When::At(revision), "another way to sign in was added")?);
-        match self.users.store().commit(writes).await {
+        // Keys may be gone already.
+        match self.users.store().commit(writes).await.map_err(StoreError::halfway) {
             Err(error) if error.kind() == StoreErrorKind::Conflict => match self.of_identity(identity).await? {
                 Some(user) if *user == *id => Ok(revision),
                 Some(_) => Err(UserError::Exists("identity")),

@@ -148,7 +148,8 @@ impl Users {
     ) -> Result<Revision, UserError> {
         let Stored { revision, value: mut user, .. } = self.to_change(by, id).await?;
         may_give(by, user.roles, roles)?;
-        if is_raised(user.roles, roles) {
+        let raised = is_raised(user.roles, roles);
+        if raised {
             self.prepare_to_trust(by, id, roles).await?;
             if *by.subject.id != *id {
                 user.epoch += 1;
@@ -157,7 +158,9 @@ impl Users {
         let unmade = user.roles.contains(Roles::OWNER) && !roles.contains(Roles::OWNER);
         let other = if unmade { self.unmake_user(id).await? } else { None };
         user.roles = roles;
-        self.save_with(id, &user, when.unwrap_or(revision), other).await
+        let saved = self.save_with(id, &user, when.unwrap_or(revision), other).await;
+        // Keys may be gone already.
+        if raised { saved.map_err(UserError::halfway) } else { saved }
     }
 
     async fn save_with(
@@ -285,17 +288,19 @@ impl Users {
         let of_user = IndexTerm { name: "user", value: id.into() };
         let of_subject = IndexTerm { name: "subject", value: format!("{} {id}", Subject::LOCAL).into() };
         loop {
-            let (identities, more) = self.identities.list(Some(of_user.clone()), None, StoreLimits::WRITES / 4).await?;
-            let (keys, more_keys) = self.keys.list(Some(of_subject.clone()), None, StoreLimits::WRITES / 4).await?;
+            let identities = self.identities.list(Some(of_user.clone()), None, StoreLimits::WRITES / 4).await;
+            let (identities, more) = identities.map_err(StoreError::halfway)?;
+            let keys = self.keys.list(Some(of_subject.clone()), None, StoreLimits::WRITES / 4).await;
+            let (keys, more_keys) = keys.map_err(StoreError::halfway)?;
             let gone = |key| Write::Delete { key, when: When::Any };
             let mut writes: Vec<_> = identities.iter().map(|one| gone(self.identities.key(&one.id))).collect();
             let tenant = self.users.key(id).tenant;
             writes.extend(identities.iter().map(|one| gone(Key::new(tenant.clone(), PASSWORD, one.id.clone()))));
             writes.extend(keys.iter().map(|one| gone(self.keys.key(&one.id))));
             #[cfg(feature = "login")]
-            writes.extend(crate::scim::forgetting(&self.users, id).await?);
+            writes.extend(crate::scim::forgetting(&self.users, id).await.map_err(StoreError::halfway)?);
             if !writes.is_empty() {
-                self.users.store().commit(writes).await?;
+                self.users.store().commit(writes).await.map_err(StoreError::halfway)?;
             }
             if more.is_none() && more_keys.is_none() {
                 return Ok(revision);

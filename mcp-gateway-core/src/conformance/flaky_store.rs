@@ -31,6 +31,7 @@ struct Script {
     compact_watches: u32,
     fail_lists: u32,
     lose_commit: Option<bool>,
+    cut_after: Option<u32>,
 }
 
 impl FlakyStore {
@@ -42,6 +43,11 @@ impl FlakyStore {
     /// From now on every call and every open feed fails with [`StoreErrorKind::Unavailable`].
     pub fn cut(&self) {
         self.link.send_replace(Link::Down);
+    }
+
+    /// The same once so many more commits were done.
+    pub fn cut_after(&self, commits: u32) {
+        self.script().cut_after = Some(commits);
     }
 
     /// From now on nothing answers and no feed says anything, as behind a network that drops packets.
@@ -71,6 +77,15 @@ impl FlakyStore {
 
     fn script(&self) -> std::sync::MutexGuard<'_, Script> {
         self.script.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn count_down(&self) {
+        let left = &mut self.script().cut_after;
+        *left = left.map(|left| left.saturating_sub(1));
+        if *left == Some(0) {
+            *left = None;
+            self.cut();
+        }
     }
 
     async fn pass(&self, op: &'static str) -> Result<(), StoreError> {
@@ -113,6 +128,7 @@ impl ResourceStore for FlakyStore {
         let lost = self.script().lose_commit.take();
         if lost != Some(false) {
             let done = self.inner.commit(writes).await;
+            self.count_down();
             if lost.is_none() {
                 return done;
             }

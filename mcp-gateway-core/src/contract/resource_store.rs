@@ -386,6 +386,16 @@ impl StoreError {
         self
     }
 
+    /// The error of a later step, after a commit that is there: [`StoreErrorKind::Unavailable`] would say that nothing was
+    /// written, so it becomes [`StoreErrorKind::Unknown`].
+    #[must_use]
+    pub fn halfway(mut self) -> Self {
+        if self.kind == StoreErrorKind::Unavailable {
+            self.kind = StoreErrorKind::Unknown;
+        }
+        self
+    }
+
     /// The kind.
     #[must_use]
     pub fn kind(&self) -> StoreErrorKind {

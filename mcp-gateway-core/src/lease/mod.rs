@@ -137,6 +137,17 @@ impl Leases {
         Ok(lease.is_some_and(|lease| !inner.is_ours(&lease)))
     }
 
+    /// Which of these leases no process has; none of a process [alone](Self::alone).
+    ///
+    /// # Errors
+    /// As [`ResourceStore::get`].
+    pub async fn vacant<'a>(&self, names: &[&'a str]) -> Result<Vec<&'a str>, StoreError> {
+        let Some(inner) = &self.0 else { return Ok(Vec::new()) };
+        let keys: Vec<_> = names.iter().map(|name| key(LEASE, name)).collect();
+        let found = inner.store.get(&keys).await?;
+        Ok(names.iter().zip(found).filter(|(_, lease)| lease.is_none()).map(|(name, _)| *name).collect())
+    }
+
     /// Gives back what is held, so that another replica need not wait. For the end of the process, when no work that
     /// leads is under way any more.
     pub async fn give_back(&self) {

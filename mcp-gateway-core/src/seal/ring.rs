@@ -110,7 +110,6 @@ impl RingOptions {
 /// A key of the ring, ready for use.
 pub struct RingKey {
     id: u32,
-    created_at: Timestamp,
     not_before: Timestamp,
     pub(super) cipher: Aes256GcmSiv,
     pub(super) hash_key: Secret256,
@@ -130,11 +129,11 @@ impl RingKey {
         self.not_before
     }
 
-    pub(super) fn new(id: u32, created_at: Timestamp, not_before: Timestamp, secret: &[u8; 32]) -> Self {
+    pub(super) fn new(id: u32, not_before: Timestamp, secret: &[u8; 32]) -> Self {
         let cipher = Aes256GcmSiv::new((&*derive(secret, "mcp-gateway session seal v1")).into());
         let hash_key = derive(secret, "mcp-gateway session hash v1");
         let event_key = derive(secret, "mcp-gateway session events v1");
-        Self { id, created_at, not_before, cipher, hash_key, event_key }
+        Self { id, not_before, cipher, hash_key, event_key }
     }
 }
 
@@ -226,7 +225,7 @@ impl SessionKeyRing {
     /// [`RotateError::TooSoon`] when all three keys are still needed.
     pub async fn rotate(&self) -> Result<(), RotateError> {
         let shared = &self.shared;
-        shared.turn(None, |old| shared.with_next(old)).await
+        shared.turn(None, |old| async { shared.with_next(old).await.map(Some) }).await.map(drop)
     }
 
     /// [`rotate`](Self::rotate), if the newest key is older than half of the longest life of a session.
@@ -237,16 +236,17 @@ impl SessionKeyRing {
     /// # Errors
     /// [`RotateError::Failed`].
     pub async fn rotate_if_due(&self, fence: Option<Write>) -> Result<bool, RotateError> {
-        let now = self.shared.clock.now();
-        let half = signed(self.shared.options.max_age / 2);
-        let due = self.shared.keys.load().last().is_none_or(|newest| now.duration_since(newest.created_at) >= half);
-        if !due {
-            return Ok(false);
-        }
-        match self.shared.turn(fence, |old| self.shared.with_next(old)).await {
-            Ok(()) => Ok(true),
+        let shared = &self.shared;
+        let half = signed(shared.options.max_age / 2);
+        let turned = shared.turn(fence, |old: Vec<SessionKeyRecord>| async move {
+            // Of the ring as it is kept: another replica may have turned it a moment ago.
+            let now = shared.clock.now();
+            let due = old.last().is_none_or(|newest| now.duration_since(newest.created_at) >= half);
+            if due { shared.with_next(old).await.map(Some) } else { Ok(None) }
+        });
+        match turned.await {
             Err(RotateError::TooSoon { .. }) => Ok(false),
-            Err(error) => Err(error),
+            turned => turned,
         }
     }
 
@@ -256,7 +256,7 @@ impl SessionKeyRing {
     /// [`RotateError::Failed`].
     pub async fn rotate_now(&self) -> Result<(), RotateError> {
         let shared = &self.shared;
-        shared.turn(None, |_| async move { Ok(vec![shared.new_key(Duration::ZERO).await?]) }).await
+        shared.turn(None, |_| async { Ok(Some(vec![shared.new_key(Duration::ZERO).await?])) }).await.map(drop)
     }
 
     /// Reads the ring now, not only when the feed names it.
@@ -306,7 +306,7 @@ impl Shared {
                 None => {
                     let secret = self.kms.unwrap(&key.wrapped, &Self::context()).await?;
                     let secret: &[u8; 32] = secret.as_slice().try_into().map_err(|_| KeyManagementError::Mismatch)?;
-                    Arc::new(RingKey::new(key.id, key.created_at, key.not_before, secret))
+                    Arc::new(RingKey::new(key.id, key.not_before, secret))
                 }
             });
         }
@@ -331,30 +331,33 @@ impl Shared {
         Ok(keys)
     }
 
-    /// Writes what `change` makes of the ring, again if another replica was faster.
+    /// Writes what `change` makes of the ring, again if another replica was faster; nothing when it makes nothing of it. Says
+    /// whether it turned.
     async fn turn<F>(
         &self,
         fence: Option<Write>,
         change: impl Fn(Vec<SessionKeyRecord>) -> F,
-    ) -> Result<(), RotateError>
+    ) -> Result<bool, RotateError>
     where
-        F: Future<Output = Result<Vec<SessionKeyRecord>, RotateError>>,
+        F: Future<Output = Result<Option<Vec<SessionKeyRecord>>, RotateError>>,
     {
+        let mut turned = false;
         for attempt in 1.. {
             let record = self.store.get(&[Self::key()]).await?.into_iter().next().flatten();
             let when = record.as_ref().map_or(When::Absent, |record| When::At(record.revision));
             let old = record.as_ref().map(decode).transpose()?.unwrap_or_default();
-            let new = SessionKeyRingRecord { keys: change(old.keys).await? };
-            match self.put(&new, when, fence.clone()).await {
+            let Some(keys) = change(old.keys).await? else { break };
+            match self.put(&SessionKeyRingRecord { keys }, when, fence.clone()).await {
                 Err(error) if error.kind() == StoreErrorKind::Conflict && attempt < ATTEMPTS => {}
                 other => {
                     other?;
+                    turned = true;
                     break;
                 }
             }
         }
         self.load().await?;
-        Ok(())
+        Ok(turned)
     }
 
     async fn put(&self, ring: &SessionKeyRingRecord, when: When, fence: Option<Write>) -> Result<Revision, StoreError> {

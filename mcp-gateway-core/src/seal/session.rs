@@ -197,7 +197,7 @@ impl SessionSealer {
 /// Opens arbitrary bytes; for fuzz targets and property tests. Must not panic, and must not open.
 #[doc(hidden)]
 pub fn check(data: &[u8]) {
-    let key = RingKey::new(7, Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH, &[7; 32]);
+    let key = RingKey::new(7, Timestamp::UNIX_EPOCH, &[7; 32]);
     let principal = Principal::new("local", "fuzz");
     let owner = SessionOwner::new("server", &principal);
     if let Some(bytes) = decode(data) {

@@ -54,7 +54,7 @@ impl World {
 }
 
 fn key(secret: u8) -> RingKey {
-    RingKey::new(7, Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH, &[secret; 32])
+    RingKey::new(7, Timestamp::UNIX_EPOCH, &[secret; 32])
 }
 
 fn session(upstream_id: &str) -> SessionPlain {
@@ -202,6 +202,16 @@ async fn an_emergency_ends_every_session_at_once() {
     assert!(sealer.open(sealed.as_bytes(), owner).is_none());
     assert_eq!(sealer.hash(sealed.as_bytes()), None);
     assert!(sealer.open(sealer.seal(&session("id"), owner).unwrap().as_bytes(), owner).is_some());
+}
+
+#[tokio::test]
+async fn of_several_replicas_one_turns_a_ring_that_is_due() {
+    let world = World::new();
+    let (one, two) = (world.replica().await, world.replica().await);
+    world.clock.pass(one.ring.max_age().as_secs() / 2);
+    assert!(one.ring.rotate_if_due(None).await.unwrap());
+    // The test's one thread has not let the second hear of it.
+    assert!(!two.ring.rotate_if_due(None).await.unwrap(), "once is enough");
 }
 
 #[tokio::test]

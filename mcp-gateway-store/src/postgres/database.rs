@@ -45,6 +45,17 @@ impl Database {
         Arc::clone(&self.away)
     }
 
+    /// Whether the server answers on a connection of the pool, whatever is known of it.
+    pub(super) async fn answers(&self) -> bool {
+        let asked = async {
+            let mut connection = Busy(Some(self.pool.acquire().await?));
+            sqlx::query("SELECT 1").execute(connection.get()).await?;
+            connection.put_back();
+            Ok(())
+        };
+        in_time(asked).await.is_ok()
+    }
+
     /// Reads; nothing is lost when the connection is.
     pub(super) async fn read(&self, op: &'static str, statement: Statement<'_>) -> Result<Vec<PgRow>, StoreError> {
         self.run(op, statement, StoreErrorKind::Unavailable, self.limit).await.map_err(|failed| failed.0)

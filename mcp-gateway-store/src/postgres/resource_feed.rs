@@ -61,7 +61,7 @@ impl Hub {
             Lost::HalfFilled => PostgresError::HalfFilled { place: options.place() },
             Lost::Failed(source) => PostgresError::Unreachable { place: options.place(), source },
         })?;
-        let listening = tokio::spawn(follow(options.clone(), sender, database.away(), listener));
+        let listening = tokio::spawn(follow(options.clone(), sender, database.clone(), listener));
         let mut tasks = vec![listening];
         if options.sweeps {
             let (database, log_age) = (database.clone(), options.log_age);
@@ -158,22 +158,28 @@ async fn look(listener: &mut PgListener, sender: &watch::Sender<Seen>) -> Result
 }
 
 /// Listens for ever, connecting again whenever the connection is lost.
-async fn follow(
-    options: PostgresOptions,
-    sender: watch::Sender<Seen>,
-    away: Arc<watch::Sender<bool>>,
-    mut listener: PgListener,
-) {
+async fn follow(options: PostgresOptions, sender: watch::Sender<Seen>, database: Database, mut listener: PgListener) {
+    let away = database.away();
     loop {
         let mut lost = hear(listener, &sender).await;
         // At once: a single connection may have been cut.
         listener = loop {
-            match listen(&options, &sender).await {
+            // One that takes no more connections answers on those that there are: these have nothing to give up.
+            let (listening, answers) = tokio::join!(listen(&options, &sender), database.answers());
+            match listening {
                 Ok(connected) => break connected,
                 Err(next) => {
-                    if !away.send_replace(true) {
-                        let place = options.place();
-                        tracing::warn!(database = place, first = %lost, error = %next, "the database is away");
+                    let gone = !answers || !matches!(next, Lost::Failed(_));
+                    let place = options.place();
+                    match (away.send_replace(gone), gone) {
+                        (false, true) => {
+                            tracing::warn!(database = place, first = %lost, error = %next, "the database is away");
+                        }
+                        (true, false) => tracing::info!(database = place, error = %next, "the database answers again"),
+                        (false, false) => {
+                            tracing::warn!(database = place, error = %next, "the database cannot be listened to");
+                        }
+                        (true, true) => {}
                     }
                     lost = next;
                 }

@@ -30,3 +30,26 @@ async fn bench(setup: Setup) -> Bench {
 }
 
 mcp_gateway_core::resource_store_suite!(bench);
+
+#[tokio::test]
+async fn a_server_that_takes_no_more_connections_goes_on_answering_on_those_there_are() {
+    let cluster = Cluster::shared();
+    let options = fresh(cluster).await;
+    let place = options.place();
+    let database = place.rsplit('/').next().unwrap().to_owned();
+    let store = PostgresStore::open(options).await.unwrap();
+    let key = Key::new(TenantId::default(), Kind::quiet("answer"), "one");
+    store.get(std::slice::from_ref(&key)).await.unwrap();
+    let sql = |text: &str| cluster.sql("postgres", text);
+    sql(&format!("ALTER DATABASE {database} ALLOW_CONNECTIONS false"));
+    let listens = "query LIKE '%mcp_gateway.revision_now(), last_value%'";
+    let cut = sql(&format!(
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = '{database}' AND {listens}"
+    ));
+    assert_eq!(cut, "1");
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(2);
+    while std::time::Instant::now() < until {
+        store.get(std::slice::from_ref(&key)).await.expect("the pool's connections are whole");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+}

@@ -288,6 +288,7 @@ impl Inner {
                 Err(_) => {
                     // If it is being written already nobody knows how that ends: not in time, in any case.
                     let _ = claim.give_up();
+                    self.counters.failed();
                     self.counters.refused(AuditFull::Stalled, 1);
                     return Err(AuditFull::Stalled);
                 }

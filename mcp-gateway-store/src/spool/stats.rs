@@ -2,9 +2,11 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mcp_gateway_core::contract::AuditFull;
+
+use super::writer::END_RESERVE;
 
 /// A look at a spool's state.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -40,9 +42,17 @@ pub struct SpoolStats {
     pub replayed_unknown: u64,
     /// Bytes of torn tails that earlier processes left, and that were cut off.
     pub torn_bytes: u64,
+    /// Whether the last event that used no reserved room found none, and none has become free since: new calls are refused.
+    pub full: bool,
+    /// Whether the disk (or the store, when waited for) failed or stalled less than 5 s ago, and nothing was written since:
+    /// new calls are refused.
+    pub failing: bool,
     /// The last error of disk or store.
     pub last_error: Option<String>,
 }
+
+/// How long a disk counts as failing after its last error: then a call finds out whether it still is.
+pub(super) const FAILING: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Default)]
 pub(super) struct Counters {
@@ -62,6 +72,10 @@ pub(super) struct Counters {
     pub(super) replayed: AtomicU64,
     pub(super) replayed_unknown: AtomicU64,
     pub(super) torn_bytes: AtomicU64,
+    /// The bytes that were [taken](Self::taken) when an event found no room; 0 once one has found some.
+    full_at: AtomicU64,
+    failed: AtomicBool,
+    failed_at: Mutex<Option<Instant>>,
     last_error: Mutex<Option<String>>,
 }
 
@@ -73,6 +87,46 @@ impl Counters {
             _ => &self.refused_failed,
         };
         counter.fetch_add(count, Relaxed);
+    }
+
+    /// Notes that there was no room for an event.
+    pub(super) fn no_room(&self) {
+        self.full_at.store(self.taken().max(1), Relaxed);
+    }
+
+    /// Notes that there is room for a call.
+    pub(super) fn room(&self) {
+        if self.full_at.load(Relaxed) != 0 {
+            self.full_at.store(0, Relaxed);
+        }
+    }
+
+    /// Notes that the disk failed or stalled.
+    pub(super) fn failed(&self) {
+        *self.failed_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        self.failed.store(true, Relaxed);
+    }
+
+    /// Notes that the disk took something.
+    pub(super) fn written(&self) {
+        if self.failed.load(Relaxed) {
+            self.failed.store(false, Relaxed);
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        let full_at = self.full_at.load(Relaxed);
+        full_at != 0 && self.taken() >= full_at
+    }
+
+    /// Bytes on disk, and those that are kept for the ends of calls under way.
+    fn taken(&self) -> u64 {
+        self.bytes.load(Relaxed) + self.open_intents.load(Relaxed) * END_RESERVE
+    }
+
+    pub(super) fn is_failing(&self, now: Instant) -> bool {
+        let failed_at = *self.failed_at.lock().unwrap_or_else(PoisonError::into_inner);
+        self.failed.load(Relaxed) && failed_at.is_some_and(|at| now.saturating_duration_since(at) < FAILING)
     }
 
     pub(super) fn error(&self, error: &dyn std::fmt::Display) {
@@ -96,6 +150,8 @@ impl Counters {
             replayed: self.replayed.load(Relaxed),
             replayed_unknown: self.replayed_unknown.load(Relaxed),
             torn_bytes: self.torn_bytes.load(Relaxed),
+            full: self.is_full(),
+            failing: self.is_failing(Instant::now()),
             last_error: self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
     }

@@ -199,6 +199,7 @@ impl Writer {
         for id in self.undo.ended.drain(..) {
             self.open.remove(&id);
         }
+        self.counters.written();
         self.counters.recorded.fetch_add(seq - self.next_seq, Relaxed);
         self.counters.open_intents.store(self.open.len() as u64, Relaxed);
         (self.next_seq, self.next_row) = (seq, row);
@@ -230,12 +231,13 @@ impl Writer {
         let reserved = self.open.len() as u64 + u64::from(intent) - u64::from(open.is_some());
         let block = (self.buffer.len() + BLOCK_OVERHEAD) as u64;
         let used = self.counters.bytes.load(Relaxed) + block;
+        let (ends_open, room) = (open.is_some(), self.options.max_bytes);
         let refusal = if size > EVENT_LIMIT {
             Some(AuditFull::Failed)
-        } else if used > self.options.max_bytes
-            || (open.is_none() && used + reserved * END_RESERVE > self.options.max_bytes)
-            || (intent && self.open.len() >= self.options.max_open_intents)
-        {
+        } else if used > room || (!ends_open && used + reserved * END_RESERVE > room) {
+            self.counters.no_room();
+            Some(AuditFull::Space)
+        } else if intent && self.open.len() >= self.options.max_open_intents {
             Some(AuditFull::Space)
         } else {
             None
@@ -246,6 +248,10 @@ impl Writer {
             return Err(refusal);
         }
 
+        // A row may fit where an intent and its end would not.
+        if !ends_open && (intent || used + (reserved + 2) * END_RESERVE <= room) {
+            self.counters.room();
+        }
         let position = Seq(*seq);
         *seq += 1;
         if intent {
@@ -319,6 +325,7 @@ impl Writer {
     fn fail(&self, error: &SpoolError, count: usize, out: &mut Vec<Appended>) {
         tracing::error!(%error, events = count, "the audit spool cannot be written");
         self.counters.error(error);
+        self.counters.failed();
         self.counters.refused(AuditFull::Failed, count as u64);
         out.extend(std::iter::repeat_n(Err(AuditFull::Failed), count));
     }

@@ -6,6 +6,7 @@ use axum::extract::{Path, State};
 use axum::response::Response;
 use http::header::ETAG;
 use http::{HeaderMap, StatusCode};
+use mcp_gateway_auth::user::UserError;
 use mcp_gateway_core::layer::authenticate::Caller;
 use mcp_gateway_core::record::{Group, Stored};
 use mcp_gateway_core::refusal::Refusal;
@@ -92,7 +93,7 @@ pub(super) async fn set_roles(
     let when = expected(&headers)?;
     let revision = app.logins.users.set_group_roles(&caller.0, &id, new.roles, when).await?;
     applied(&app, revision).await;
-    let stored = app.logins.users.group(&id).await?.ok_or_else(absent)?;
+    let stored = app.logins.users.group(&id).await.map_err(UserError::halfway)?.ok_or_else(absent)?;
     let tag = tag(stored.revision);
     let mut response = plain(StatusCode::OK, &GroupView::of(stored))?;
     response.headers_mut().insert(ETAG, tag);

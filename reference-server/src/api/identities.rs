@@ -6,7 +6,7 @@ use axum::extract::{Path, State};
 use axum::response::{IntoResponse as _, Response};
 use http::{HeaderMap, StatusCode};
 use jiff::Timestamp;
-use mcp_gateway_auth::user::{Identity, IdentityKey};
+use mcp_gateway_auth::user::{Identity, IdentityKey, UserError};
 use mcp_gateway_core::layer::authenticate::Caller;
 use mcp_gateway_core::record::{Principal, Stored, Subject};
 use mcp_gateway_core::refusal::Refusal;
@@ -111,7 +111,8 @@ pub(super) async fn link(
     let revision = app.logins.users.link(&id, &IdentityKey::new(new.issuer, new.subject)).await?;
     users::end_all(&app, &id).await?;
     applied(&app, revision).await;
-    listed(&app, &headers, &id).await
+    let all = app.logins.users.identities(&id).await.map_err(UserError::halfway)?;
+    shown(&headers, all)
 }
 
 /// Takes one of them from a user, but for the last, and ends all their sessions and tokens.
@@ -134,7 +135,11 @@ async fn unlinked(app: &App, by: &Principal, user: &str, identity: &str) -> Resu
 }
 
 async fn listed(app: &App, headers: &HeaderMap, user: &str) -> Result<Response, Problem> {
-    let items = app.logins.users.identities(user).await?.into_iter().map(IdentityView::of).collect();
+    shown(headers, app.logins.users.identities(user).await?)
+}
+
+fn shown(headers: &HeaderMap, all: Vec<Stored<Identity>>) -> Result<Response, Problem> {
+    let items = all.into_iter().map(IdentityView::of).collect();
     tagged(headers, None, &Identities { items })
 }
 

@@ -13,6 +13,7 @@ use mcp_gateway_auth::server::{
     AdminError, ClientAuthentication, Consent, Grant, GrantType, KnownBy, NewClient, OAuthClient,
 };
 use mcp_gateway_auth::token::SigningKeyError;
+use mcp_gateway_core::contract::StoreError;
 use mcp_gateway_core::layer::authenticate::Caller;
 use mcp_gateway_core::record::{Principal, Roles, Stored};
 use mcp_gateway_core::refusal::Refusal;
@@ -338,7 +339,7 @@ pub(super) async fn approve(
 ) -> Result<Response, Problem> {
     let oauth = oauth(&app)?;
     oauth.server.approve_client(&id, expected(&headers)?).await?;
-    let client = oauth.server.client(&id).await?.ok_or_else(absent)?;
+    let client = oauth.server.client(&id).await.map_err(StoreError::halfway)?.ok_or_else(absent)?;
     plain(StatusCode::OK, &ClientView::of(oauth, client))
 }
 
@@ -353,7 +354,7 @@ pub(super) async fn unblock(
     let oauth = oauth(&app)?;
     oauth.server.client(&id).await?.ok_or_else(absent)?;
     oauth.server.unblock_client(&id).await?;
-    let client = oauth.server.client(&id).await?.ok_or_else(absent)?;
+    let client = oauth.server.client(&id).await.map_err(StoreError::halfway)?.ok_or_else(absent)?;
     plain(StatusCode::OK, &ClientView::of(oauth, client))
 }
 
@@ -367,7 +368,7 @@ pub(super) async fn block(
 ) -> Result<Response, Problem> {
     let oauth = oauth(&app)?;
     oauth.server.block_client(&id).await?;
-    let client = oauth.server.client(&id).await?.ok_or_else(absent)?;
+    let client = oauth.server.client(&id).await.map_err(StoreError::halfway)?.ok_or_else(absent)?;
     plain(StatusCode::OK, &ClientView::of(oauth, client))
 }
 

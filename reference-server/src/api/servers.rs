@@ -283,7 +283,9 @@ pub(super) fn hosted<'a>(app: &'a App, route: &Route) -> Result<&'a Arc<dyn Runt
         (RouteTarget::Hosted { .. }, None) => {
             let why = match app.config.does(ProcessRole::Gateway) {
                 true => "This gateway runs no servers: `runtime.process.enabled` is off.",
-                false => "This process runs no servers: ask one whose `process.roles` have gateway.",
+                false => {
+                    "This process runs no servers: only one whose `process.roles` have gateway and api does this, for what it runs."
+                }
             };
             Err(Refusal::new(StatusCode::CONFLICT, why).into())
         }
@@ -318,7 +320,9 @@ pub(super) async fn workload(runtime: &dyn Runtime, route: &Route, named: Option
 
 async fn observed(app: &App) -> Result<Vec<Observation>, ()> {
     match &app.runtime {
-        None => Ok(Vec::new()),
+        None if app.config.does(ProcessRole::Gateway) => Ok(Vec::new()),
+        // Others run them.
+        None => Err(()),
         Some(runtime) => runtime.list().await.map_err(|error| {
             tracing::warn!(%error, "the runtime does not say what runs");
         }),

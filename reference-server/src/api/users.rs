@@ -8,8 +8,8 @@ use http::header::{ETAG, LOCATION};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use jiff::Timestamp;
 use mcp_gateway_auth::bootstrap::Bootstrap;
-use mcp_gateway_auth::user::NewUser;
-use mcp_gateway_core::contract::Revision;
+use mcp_gateway_auth::user::{NewUser, UserError};
+use mcp_gateway_core::contract::{Revision, StoreError};
 use mcp_gateway_core::layer::authenticate::Caller;
 use mcp_gateway_core::record::{Revoked, Roles, Secret, Stored, Subject, TenantId, User, UserState};
 use mcp_gateway_core::refusal::Refusal;
@@ -150,7 +150,7 @@ pub(super) async fn create(
     let user = NewUser { id: new.id, name: new.name, email: new.email, roles: new.roles };
     let (id, revision) = app.logins.local.create(&caller.0, user, &new.login, &new.password).await?;
     applied(&app, revision).await;
-    let stored = app.logins.users.get(&id).await?.ok_or_else(absent)?;
+    let stored = app.logins.users.get(&id).await.map_err(UserError::halfway)?.ok_or_else(absent)?;
     let location = HeaderValue::from_str(&format!("/api/v1/users/{id}")).unwrap_or(HeaderValue::from_static("/"));
     let mut response = plain(StatusCode::CREATED, &UserView::of(&app, &id, stored.value))?;
     response.headers_mut().insert(LOCATION, location);
@@ -269,17 +269,18 @@ pub(super) async fn delete(
     Ok(status.into_response())
 }
 
-/// Removes sessions and grants, which are good for nothing any more.
+/// Removes sessions and grants, which are good for nothing any more since the commit before.
 pub(super) async fn end_all(app: &App, id: &str) -> Result<(), Problem> {
-    app.logins.sessions.end_all(id).await?;
-    app.end_grants(Revoked::Subject(&User::subject(TenantId::default(), id))).await?;
+    app.logins.sessions.end_all(id).await.map_err(StoreError::halfway)?;
+    let grants = app.end_grants(Revoked::Subject(&User::subject(TenantId::default(), id))).await;
+    grants.map_err(StoreError::halfway)?;
     Ok(())
 }
 
 async fn changed(app: &App, id: &str, revision: Revision) -> Result<Response, Problem> {
     // What this process cannot hear of yet, it does not refuse yet.
     let status = if applied(app, revision).await { StatusCode::OK } else { StatusCode::ACCEPTED };
-    let stored = app.logins.users.get(id).await?.ok_or_else(absent)?;
+    let stored = app.logins.users.get(id).await.map_err(UserError::halfway)?.ok_or_else(absent)?;
     let mut response = plain(status, &UserView::of(app, id, stored.value))?;
     response.headers_mut().insert(ETAG, tag(stored.revision));
     Ok(response)

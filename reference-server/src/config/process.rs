@@ -61,9 +61,9 @@ impl Config {
         if self.process.roles.is_empty() {
             return Err(ConfigError::value("process.roles", "must name gateway, auth, api or worker, or several"));
         }
-        if !self.does(ProcessRole::Worker) && !matches!(self.database()?, Database::Postgres(_)) {
-            let problem = "must have worker: a database that is not in Postgres is one process's own, and nobody else \
-                           would read the catalog and remove what is old";
+        if self.left_to_others().is_some() && !matches!(self.database()?, Database::Postgres(_)) {
+            let problem = "must be gateway, auth, api and worker: a database that is not in Postgres is one process's own, \
+                           and nobody else would do the rest of the work";
             return Err(ConfigError::value("process.roles", problem));
         }
         Ok(())

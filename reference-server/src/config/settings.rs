@@ -96,8 +96,8 @@ section! {
     /// `process`.
     pub struct Process {
         /// Which parts of the gateway's work this process does: `gateway` calls, `auth` logins, OAuth and SCIM, `api` the
-        /// admin API, `worker` what is done now and then. On the command line `--roles`. Without `worker`, the database
-        /// must be in Postgres and another process do its work.
+        /// admin API, `worker` what is done now and then. On the command line `--roles`. Where one is left out, the
+        /// database must be in Postgres and another process do that work.
         roles: Vec<ProcessRole> = ProcessRole::ALL.to_vec(),
     }
 }

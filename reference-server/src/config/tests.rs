@@ -85,8 +85,8 @@ fn a_wrong_value_names_its_path() {
         ("postgres: {statement_timeout_seconds: 0}", "postgres.statement_timeout_seconds"),
         ("process: {roles: []}", "process.roles: must name gateway, auth, api or worker"),
         ("process: {roles: [gateway, admin]}", "process.roles[1]"),
-        ("process: {roles: [gateway, auth, api]}", "process.roles: must have worker"),
-        ("{process: {roles: [gateway]}, database: memory}", "process.roles: must have worker"),
+        ("process: {roles: [gateway, auth, api]}", "process.roles: must be gateway, auth, api and worker"),
+        ("{process: {roles: [gateway, api, worker]}, database: memory}", "process.roles: must be"),
         ("runtime: {process: {uid: 1}}", "runtime.process"),
         ("runtime: {process: {cgroup: group}}", "runtime.process.cgroup"),
         ("runtime: {process: {pids: 0}}", "runtime.process.pids"),
@@ -148,7 +148,8 @@ fn a_wrong_value_names_its_path() {
         "oauth: {device: {code_seconds: 60, interval_seconds: 29}}",
         "oauth: {device: {code_seconds: 122, interval_seconds: 60}}",
         "oauth: {device: {code_seconds: 1800, interval_seconds: 1}}",
-        "process: {roles: [worker]}",
+        "process: {roles: [worker, api, auth, gateway]}",
+        "{process: {roles: [worker]}, database: 'postgres://h/d'}",
         "{process: {roles: [gateway]}, database: 'postgres://h/d'}",
     ] {
         assert!(read(yaml, &[]).is_ok(), "{yaml}");

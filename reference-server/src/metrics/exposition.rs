@@ -180,6 +180,12 @@ impl Exposition {
         if let Some(overflows) = self.metrics.limiter_overflows.get() {
             page.count("limiter_overflows", "Rate limits that began anew for want of room.", overflows())?;
         }
+        page.family("leases", "1 for each lease that this process has.", |family| {
+            gauges.leases.iter().try_for_each(|name| family.encode_family(&[("lease", &**name)])?.encode_gauge(&1_u64))
+        })?;
+        if let Some(panics) = self.metrics.panics.get() {
+            page.count("background_panics", "Panics of background tasks, which begin anew.", panics())?;
+        }
         page.time("uptime", "Time since the start.", gauges.uptime)?;
         let started = Duration::from_millis(u64::try_from(gauges.started_at_ms).unwrap_or_default());
         page.time("start_time", "When the process started, since 1970.", started)?;

@@ -25,6 +25,8 @@ pub(super) struct Gauges {
     pub(super) applied_revision: u64,
     pub(super) staleness: Duration,
     pub(super) stale: bool,
+    /// Names of the leases that this process has.
+    pub(super) leases: Vec<Box<str>>,
     pub(super) routes: usize,
     pub(super) keys: usize,
     /// `None` when there is no runtime or it does not answer.
@@ -57,6 +59,7 @@ impl Gauges {
             applied_revision: app.snapshots.applied().borrow().0,
             staleness: app.snapshots.staleness(),
             stale: app.snapshots.is_stale(),
+            leases: app.leases.held(),
             routes: snapshot.routes.len(),
             keys: snapshot.keys.len(),
             workloads,

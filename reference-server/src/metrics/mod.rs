@@ -34,6 +34,7 @@ pub struct Metrics {
     refusals: Statuses,
     lost: [AtomicU64; LOST.len()],
     limiter_overflows: OnceLock<Box<dyn Fn() -> u64 + Send + Sync>>,
+    panics: OnceLock<Box<dyn Fn() -> u64 + Send + Sync>>,
 }
 
 /// Why events were lost, as labels.
@@ -54,12 +55,18 @@ impl Metrics {
             refusals: Statuses::default(),
             lost: Default::default(),
             limiter_overflows: OnceLock::new(),
+            panics: OnceLock::new(),
         }
     }
 
     /// Also shows how often the rate limiter forgot a key for want of room. The first source counts.
     pub fn count_limiter_overflows(&self, source: impl Fn() -> u64 + Send + Sync + 'static) {
         let _ = self.limiter_overflows.set(Box::new(source));
+    }
+
+    /// Also shows how often a background task panicked. The first source counts.
+    pub fn count_panics(&self, source: impl Fn() -> u64 + Send + Sync + 'static) {
+        let _ = self.panics.set(Box::new(source));
     }
 
     /// Counts an event. Intents are not counted: their end is.

@@ -70,6 +70,7 @@ struct Readiness {
     snapshot: SnapshotPart,
     spool: SpoolPart,
     runtime: Part,
+    worker: Part,
 }
 
 #[derive(Debug, Serialize)]
@@ -102,14 +103,15 @@ impl Readiness {
         let snapshot = if app.snapshots.refuses() { Condition::Refusing } else { store };
         let stats = app.spool_stats.as_ref().map(|read| read()).unwrap_or_default();
         let audit_store = if stats.store_failing { Condition::Degraded } else { Condition::Ok };
-        let spool = SpoolPart::of(app, &stats);
+        let spool = SpoolPart::of(app.config.audit.on_full, &stats);
         let runtime = match observations(app).await {
             None | Some(Ok(_)) => Condition::Ok,
             Some(Err(())) => Condition::Degraded,
         };
+        let worker = if app.unled.borrow().is_empty() { Condition::Ok } else { Condition::Degraded };
         let draining = if app.draining.is_cancelled() { Condition::Draining } else { Condition::Ok };
         Self {
-            status: draining.max(snapshot).max(audit_store).max(spool.status).max(runtime),
+            status: draining.max(snapshot).max(audit_store).max(spool.status).max(runtime).max(worker),
             store: Part { status: store },
             audit_store: Part { status: audit_store },
             snapshot: SnapshotPart {
@@ -119,14 +121,15 @@ impl Readiness {
             },
             spool,
             runtime: Part { status: runtime },
+            worker: Part { status: worker },
         }
     }
 }
 
 impl SpoolPart {
-    fn of(app: &App, stats: &SpoolStats) -> Self {
-        let full = stats.bytes >= app.config.audit.spool_bytes;
-        let status = if full && app.config.audit.on_full == OnFull::Refuse {
+    fn of(on_full: OnFull, stats: &SpoolStats) -> Self {
+        let full = stats.full || stats.failing;
+        let status = if full && on_full == OnFull::Refuse {
             Condition::Refusing
         } else if full || stats.slow_disk || stats.store_lag > LAG {
             Condition::Degraded
@@ -139,4 +142,22 @@ impl SpoolPart {
 
 fn millis(time: std::time::Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spool_that_takes_nothing_refuses_calls_or_is_degraded() {
+        let (mut full, mut failing) = (SpoolStats::default(), SpoolStats::default());
+        full.full = true;
+        failing.failing = true;
+        let status = |on_full, stats: &SpoolStats| SpoolPart::of(on_full, stats).status;
+        for stats in [full, failing] {
+            assert_eq!(status(OnFull::Refuse, &stats), Condition::Refusing);
+            assert_eq!(status(OnFull::Count, &stats), Condition::Degraded);
+        }
+        assert_eq!(status(OnFull::Refuse, &SpoolStats::default()), Condition::Ok);
+    }
 }

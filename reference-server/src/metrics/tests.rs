@@ -209,7 +209,19 @@ async fn the_state_of_the_parts_is_shown() {
     world.runs("own", Some(Subject::local("ada")), WorkloadState::Running, None);
     world.runs("own", Some(Subject::local("bob")), WorkloadState::Failed, None);
     world.app.metrics.count_limiter_overflows(|| 4);
+    world.app.metrics.count_panics(|| 5);
     world.clock.advance(Duration::from_secs(90));
+    let leases = world.app.leases.clone();
+    let (leads, led) = tokio::sync::oneshot::channel();
+    let mut leads = Some(leads);
+    tokio::spawn(async move {
+        let work = |_| {
+            let _ = leads.take().map(|leads| leads.send(()));
+            std::future::pending()
+        };
+        leases.lead("keys", work).await;
+    });
+    led.await.unwrap();
     let samples = parse(&render(&world.app).await);
     for (name, labels, wanted) in [
         ("mcp_gateway_children", &[("server", "own")][..], 4.0),
@@ -222,6 +234,8 @@ async fn the_state_of_the_parts_is_shown() {
         ("mcp_gateway_upstream_connections", &[("protocol", "http/1.1")], 0.0),
         ("mcp_gateway_upstream_connections_idle", &[], 0.0),
         ("mcp_gateway_limiter_overflows_total", &[], 4.0),
+        ("mcp_gateway_leases", &[("lease", "keys")], 1.0),
+        ("mcp_gateway_background_panics_total", &[], 5.0),
         ("mcp_gateway_uptime_seconds", &[], 90.0),
         ("mcp_gateway_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1.0),
     ] {
@@ -273,6 +287,9 @@ async fn readiness_follows_the_parts() {
     world.runtime.cut_off(Some(World::away()));
     let (status, body) = readiness(&world).await;
     assert_eq!((status, &body["runtime"]["status"]), (200, &json!("degraded")));
+    world.unled.send_replace(vec!["keys"]);
+    let (status, body) = readiness(&world).await;
+    assert_eq!((status, &body["worker"]["status"]), (200, &json!("degraded")));
     world.app.draining.cancel();
     let (status, body) = readiness(&world).await;
     assert_eq!((status, &body["status"]), (503, &json!("draining")));

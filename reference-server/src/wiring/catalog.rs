@@ -15,7 +15,7 @@ use super::tasks::Background;
 use crate::config::Config;
 
 /// What the catalog's lease is called.
-const LEASE: &str = "catalog";
+pub(super) const LEASE: &str = "catalog";
 /// How long the start waits for the first look into the sources.
 const FIRST_LOOK: Duration = Duration::from_secs(10);
 /// How often it asks meanwhile whether another replica looks into them.
@@ -42,12 +42,10 @@ pub(super) async fn follow(
     let every = Duration::from_secs(config.catalog.poll_seconds);
     let (looked, mut first_look) = watch::channel(false);
     let (entries, mount, follows) = (entries.clone(), mount.clone(), leases.clone());
-    tasks.spawn(async move {
-        let work = |term: Term| {
-            let follower = Follower { sources: sources.clone(), entries: entries.clone(), mount: mount.clone() };
-            follower.run(term, every, looked.clone())
-        };
-        follows.lead(LEASE, work).await;
+    tasks.spawn(LEASE, move || {
+        let follower = Follower { sources: sources.clone(), entries: entries.clone(), mount: mount.clone() };
+        let (follows, looked) = (follows.clone(), looked.clone());
+        async move { follows.lead(LEASE, |term| follower.clone().run(term, every, looked.clone())).await }
     });
     let first_look = async {
         while !leases.is_led_elsewhere(LEASE).await.unwrap_or(false) {
@@ -62,6 +60,7 @@ pub(super) async fn follow(
 }
 
 /// Keeps the entries of all sources in step while it leads.
+#[derive(Clone)]
 struct Follower {
     sources: Vec<Arc<dyn CatalogSource>>,
     entries: Resources<Entry>,

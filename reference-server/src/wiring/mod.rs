@@ -19,6 +19,7 @@ mod router;
 mod serve;
 mod storage;
 mod tasks;
+mod unled;
 
 #[cfg(all(feature = "sqlite", feature = "postgres"))]
 pub use self::copy::{Copied, copy};

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -22,6 +23,7 @@ use mcp_gateway_core::record::{FieldSealer, Mount, Resource, Resources, Secret, 
 use mcp_gateway_core::retire::Retirement;
 use mcp_gateway_core::snapshot::{SnapshotOptions, Snapshots};
 use mcp_gateway_store::spool::SpoolDriver;
+use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use super::banner::Banner;
@@ -127,7 +129,8 @@ impl Server {
         let snapshots = follow(&config, &typed, &mount, &clock, bootstrap.had_ended(), &tasks).await?;
         let access = Arc::new(SnapshotRules::new(snapshots.clone()));
         let filters = data_plane::filters(&config, &snapshots, &clock)?;
-        tasks.spawn(end_bootstrap(Arc::clone(&bootstrap), snapshots.clone()));
+        let (ending, seen) = (Arc::clone(&bootstrap), snapshots.clone());
+        tasks.spawn("bootstrap", move || end_bootstrap(Arc::clone(&ending), seen.clone()));
         let last_used = Arc::new(LastUsed::new(typed.of()));
         let key_days = config.auth.key_max_days;
         let longest = (key_days > 0).then(|| Duration::from_secs(key_days.saturating_mul(24 * 3_600)));
@@ -147,22 +150,28 @@ impl Server {
         #[cfg(feature = "process")]
         let runtime = process.clone().map(|runtime| {
             let agreed = Arc::new(super::process::Agreed::new(Arc::new(runtime), snapshots.clone(), &config));
-            tasks.spawn(Arc::clone(&agreed).watch_people());
+            let watching = Arc::clone(&agreed);
+            tasks.spawn("people", move || Arc::clone(&watching).watch_people());
             agreed as Arc<dyn Runtime>
         });
         #[cfg(feature = "process")]
         if let Some(runtime) = &runtime {
-            let retirement = Retirement::new(snapshots.clone(), typed.of(), Arc::clone(runtime))
-                .forget_after(Duration::from_secs(config.runtime.process.forget_after_seconds));
+            let (seen, kept, runtime) = (snapshots.clone(), typed.of(), Arc::clone(runtime));
+            let after = Duration::from_secs(config.runtime.process.forget_after_seconds);
             // What is in memory alone cannot say which servers there were.
             let keeps = !matches!(config.database()?, Database::Memory);
-            tasks.spawn(if keeps { retirement } else { retirement.without_left_overs() }.run());
+            tasks.spawn("retirement", move || {
+                let retirement = Retirement::new(seen.clone(), kept.clone(), Arc::clone(&runtime)).forget_after(after);
+                if keeps { retirement } else { retirement.without_left_overs() }.run()
+            });
         }
         #[cfg(not(feature = "process"))]
         let runtime: Option<Arc<dyn Runtime>> = None;
         let limiter = MemoryRateLimiter::new(SystemClock, BUDGETS);
         let counted = Arc::clone(&limiter);
         counts.count_limiter_overflows(move || counted.overflows());
+        let panics = tasks.panics();
+        counts.count_panics(move || panics.load(Ordering::Relaxed));
         let connections = Arc::new(Connections::default());
         let logins = logins::build(
             &config,
@@ -219,6 +228,8 @@ impl Server {
             snapshots.wait_for(created.revision).await;
         }
         let banner = banner(&config, &mount, &snapshots, &bootstrap, starter_key.as_ref());
+        let (unled, nobodys) = watch::channel(Vec::new());
+        let leases = storage.leases.clone();
         let upkeep = Upkeep {
             strangers: Arc::clone(&built.strangers),
             last_used: Arc::clone(&last_used),
@@ -232,6 +243,7 @@ impl Server {
             leases: storage.leases,
             sweep: storage.sweep,
             retention_days: config.audit.retention_days,
+            unled,
         };
         upkeep.spawn(&tasks);
         if config.does(ProcessRole::Worker) {
@@ -267,6 +279,8 @@ impl Server {
             strangers: built.strangers,
             load: DataPlaneLoad { calls: built.calls, streams: built.streams, connections },
             metrics: counts,
+            leases,
+            unled: nobodys,
             clock,
             started_at,
             started,
@@ -282,7 +296,8 @@ impl Server {
         };
         let listening = listener_options(&app.config, capacity);
         if let Some(tls) = &tls {
-            tasks.spawn(tls.clone().follow());
+            let tls = tls.clone();
+            tasks.spawn("tls", move || tls.clone().follow());
         }
         accepting.spawn(listener.serve(dispatch, listening.clone(), tls));
         if let Some(listener) = ops_listener {
@@ -363,7 +378,7 @@ impl Server {
         if let Some(process) = &self.process {
             process.shutdown().await;
         }
-        drop(self.tasks);
+        self.tasks.end().await;
         #[cfg(feature = "otel")]
         if let Some(traces) = self.traces {
             traces.finish(TRACES).await;
@@ -441,7 +456,7 @@ async fn follow(
     options.vouching = Some(Arc::new(config.vouching()?));
     options.owned = owned;
     let (snapshots, driver) = Snapshots::follow(Arc::clone(&typed.store), options).await?;
-    tasks.spawn(driver);
+    tasks.spawn_once("snapshots", driver);
     Ok(snapshots)
 }
 

@@ -1,9 +1,12 @@
 //! What happens now and then, and once more before the end.
 
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use jiff::SignedDuration;
 use mcp_gateway_auth::api_key::LastUsed;
 use mcp_gateway_auth::oidc::{LoginChange, OnLoginChange};
@@ -13,10 +16,13 @@ use mcp_gateway_core::layer::refusals::Strangers;
 use mcp_gateway_core::lease::{Leases, Term};
 use mcp_gateway_core::record::{AuditEvent, Category, EventKind, Outcome};
 use mcp_gateway_core::seal::{Sealer, SessionKeyRing};
+use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
 use ulid::Ulid;
 
 use super::storage::Sweep;
+use super::unled::watch_leases;
 use crate::app::Logins;
 
 /// Tasks that end with their owner.
@@ -24,21 +30,65 @@ use crate::app::Logins;
 pub(super) struct Background {
     end: CancellationToken,
     _guard: DropGuard,
+    tasks: TaskTracker,
+    panics: Arc<AtomicU64>,
 }
 
 impl Default for Background {
     fn default() -> Self {
         let end = CancellationToken::new();
-        Self { _guard: end.clone().drop_guard(), end }
+        Self { _guard: end.clone().drop_guard(), end, tasks: TaskTracker::new(), panics: Arc::default() }
     }
 }
 
 impl Background {
-    /// Starts one.
-    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        tokio::spawn(self.end.clone().run_until_cancelled_owned(task));
+    /// Starts one that begins anew when it has panicked.
+    pub(super) fn spawn<F>(&self, name: &'static str, mut task: impl FnMut() -> F + Send + 'static)
+    where
+        F: Future<Output = ()> + Send,
+    {
+        let panics = Arc::clone(&self.panics);
+        let again = async move {
+            while AssertUnwindSafe(task()).catch_unwind().await.is_err() {
+                tell(name, &panics);
+                tokio::time::sleep(AFTER_PANIC).await;
+            }
+        };
+        self.tasks.spawn(self.end.clone().run_until_cancelled_owned(again));
+    }
+
+    /// Starts one that cannot begin anew: what it keeps current is seen to age.
+    pub(super) fn spawn_once(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let panics = Arc::clone(&self.panics);
+        let once = async move {
+            if AssertUnwindSafe(task).catch_unwind().await.is_err() {
+                tell(name, &panics);
+            }
+        };
+        self.tasks.spawn(self.end.clone().run_until_cancelled_owned(once));
+    }
+
+    /// How often a task has panicked.
+    pub(super) fn panics(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.panics)
+    }
+
+    /// Ends them, and waits until none runs any more.
+    pub(super) async fn end(self) {
+        self.end.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
     }
 }
+
+/// The panic itself is in the log already.
+fn tell(task: &'static str, panics: &AtomicU64) {
+    panics.fetch_add(1, Relaxed);
+    tracing::error!(task, "a background task has panicked; please report it");
+}
+
+/// How long a task rests after a panic.
+const AFTER_PANIC: Duration = Duration::from_secs(5);
 
 /// How often counted refusals go to the trail.
 const STRANGERS: Duration = Duration::from_secs(60);
@@ -50,6 +100,8 @@ const RETENTION: &str = "audit-retention";
 const EXPIRY: &str = "expiry";
 const KEYS: &str = "keys";
 const LOGINS: &str = "logins";
+/// Those that every process with `worker` tries to have, whatever its other settings.
+const WORK: &[&str] = &[super::catalog::LEASE, EXPIRY, KEYS];
 
 /// Parts that have to be looked after.
 #[derive(Clone)]
@@ -67,24 +119,23 @@ pub(super) struct Upkeep {
     pub(super) leases: Leases,
     pub(super) sweep: Option<Sweep>,
     pub(super) retention_days: u64,
+    pub(super) unled: watch::Sender<Vec<&'static str>>,
 }
 
 impl Upkeep {
     /// Starts what every process does for itself: only it knows what it has counted and sealed.
     pub(super) fn spawn(&self, tasks: &Background) {
-        let upkeep = self.clone();
-        tasks.spawn(async move { upkeep.last_used.run().await });
-        let upkeep = self.clone();
-        tasks.spawn(async move {
+        self.keep("last-used", tasks, |upkeep| async move { upkeep.last_used.run().await });
+        self.keep("strangers", tasks, |upkeep| async move {
             loop {
                 tokio::time::sleep(STRANGERS).await;
                 upkeep.strangers.flush(&*upkeep.sink, upkeep.clock.now()).await;
             }
         });
-        let data_keys = Arc::clone(&self.data_keys);
-        tasks.spawn(async move {
+        self.keep("leases", tasks, |upkeep| watch_leases(upkeep.leases, WORK, upkeep.unled));
+        self.keep("data-keys", tasks, |upkeep| async move {
             loop {
-                if let Err(error) = data_keys.rotate_if_due().await {
+                if let Err(error) = upkeep.data_keys.rotate_if_due().await {
                     tracing::warn!(%error, "the data keys cannot be renewed");
                 }
                 tokio::time::sleep(HOUSEKEEPING).await;
@@ -94,21 +145,34 @@ impl Upkeep {
 
     /// Starts what one process at a time does for all.
     pub(super) fn spawn_worker(&self, tasks: &Background) {
-        let upkeep = self.clone();
-        tasks.spawn(async move { upkeep.leases.lead(KEYS, |term| upkeep.keep_keys_new(term)).await });
+        self.keep(KEYS, tasks, |upkeep| async move {
+            upkeep.leases.lead(KEYS, |term| upkeep.keep_keys_new(term)).await;
+        });
         if self.retention_days > 0 {
-            let upkeep = self.clone();
-            tasks.spawn(async move { upkeep.leases.lead(RETENTION, |_| upkeep.keep_to_retention()).await });
+            self.keep(RETENTION, tasks, |upkeep| async move {
+                upkeep.leases.lead(RETENTION, |_| upkeep.keep_to_retention()).await;
+            });
         }
         if let Some(every) = self.logins.providers.looks_every() {
-            let upkeep = self.clone();
-            tasks.spawn(async move { upkeep.leases.lead(LOGINS, |term| upkeep.ask_providers(every, term)).await });
+            self.keep(LOGINS, tasks, move |upkeep| async move {
+                upkeep.leases.lead(LOGINS, |term| upkeep.ask_providers(every, term)).await;
+            });
         }
         if let Some(sweep) = self.sweep.clone() {
-            let leases = self.leases.clone();
-            // A sweep is one transaction with a lock of its own, and harmless when it is done twice.
-            tasks.spawn(async move { leases.lead(EXPIRY, |_| sweep()).await });
+            self.keep(EXPIRY, tasks, move |upkeep| {
+                let sweep = Arc::clone(&sweep);
+                // A sweep is one transaction with a lock of its own, and harmless when it is done twice.
+                async move { upkeep.leases.lead(EXPIRY, |_| sweep()).await }
+            });
         }
+    }
+
+    fn keep<F>(&self, name: &'static str, tasks: &Background, work: impl Fn(Self) -> F + Send + 'static)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let upkeep = self.clone();
+        tasks.spawn(name, move || work(upkeep.clone()));
     }
 
     /// Puts what a provider has ended into the trail.
@@ -171,14 +235,14 @@ impl Upkeep {
         }
     }
 
-    /// Writes what is still in memory.
+    /// Gives back what leads, once nothing that does runs any more, and writes what is still in memory.
     pub(super) async fn finish(&self) {
+        // First: a store that is slow to take the rest must not keep others waiting.
+        self.leases.give_back().await;
         self.strangers.flush(&*self.sink, self.clock.now()).await;
         if let Err(error) = self.last_used.flush().await {
             tracing::warn!(%error, "when API keys were used last cannot be written");
         }
-        // Nothing that leads runs any more.
-        self.leases.give_back().await;
         self.sink.flush().await;
     }
 }
@@ -226,6 +290,25 @@ impl std::fmt::Debug for Upkeep {
 mod tests {
     use super::*;
     use crate::api::tests::world::World;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_panics_is_counted_and_begins_anew_and_ends_with_its_owner() {
+        let tasks = Background::default();
+        let begun = Arc::new(AtomicU64::new(0));
+        let counts = Arc::clone(&begun);
+        tasks.spawn("test", move || {
+            let first = counts.fetch_add(1, Relaxed) == 0;
+            async move {
+                assert!(!first, "a panic that a test asks for");
+                std::future::pending::<()>().await;
+            }
+        });
+        tasks.spawn_once("test", async { panic!("a panic that a test asks for") });
+        tokio::time::sleep(2 * AFTER_PANIC).await;
+        assert_eq!((begun.load(Relaxed), tasks.panics().load(Relaxed)), (2, 2));
+        tasks.end().await;
+        assert_eq!(Arc::strong_count(&begun), 1, "nothing of it is left");
+    }
 
     #[tokio::test]
     async fn a_key_that_turns_on_schedule_is_in_the_trail() {

@@ -83,7 +83,7 @@ pub(crate) fn check(
             Disturbance::Hang => "Postgres hung",
             Disturbance::Crash => "Postgres crashed",
             Disturbance::Pause => "the leader paused",
-            Disturbance::CutOff => "a replica cut off",
+            Disturbance::CutOff => "the leader cut off",
         };
         let entry = shown.entry(name).or_default();
         entry.0 += 1;

@@ -222,3 +222,25 @@ async fn an_audit_trail_in_a_file_that_cannot_be_written_waits_in_the_spool() {
     part(&gateway, "audit_store", "ok").await;
     recorded(&gateway, named("during", 50)).await;
 }
+
+#[tokio::test]
+async fn a_full_spool_takes_a_server_out_of_the_load_balancer_until_there_is_room() {
+    let fixture = Fixture::start();
+    let settings = [("AUDIT__SPOOL_BYTES", "65536"), ("AUDIT__SEGMENT_BYTES", "16384")];
+    let gateway = Gateway::start_with(&[fixture.entry()], &settings).await;
+    let key = gateway.key().await;
+    calls(&gateway, &key, named("before", 3)).await;
+    recorded(&gateway, named("before", 3)).await;
+
+    let locked = Locked::by_somebody(&gateway.folder().join("data/gateway-audit.db"));
+    let mut answered = 0;
+    while call(&gateway, &key, &format!("during-{answered}")).await == 200 {
+        answered += 1;
+    }
+    let (status, body) = readiness(&gateway).await;
+    assert_eq!((status, &body["spool"]["status"]), (503, &json!("refusing")), "{body}");
+    locked.give_back();
+    ready(&gateway).await;
+    assert_eq!(call(&gateway, &key, "after").await, 200);
+    recorded(&gateway, named("during", answered)).await;
+}

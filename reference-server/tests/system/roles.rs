@@ -5,6 +5,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use crate::postgres::{folder, mcp_gateway};
+use crate::support::gateway::stdio_fixture;
 use crate::support::mcp::{self, initialize};
 use crate::support::{Call, Fixture, Gateway, Key, until};
 
@@ -30,7 +31,7 @@ impl World {
             ("PUBLIC_URL", PUBLIC),
             ("ALLOWED_HOSTS", "127.0.0.1"),
         ];
-        Gateway::start_in(folder(first, &self.database), &[self.fixture.entry()], &settings).await
+        Gateway::start_in(folder(first, &self.database), &[self.fixture.entry(), stdio_fixture()], &settings).await
     }
 
     /// The names of the leases that somebody has.
@@ -75,7 +76,16 @@ async fn answers(process: &Gateway, roles: &str, key: &Key) {
     }
     let servers = process.admin(Call::get("/api/v1/servers")).await;
     if does("api") {
-        assert_eq!(servers.expect(200).json()["items"][0]["id"], "fixture");
+        let servers = servers.expect(200).json();
+        assert_eq!(servers["items"][0]["id"], "fixture");
+        let restarted = process.admin(Call::post("/api/v1/servers/stdio/restart", "")).await;
+        if does("gateway") {
+            restarted.expect(202);
+        } else {
+            assert_eq!(servers["items"][1]["state"], "unknown", "{servers}");
+            let said = restarted.expect(409).json();
+            assert!(said["detail"].as_str().unwrap().contains("have gateway and api"), "{said}");
+        }
     } else {
         let said = servers.expect(404);
         assert_eq!(said.header("content-type"), "application/problem+json");
@@ -137,5 +147,5 @@ fn the_command_line_says_what_a_process_does() {
     }
     let out = mcp_gateway(folder.path(), "memory", &["serve", "--roles", "gateway"]);
     let said = String::from_utf8(out.stderr).unwrap();
-    assert!(!out.status.success() && said.contains("process.roles: must have worker"), "{said}");
+    assert!(!out.status.success() && said.contains("process.roles: must be gateway, auth, api and worker"), "{said}");
 }

@@ -38,6 +38,50 @@ async fn fills_up_and_recovers() {
 }
 
 #[tokio::test]
+async fn says_that_it_is_full_from_the_first_refusal_until_there_is_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Gate::new(true);
+    let mut options = options(dir.path());
+    (options.max_bytes, options.segment_bytes) = (128 << 10, 32 << 10);
+    let (spool, driver) = open(options, &store);
+    let mut n = 0;
+    while spool.record(event(n, EventKind::Intent)).await.is_ok() {
+        assert!(!spool.stats().full, "{n}");
+        n += 1;
+    }
+    assert!(spool.stats().full && spool.stats().bytes < 128 << 10, "{:?}", spool.stats());
+    let _ = spool.record(exchange(1_000_000)).await;
+    assert!(spool.stats().full, "a row may find room where a call finds none");
+    for id in 0..n {
+        spool.record(exchange(id)).await.unwrap();
+    }
+    assert!(!spool.stats().full, "what was kept for ends is free");
+    while spool.record(exchange(n)).await.is_ok() {
+        n += 1;
+    }
+    assert!(spool.stats().full);
+    store.away(false);
+    while spool.stats().backlog > 0 {
+        spool.flush().await;
+    }
+    assert!(!spool.stats().full);
+    spool.record(event(n, EventKind::Intent)).await.unwrap();
+    driver.close().await;
+}
+
+#[test]
+fn a_disk_counts_as_failing_for_a_time_and_not_once_it_has_taken_something() {
+    let counters = stats::Counters::default();
+    let now = std::time::Instant::now();
+    assert!(!counters.is_failing(now));
+    counters.failed();
+    let after = std::time::Instant::now();
+    assert!(counters.is_failing(now) && !counters.is_failing(after + stats::FAILING));
+    counters.written();
+    assert!(!counters.is_failing(after));
+}
+
+#[tokio::test]
 async fn the_end_of_a_call_that_was_let_through_always_fits() {
     let dir = tempfile::tempdir().unwrap();
     let store = Gate::new(true);

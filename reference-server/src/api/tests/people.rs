@@ -14,7 +14,7 @@ use mcp_gateway_core::record::{
 };
 use serde_json::{Value, json};
 
-use super::world::{Answer, World};
+use super::world::{Answer, BOOTSTRAP, World};
 use super::{OPERATIONS, concrete};
 use crate::api::Recorded;
 
@@ -366,6 +366,38 @@ async fn keys_of_owners_are_for_owners_to_revoke() {
     world.app.snapshots.wait_for(less).await;
     let shown = world.as_person(&owner, "GET", &path(&of_owner), None).await;
     assert_eq!(shown.body["owner"], false);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_goes_away_between_two_steps_has_changed_something() {
+    for (method, path, body) in [
+        ("POST", "/api/v1/users", Some(json!({ "login": "new", "password": "only the first time", "name": "new" }))),
+        ("POST", "/api/v1/users/{id}/disable", None),
+        ("POST", "/api/v1/users/{id}/end-sessions", None),
+        ("PUT", "/api/v1/users/{id}/roles", Some(json!({ "roles": ["power_user"] }))),
+        ("DELETE", "/api/v1/users/{id}", None),
+    ] {
+        let world = World::new().await;
+        let path = &path.replace("{id}", &world.person("eve", Roles::BASIC).await.id);
+        let ask = async || {
+            let request = Request::builder()
+                .method(method)
+                .uri(path)
+                .header("authorization", format!("Bearer {BOOTSTRAP}"))
+                .header("content-type", "application/json");
+            let body = body.as_ref().map_or_else(Body::empty, |body| Body::from(body.to_string()));
+            world.ask(request.body(body).unwrap()).await
+        };
+        world.store.cut_after(1);
+        let answer = ask().await;
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{method} {path}: {}", answer.body);
+        let detail = answer.body["detail"].as_str().unwrap();
+        assert!(detail.contains("read again whether it was done"), "{method} {path}: {detail}");
+
+        // Nothing was changed where already the first step failed.
+        let answer = ask().await;
+        assert!(answer.body["detail"].as_str().unwrap().contains("nothing was changed"), "{}", answer.body);
+    }
 }
 
 #[tokio::test]

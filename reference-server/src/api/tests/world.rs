@@ -22,6 +22,7 @@ use mcp_gateway_core::contract::{
 };
 use mcp_gateway_core::filter::SnapshotFilters;
 use mcp_gateway_core::layer::refusals::Strangers;
+use mcp_gateway_core::lease::Leases;
 use mcp_gateway_core::memory::{
     MemoryAuditSink, MemoryAuditStore, MemoryKeys, MemoryRateLimiter, MemoryRuntime, MemoryStore,
 };
@@ -44,6 +45,7 @@ pub(crate) const BOOTSTRAP: &str = "bootstrap-0123456789abcdef0123456789abcdef";
 pub(crate) struct World {
     pub(crate) app: Arc<App>,
     pub(crate) clock: Arc<ManualClock>,
+    pub(crate) unled: tokio::sync::watch::Sender<Vec<&'static str>>,
     pub(crate) store: Arc<FlakyStore>,
     pub(crate) sink: Arc<MemoryAuditSink>,
     pub(crate) audit: Arc<MemoryAuditStore>,
@@ -149,6 +151,7 @@ impl World {
         let entries = Resources::new(resources.clone(), sealer.clone(), tenant);
         let base = format!("{}/scim/v2", mount.origin());
         let scim = Scim::new(logins.users.clone(), logins.sessions.clone(), Arc::default(), clock.clone(), base);
+        let (unled, nobodys) = tokio::sync::watch::channel(Vec::new());
         let app = Arc::new(App {
             scim,
             scim_tokens: Vec::new(),
@@ -173,13 +176,15 @@ impl World {
             strangers: Arc::new(Strangers::new(100)),
             load: DataPlaneLoad { calls: Arc::default(), streams: Arc::default(), connections: Arc::default() },
             metrics,
+            leases: Leases::new(store.clone()),
+            unled: nobodys,
             clock: clock.clone(),
             started_at: clock.now(),
             started: clock.monotonic(),
             draining: tokio_util::sync::CancellationToken::new(),
         });
         let router = router(app.clone());
-        Self { app, clock, store, sink, audit, runtime, entries, router }
+        Self { app, clock, unled, store, sink, audit, runtime, entries, router }
     }
 
     /// Puts an entry and waits until it is served.
