@@ -16,6 +16,8 @@ use crate::user::IdentityKey;
 
 /// Logins of a page; each session ends with three writes.
 const PAGE: usize = 50;
+/// Logins of one person that are looked through for another one that its provider vouches for.
+pub(super) const OTHERS: usize = 100;
 /// How long the end of a session is remembered: as long as a token that depends on it may live.
 const ENDED: Duration = TokenLimits::LIFETIME.saturating_add(TokenLimits::CLOCK_SKEW);
 
@@ -132,7 +134,7 @@ impl Providers {
                         ended.users.push(session.value.user);
                     }
                 }
-                self.end_grants(&login.id).await?;
+                self.end_grants(&login.id, None).await?;
                 writes.push(Write::Delete { key: inner.sessions.key(&login.id), when: When::Any });
                 writes.push(Write::Delete { key: inner.logins.key(&login.id), when: When::Any });
                 writes.push(self.revocation(&login.id)?);
@@ -149,13 +151,19 @@ impl Providers {
     }
 
     /// Gives a login's refresh token back to its provider, where that takes it: beside whatever is done, and once. What it
-    /// is good for here has ended already.
+    /// is good for here has ended already, and it is not given back while the provider is asked by another login of the
+    /// same person: some end by one token all that the client has of a person.
     pub(super) fn give_back(&self, login: &ProviderLogin) {
         let (Some(token), name) = (login.refresh_token.clone(), login.provider.clone()) else { return };
         let providers = self.clone();
+        let of_person = ProviderLogin::of_person(&login.issuer, &login.subject);
         tokio::spawn(async move {
             let Ok(Provider { options, way: Way::Discovered(discovery) }) = providers.find(&name) else { return };
             let done = async {
+                let (others, more) = providers.0.logins.list(Some(of_person), None, OTHERS).await?;
+                if more.is_some() || others.iter().any(|other| other.value.refresh_token.is_some()) {
+                    return Ok(());
+                }
                 let known = discovery.get().await?;
                 let Some(endpoint) = &known.metadata.revocation_endpoint else { return Ok(()) };
                 let basic = known.metadata.takes_basic();
@@ -175,15 +183,16 @@ impl Providers {
         self.0.revocations.put(&Revoked::Session(session).id(), &revocation, Some(ENDED), When::Any)
     }
 
-    /// Its refresh tokens end with the grants.
-    pub(super) async fn end_grants(&self, session: &str) -> Result<(), StoreError> {
+    /// Its refresh tokens end with the grants, as long as `holds` does.
+    pub(super) async fn end_grants(&self, session: &str, holds: Option<&Write>) -> Result<(), StoreError> {
         let grants = &self.0.grants;
         let Some(term) = Grant::ended_with(Revoked::Session(session)) else { return Ok(()) };
         loop {
             let (page, more) = grants.list(Some(term.clone()), None, PAGE).await?;
             let gone = |id: &str| Write::Delete { key: grants.key(id), when: When::Any };
-            let writes: Vec<Write> = page.iter().map(|grant| gone(&grant.id)).collect();
+            let mut writes: Vec<Write> = page.iter().map(|grant| gone(&grant.id)).collect();
             if !writes.is_empty() {
+                writes.extend(holds.cloned());
                 grants.store().commit(writes).await?;
             }
             if more.is_none() {

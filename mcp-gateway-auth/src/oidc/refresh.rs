@@ -14,14 +14,12 @@ use serde::de::IgnoredAny;
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::id_token::{Expected, IdToken};
+use super::logout::OTHERS;
 use super::{
     Discovery, OidcError, OidcLimits, Provider, ProviderLogin, ProviderOptions, Providers, Way, client, person,
 };
 use crate::server::Grant;
 use crate::user::{Asserted, UserError, Users};
-
-/// Logins of one person that are looked through for another one that its provider vouches for.
-const OTHERS: usize = 100;
 
 /// What has come of asking anew about a login.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,7 +45,8 @@ struct Due {
 }
 
 /// How it went with a login.
-enum Asked {
+#[derive(Debug)]
+pub(super) enum Asked {
     /// It was not to be asked about, or by another replica.
     Not,
     Yes,
@@ -189,13 +188,31 @@ impl Providers {
         }
         // Whoever writes this asks: a refresh token that two use is one that was stolen.
         let claimed = ProviderLogin { asked_at: Some(now), ..login.value.clone() };
-        let Some(login) = self.keep(&login, claimed, fence).await? else {
+        let Some(mut login) = self.keep(&login, claimed, fence).await? else {
             return Ok(Asked::Not);
         };
-        let gone = match self.ask_anew(options, discovery, &login, &token, now).await {
-            Ok(asserted) => match users.of_identity(&asserted.identity).await.map_err(into_store)? {
+        let asked = self.ask_anew(options, discovery, &mut login, &token, now).await;
+        // What has come of it counts as long as nobody else has written the login: another replica that has taken over.
+        match self.believe(users, options, &login, asked, told).await {
+            Err(error) => lost(error).map(|()| Asked::Yes),
+            done => done,
+        }
+    }
+
+    /// Does what follows from what a provider has said of a login, or has not.
+    pub(super) async fn believe(
+        &self,
+        users: &Users,
+        options: &ProviderOptions,
+        login: &Stored<ProviderLogin>,
+        asked: Result<Option<Asserted>, OidcError>,
+        told: &OnLoginChange,
+    ) -> Result<Asked, StoreError> {
+        let gone = match asked {
+            Ok(None) => return Ok(Asked::Yes),
+            Ok(Some(asserted)) => match users.of_identity(&asserted.identity).await.map_err(into_store)? {
                 None => true,
-                Some(_) => match users.sign_in(&asserted).await {
+                Some(_) => match users.sign_in_while(&asserted, Some(self.unwritten(login))).await {
                     Ok(signed_in) => {
                         if signed_in.ownerless {
                             told(LoginChange::Ownerless(signed_in.id.into())).await;
@@ -219,7 +236,7 @@ impl Providers {
             }
         };
         if gone {
-            self.end_unvouched(users, &login, told).await?;
+            self.end_unvouched(users, login, told).await?;
         }
         Ok(Asked::Yes)
     }
@@ -239,11 +256,12 @@ impl Providers {
             let (logins, _) = self.0.logins.list(Some(of_person), None, OTHERS).await?;
             let vouches = |one: &Stored<ProviderLogin>| one.id != login.id && one.value.refresh_token.is_some();
             // First of all: when the rest fails, the login is asked about again.
-            if !logins.iter().any(vouches) && users.disavow(user, issuer).await.map_err(into_store)? {
+            let last = !logins.iter().any(vouches);
+            if last && users.disavow(user, issuer, Some(self.unwritten(login))).await.map_err(into_store)? {
                 told(LoginChange::Ownerless(user.clone())).await;
             }
         }
-        self.end_login(&login.id).await?;
+        self.end_login(login).await?;
         self.give_back(&login.value);
         if let Some(user) = user {
             tracing::info!(provider, user, "a provider vouches for a login no more");
@@ -283,24 +301,29 @@ impl Providers {
         }
     }
 
-    /// Who it is by the provider's word of now. The refresh token that follows, if another one does, is kept first of all:
-    /// the one before is good for nothing any more.
-    async fn ask_anew(
+    /// Who it is by the provider's word of now. The refresh token that follows, if another one does, is kept in the login
+    /// first of all: the one before is good for nothing any more. `None`: the login is somebody else's now, or over.
+    pub(super) async fn ask_anew(
         &self,
         options: &ProviderOptions,
         discovery: &Discovery,
-        kept: &Stored<ProviderLogin>,
+        kept: &mut Stored<ProviderLogin>,
         token: &Secret,
         now: Timestamp,
-    ) -> Result<Asserted, OidcError> {
-        let login = &kept.value;
+    ) -> Result<Option<Asserted>, OidcError> {
         let fetch = &*self.0.fetch;
         let known = discovery.get().await?;
         let metadata = &known.metadata;
         let tokens = client::refresh(fetch, options, &metadata.token_endpoint, metadata.takes_basic(), token).await?;
         if let Some(token) = &tokens.refresh_token {
-            self.keep(kept, ProviderLogin { refresh_token: Some(token.clone()), ..login.clone() }, None).await?;
+            let followed = ProviderLogin { refresh_token: Some(token.clone()), ..kept.value.clone() };
+            let Some(known) = self.keep(kept, followed.clone(), None).await? else {
+                self.give_back(&followed);
+                return Ok(None);
+            };
+            *kept = known;
         }
+        let login = &kept.value;
         let mut claims = person::Claims::default();
         if let Some(id_token) = &tokens.id_token {
             let expected = |nonce| Expected {
@@ -343,7 +366,7 @@ impl Providers {
             Err(OidcError::NotAllowed(_)) if person::at(&claims, "email").is_none() => {
                 Err(OidcError::Invalid("the provider tells no address between logins"))
             }
-            person => person,
+            person => person.map(Some),
         }
     }
 
@@ -357,13 +380,18 @@ impl Providers {
         Ok(grant.map(|grant| grant.value.subject.id.to_string()))
     }
 
-    /// Ends one login, with what was agreed to in it.
-    async fn end_login(&self, session: &str) -> Result<(), StoreError> {
-        let inner = &*self.0;
-        self.end_grants(session).await?;
+    /// Holds as long as nobody else has written a login.
+    fn unwritten(&self, login: &Stored<ProviderLogin>) -> Write {
+        Write::Check { key: self.0.logins.key(&login.id), when: When::At(login.revision) }
+    }
+
+    /// Ends one login as it was read, with what was agreed to in it.
+    async fn end_login(&self, login: &Stored<ProviderLogin>) -> Result<(), StoreError> {
+        let (inner, session) = (&*self.0, &*login.id);
+        self.end_grants(session, Some(&self.unwritten(login))).await?;
         let writes = vec![
             Write::Delete { key: inner.sessions.key(session), when: When::Any },
-            Write::Delete { key: inner.logins.key(session), when: When::Any },
+            Write::Delete { key: inner.logins.key(session), when: When::At(login.revision) },
             self.revocation(session)?,
         ];
         inner.logins.store().commit(writes).await.map(drop)

@@ -708,6 +708,44 @@ mod between_logins {
         assert_eq!(asked.given_back().await, ["r1"]);
     }
 
+    /// Keycloak ends by one refresh token all that the client has of the person.
+    #[tokio::test]
+    async fn no_token_is_given_back_while_the_person_has_another_login() {
+        let asked = Asked::new().await;
+        let second = asked.session_of("company", ISSUER).await;
+        asked.login.providers.sign_out(&asked.id).await.unwrap();
+        assert!(asked.given_back().await.is_empty());
+        asked.login.providers.sign_out(&second).await.unwrap();
+        assert_eq!(asked.given_back().await, ["r1"]);
+    }
+
+    /// A replica that was paused while another one has asked about the login, or while the person has signed out.
+    #[tokio::test]
+    async fn who_was_overtaken_while_asking_writes_nothing() {
+        let asked = Asked::new().await;
+        let (providers, users) = (&asked.login.providers, &asked.login.world.users);
+        let logins = &providers.0.logins;
+        let old = logins.get(&asked.id).await.unwrap().unwrap();
+        logins.save(&asked.id, &old.value, When::Any).await.unwrap();
+        let known = providers.find("company").unwrap();
+        let (options, Way::Discovered(discovery)) = (&known.options, &known.way) else { panic!("it is not GitHub") };
+        let told: OnLoginChange = Arc::new(|_| Box::pin(async {}));
+        let out = Asserted::new(IdentityKey::new(ISSUER, "248289"), "Ada").in_groups(Vec::new());
+        for said in [Ok(Some(out)), Err(OidcError::NotAllowed("of another domain"))] {
+            let done = providers.believe(users, options, &old, said, &told).await;
+            assert_eq!(done.unwrap_err().kind(), mcp_gateway_core::contract::StoreErrorKind::Conflict);
+        }
+        assert!(asked.is_signed_in().await && asked.user().await.groups.len() == 1);
+        // The refresh token that followed is nobody's: it goes back once the login is over.
+        asked.says(&["dev"]);
+        let (token, now) = (Secret::new("r1"), asked.login.world.clock.now());
+        let anew = async || providers.ask_anew(options, discovery, &mut old.clone(), &token, now).await.unwrap();
+        assert!(anew().await.is_none() && asked.given_back().await.is_empty());
+        logins.delete(&asked.id, When::Any).await.unwrap();
+        assert!(anew().await.is_none());
+        assert_eq!(asked.given_back().await, ["r2"]);
+    }
+
     #[tokio::test]
     async fn whom_the_provider_knows_no_more_is_out() {
         let asked = Asked::new().await;

@@ -495,7 +495,7 @@ async fn groups_that_a_client_keeps_do_not_lapse() {
     users.link(&ada, &other).await.unwrap();
     client.world.clock.advance(std::time::Duration::from_secs(30 * 24 * 3_600));
     assert_eq!(users.sign_in(&Asserted::new(other, "Ada")).await.unwrap().user.groups, [&*group]);
-    assert!(!users.disavow(&ada, ISSUER).await.unwrap());
+    assert!(!users.disavow(&ada, ISSUER, None).await.unwrap());
     assert_eq!(users.get(&ada).await.unwrap().unwrap().value.groups, [&*group]);
 }
 

@@ -348,6 +348,10 @@ impl AuthorizationServer {
         let mut named = id.to_owned();
         for attempt in 1.. {
             let kept = inner.state.clients.get(&key).await?;
+            if !blocked && !kept.as_ref().is_some_and(|kept| kept.value.blocked) {
+                // There is no block to lift, nor one whose rest would have to go.
+                return Ok(());
+            }
             let when = kept.as_ref().map_or(When::Absent, |kept| When::At(kept.revision));
             let (id, client) = match kept {
                 Some(kept) => (OAuthClient::id_of(&kept).to_owned(), kept.value),

@@ -50,12 +50,17 @@ impl Inner {
         self.take(&[("oauth-document-person", person, limit), ("oauth-document-host", hex_hash(&host), of_host)]).await
     }
 
-    /// Takes from the budget of a host for what its clients have fetched at the token endpoint: apart from that of people
-    /// who log in, since anybody can name a client.
+    /// Takes from the budget of a host for the documents of its clients that are fetched at the token endpoint: apart from
+    /// that of people who log in, since anybody can name a client.
     pub(crate) async fn limit_refetch(&self, url: &str) -> Result<(), Limited> {
         let host = Url::parse(url).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default();
         let limit = self.options.documents_per_minute.saturating_mul(ServerLimits::PEOPLE_AT_A_HOST);
         self.take(&[("oauth-document-token", hex_hash(&host), limit)]).await
+    }
+
+    /// Takes from the budget of a client for its keys: whatever host it says that they are at, no other client comes short.
+    pub(crate) async fn limit_keys(&self, client_id: &str) -> Result<(), Limited> {
+        self.take(&[("oauth-client-keys", hex_hash(client_id), self.options.documents_per_minute)]).await
     }
 
     /// Takes from the budgets of the address and of all addresses together for the codes of devices, or from neither: no

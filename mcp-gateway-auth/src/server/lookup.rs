@@ -29,16 +29,21 @@ impl Inner {
             ClientLookup::Found(client, _) => *client,
             ClientLookup::Blocked | ClientLookup::Unknown => return Err(wrong()),
         };
-        let client = match self.brought_up_to_date(&id, client).await? {
+        let endpoint = format!("{}{}", issuer.base, paths::TOKEN);
+        let (audiences, now) = ([&*issuer.url, &*endpoint], self.clock.now());
+        // What cannot hold is refused by what is kept: for that, nobody's host is asked.
+        let current = match proof.may_hold(&client, &audiences, now) {
+            true => self.brought_up_to_date(&id, client, &proof).await?,
+            false => Ok(client),
+        };
+        let client = match current {
             Ok(client) => client,
             Err(error) => {
                 tracing::info!(client = id, %error, "a client cannot prove who it is");
                 return Err(wrong());
             }
         };
-        let endpoint = format!("{}{}", issuer.base, paths::TOKEN);
-        let now = self.clock.now();
-        let used = proof.check(&client, &[&issuer.url, &endpoint], now).map_err(|why| {
+        let used = proof.check(&client, &audiences, now).map_err(|why| {
             tracing::debug!(client = id, why, "a client did not prove who it is");
             wrong()
         })?;
@@ -54,25 +59,27 @@ impl Inner {
     }
 
     /// The same client with the keys that its document or its `jwks_uri` has now, so that one that was withdrawn is good
-    /// for nothing. Only of a client that somebody has agreed to: strangers make us fetch nothing. Without an answer a
-    /// public client is what is kept of it, since it proves nothing; another one has to come again.
+    /// for nothing; once more for a key that is not among those that are remembered. Only of a client that somebody has
+    /// agreed to: strangers make us fetch nothing. Without an answer a public client is what is kept of it, since it proves
+    /// nothing; another one has to come again.
     async fn brought_up_to_date(
         &self,
         id: &str,
         client: OAuthClient,
+        proof: &ClientProof,
     ) -> Result<Result<OAuthClient, DocumentError>, OAuthError> {
         let Some(documents) = self.documents.as_ref().filter(|_| client.used_at.is_some()) else {
             return Ok(Ok(client));
         };
         let mut client = client;
         if client.known_by == KnownBy::Document {
-            let now = match documents.remembered(id) {
-                Some(now) => Ok(now),
-                None => {
-                    self.limit_refetch(id).await.map_err(OAuthError::too_many)?;
-                    documents.load(id, &self.policy).await
-                }
-            };
+            let ask = |anew| documents.client_now(id, &self.policy, anew, self.limit_refetch(id));
+            let mut now = ask(false).await;
+            if let Ok(OAuthClient { authentication: ClientAuthentication::PrivateKeyJwt { keys }, .. }) = &now
+                && proof.lacks_key(keys)
+            {
+                now = ask(true).await;
+            }
             client = match now {
                 Ok(now) => OAuthClient { authentication: now.authentication, grants: now.grants, ..client },
                 Err(error) if error.unanswered && client.is_public() => client,
@@ -81,13 +88,11 @@ impl Inner {
             };
         }
         if let ClientAuthentication::PrivateKeyJwtAt { jwks_uri } = &client.authentication {
-            let keys = match documents.remembered_keys(jwks_uri) {
-                Some(keys) => Ok(keys),
-                None => {
-                    self.limit_refetch(jwks_uri).await.map_err(OAuthError::too_many)?;
-                    documents.load_keys(jwks_uri).await
-                }
-            };
+            let ask = |anew| documents.keys_now(jwks_uri, anew, self.limit_keys(id));
+            let mut keys = ask(false).await;
+            if keys.as_ref().is_ok_and(|keys| proof.lacks_key(keys)) {
+                keys = ask(true).await;
+            }
             match keys {
                 Ok(keys) => client.authentication = ClientAuthentication::PrivateKeyJwt { keys },
                 Err(error) if error.unanswered => return Err(OAuthError::unavailable(error)),

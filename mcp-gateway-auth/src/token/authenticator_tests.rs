@@ -536,6 +536,11 @@ async fn tokens_of_no_type_are_taken_only_where_that_is_said_and_never_id_tokens
     let mut keycloaks = claims.clone();
     keycloaks["typ"] = "Bearer".into();
     assert!(call(&untyped, &idp.signed("JWT", &keycloaks).await, "github").await.is_ok());
+    // Before Keycloak 25.
+    keycloaks["nonce"] = "n".into();
+    assert!(call(&untyped, &idp.signed("JWT", &keycloaks).await, "github").await.is_ok());
+    keycloaks["at_hash"] = "h".into();
+    why(call(&untyped, &idp.signed("JWT", &keycloaks).await, "github").await);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,5 +1,6 @@
 //! The last owner stays, and no owner comes about whom somebody else can be.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use mcp_gateway_core::contract::{
@@ -128,19 +129,19 @@ impl Users {
         self.delete_keys(id, for_api).await
     }
 
-    /// The same for those whom a group is about to make owners or auditors: all of them, or none.
+    /// The same for those whom a group is about to make owners or auditors: all of them, or none. Returns all members.
     pub(super) async fn prepare_to_trust_members(
         &self,
         by: &Principal,
         group: &str,
         gives: Roles,
-    ) -> Result<(), UserError> {
+    ) -> Result<Vec<Arc<str>>, UserError> {
         let members = self.directory.members(&[group]).pop().unwrap_or_default();
         let mut raised = Vec::new();
-        for id in members {
-            let now = self.effective_roles(&id);
-            if is_raised(now, now.union(gives)) && !is_self(by, &id) {
-                if self.knows_another(&self.identities_of(&id).await?).await? {
+        for id in &members {
+            let now = self.effective_roles(id);
+            if is_raised(now, now.union(gives)) && !is_self(by, id) {
+                if self.knows_another(&self.identities_of(id).await?).await? {
                     return wrong(
                         "roles",
                         "must wait until every member has replaced the password that somebody else has chosen",
@@ -150,10 +151,27 @@ impl Users {
             }
         }
         for id in raised {
-            self.delete_keys(&id, for_api).await?;
-            let Some(stored) = self.get(&id).await? else { continue };
+            self.delete_keys(id, for_api).await?;
+            let Some(stored) = self.get(id).await? else { continue };
             let user = User { epoch: stored.value.epoch + 1, ..stored.value };
-            self.users.save(&id, &user, When::At(stored.revision)).await?;
+            self.users.save(id, &user, When::At(stored.revision)).await?;
+        }
+        Ok(members)
+    }
+
+    /// The same for those who came into the group while it was given the roles, with this revision. It has them: what
+    /// others may know of its new members goes.
+    pub(super) async fn trust_newcomers(
+        &self,
+        by: &Principal,
+        group: &str,
+        seen: &[Arc<str>],
+        given: Revision,
+    ) -> Result<(), UserError> {
+        self.knows(given).await?;
+        let members = self.directory.members(&[group]).pop().unwrap_or_default();
+        for id in members.iter().filter(|id| !seen.contains(id) && !is_self(by, id)) {
+            self.trust(id).await?;
         }
         Ok(())
     }
@@ -170,23 +188,41 @@ impl Users {
         if self.knows(heard).await.is_ok() && !is_raised(before, self.effective_roles(id)) {
             return Ok(None);
         }
-        self.delete_keys(id, for_api).await?;
+        self.trust(id).await
+    }
+
+    async fn trust(&self, id: &str) -> Result<Option<Stored<User>>, UserError> {
         for attempt in 1.. {
             let Some(Stored { revision, value, .. }) = self.get(id).await? else { break };
             let user = User { epoch: value.epoch + 1, ..value };
-            let mut writes = vec![self.users.put(id, &user, None, When::At(revision))?];
-            for identity in self.identities_of(id).await? {
-                if self.knows_another(std::slice::from_ref(&identity)).await? {
-                    let key = Key::new(self.users.key(id).tenant, PASSWORD, identity.key.id());
-                    writes.push(Write::Delete { key, when: When::Any });
-                }
-            }
+            let mut writes = self.forget_what_others_know(id).await?;
+            writes.push(self.users.put(id, &user, None, When::At(revision))?);
             match self.users.store().commit(writes).await {
                 Err(error) if error.kind() == StoreErrorKind::Conflict && attempt < ATTEMPTS => {}
                 done => return Ok(Some(Stored { id: id.into(), revision: done?, value: user })),
             }
         }
         Ok(None)
+    }
+
+    /// Deletes a person's keys for the admin API; the writes that delete passwords that somebody else has chosen.
+    pub(super) async fn forget_what_others_know(&self, id: &str) -> Result<Vec<Write>, UserError> {
+        self.delete_keys(id, for_api).await?;
+        let mut writes = Vec::new();
+        for identity in self.identities_of(id).await? {
+            if self.knows_another(std::slice::from_ref(&identity)).await? {
+                let key = Key::new(self.users.key(id).tenant, PASSWORD, identity.key.id());
+                writes.push(Write::Delete { key, when: When::Any });
+            }
+        }
+        Ok(writes)
+    }
+
+    /// A person's own roles and those of their groups, as they are kept; without those that are preset.
+    pub(super) async fn kept_roles(&self, user: &User) -> Result<Roles, UserError> {
+        let groups = self.groups.get_many(user.groups.iter().map(String::as_str)).await?;
+        let given = groups.into_iter().flatten().fold(user.roles, |all, group| all.union(group.value.roles));
+        Ok(given.with_included())
     }
 
     /// Waits until this process knows what was done with a revision.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use mcp_gateway_core::BoxError;
 use mcp_gateway_core::contract::{
-    Clock, IndexTerm, Key, ResourceStore, Revision, StoreError, StoreLimits, When, Write,
+    Clock, IndexTerm, Key, ResourceStore, Revision, StoreError, StoreErrorKind, StoreLimits, When, Write,
 };
 use mcp_gateway_core::record::{
     ApiKey, FieldSealer, Group, Principal, Resources, Revocation, Revoked, Roles, Stored, Subject, TenantId, User,
@@ -345,9 +345,12 @@ impl Users {
     ) -> Result<Revision, UserError> {
         let Stored { revision, value: mut group, .. } = self.group(id).await?.ok_or(UserError::Missing)?;
         may_give(by, group.roles, roles)?;
-        if is_raised(group.roles, roles) {
-            self.prepare_to_trust_members(by, id, roles).await?;
+        if when.is_some_and(|when| when != revision) {
+            // Before anybody has lost a key for it.
+            return Err(StoreError::new(StoreErrorKind::Conflict, "group").because("it has changed since").into());
         }
+        let raised = is_raised(group.roles, roles);
+        let members = if raised { self.prepare_to_trust_members(by, id, roles).await? } else { Vec::new() };
         let unmade = group.roles.contains(Roles::OWNER) && !roles.contains(Roles::OWNER);
         let other = if unmade && self.directory.has_owner_but("") {
             Some(self.unmake(|directory| directory.has_owner_without(id, None)).await?)
@@ -355,8 +358,12 @@ impl Users {
             None
         };
         group.roles = roles;
-        let put = self.groups.put(id, &group, None, When::At(when.unwrap_or(revision)))?;
-        Ok(self.groups.store().commit(std::iter::once(put).chain(other).collect()).await?)
+        let put = self.groups.put(id, &group, None, When::At(revision))?;
+        let given = self.groups.store().commit(std::iter::once(put).chain(other).collect()).await?;
+        if raised {
+            self.trust_newcomers(by, id, &members, given).await?;
+        }
+        Ok(given)
     }
 
     /// The identities of a user.

@@ -191,6 +191,16 @@ async fn nobody_becomes_an_owner_by_a_group_with_what_others_know() {
     assert!(users.users.store().get(&[password]).await.unwrap()[0].is_none());
     let again = users.sign_in(&asserted("bob").in_groups(groups(&["board"]))).await.unwrap();
     assert_eq!(again.user.epoch, 1, "once");
+
+    // Of a group that has changed since it was read, nobody loses anything.
+    let dev = users.sign_in(&asserted("carl").in_groups(groups(&["dev"]))).await.unwrap();
+    world.applied(dev.revision).await;
+    key_of(&dev.id, "carls", mcp_gateway_core::record::Scope::ApiRead).await;
+    let read = users.group(&dev.user.groups[0]).await.unwrap().unwrap().revision;
+    world.applied(users.set_group_roles(&owner(), &dev.user.groups[0], Roles::ADMIN, None).await.unwrap()).await;
+    let late = users.set_group_roles(&owner(), &dev.user.groups[0], Roles::OWNER, Some(read)).await;
+    assert!(matches!(late, Err(UserError::Store(error)) if error.kind() == StoreErrorKind::Conflict));
+    assert!(users.keys.get("carls").await.unwrap().is_some());
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use mcp_gateway_core::record::{Email, Group, Roles, Stored, User, UserState};
 
 use super::error::{UserError, wrong};
 use super::identity::tidy;
+use super::owners::is_raised;
 use super::{Asserted, AssertedGroup, Identity, UserLimits, Users, group_id};
 
 /// Rounds that are tried when the same person signs in twice at the same moment.
@@ -41,6 +42,11 @@ impl Users {
     /// [`UserError::Disabled`]; [`UserError::Invalid`] for an identity without an id or with too many groups;
     /// [`UserError::Store`].
     pub async fn sign_in(&self, asserted: &Asserted) -> Result<SignedIn, UserError> {
+        self.sign_in_while(asserted, None).await
+    }
+
+    /// The same as long as something holds; a conflict when it does not.
+    pub(crate) async fn sign_in_while(&self, asserted: &Asserted, holds: Option<Write>) -> Result<SignedIn, UserError> {
         asserted.identity.check()?;
         let groups = match &asserted.groups {
             Some(groups) => Some(self.known_groups(&asserted.identity.issuer, groups).await?),
@@ -48,7 +54,7 @@ impl Users {
         };
         let mut attempt = 1;
         loop {
-            match self.try_sign_in(asserted, groups.as_deref()).await {
+            match self.try_sign_in(asserted, groups.as_deref(), holds.clone()).await {
                 Err(UserError::Store(error)) if error.kind() == StoreErrorKind::Conflict && attempt < ATTEMPTS => {
                     attempt += 1;
                 }
@@ -57,7 +63,12 @@ impl Users {
         }
     }
 
-    async fn try_sign_in(&self, asserted: &Asserted, groups: Option<&[String]>) -> Result<SignedIn, UserError> {
+    async fn try_sign_in(
+        &self,
+        asserted: &Asserted,
+        groups: Option<&[String]>,
+        holds: Option<Write>,
+    ) -> Result<SignedIn, UserError> {
         let Some(known) = self.identities.get(&asserted.identity.id()).await? else {
             return self.first_sign_in(asserted, groups).await;
         };
@@ -85,10 +96,17 @@ impl Users {
         }
         let before = self.effective_roles(&id);
         let was_owner = before.contains(Roles::OWNER);
-        if owners.is_none() && was_owner && (&user.groups, &user.email) != (&old.groups, &old.email) {
+        let says_else = (&user.groups, &user.email) != (&old.groups, &old.email);
+        if owners.is_none() && was_owner && says_else {
             owners = Some(self.may_unmake().await?);
         }
         let mut writes: Vec<Write> = owners.into_iter().collect();
+        // What others know goes before the word holds, and with it.
+        let raised = says_else && is_raised(self.kept_roles(&old).await?, self.kept_roles(&user).await?);
+        if raised {
+            writes.extend(self.forget_what_others_know(&id).await?);
+            user.epoch += 1;
+        }
         if self.silence(&known.value) >= self.heard_step() {
             let heard = Identity { heard_at: Some(self.clock.now()), ..known.value };
             writes.push(self.identities.put(&known.id, &heard, None, When::At(known.revision))?);
@@ -100,9 +118,12 @@ impl Users {
         if writes.is_empty() {
             return Ok(SignedIn { id, user, first: false, revision, ownerless: false });
         }
+        writes.extend(holds);
         let revision = self.users.store().commit(writes).await?;
         let ownerless = changed && was_owner && self.has_left_ownerless(&id, revision).await;
-        if (&user.groups, &user.email) != (&old.groups, &old.email)
+        // Roles that are preset, and those that the group was given meanwhile.
+        if says_else
+            && !raised
             && let Some(raised) = self.trust_by_word(&id, before, revision).await?
         {
             let Stored { id, revision, value: user } = raised;
@@ -133,8 +154,8 @@ impl Users {
     /// keeps are for that client to take. Whether this has left nobody an owner.
     ///
     /// # Errors
-    /// [`UserError::Store`].
-    pub async fn disavow(&self, id: &str, issuer: &str) -> Result<bool, UserError> {
+    /// [`UserError::Store`]; a conflict when `holds`, which is committed with it, does not.
+    pub async fn disavow(&self, id: &str, issuer: &str, holds: Option<Write>) -> Result<bool, UserError> {
         for attempt in 1.. {
             let Some(Stored { revision, value: old, .. }) = self.get(id).await? else { break };
             let stay = self.provisioned_groups(&old).await?;
@@ -147,6 +168,7 @@ impl Users {
             if was_owner {
                 writes.push(self.may_unmake().await?);
             }
+            writes.extend(holds.clone());
             match self.users.store().commit(writes).await {
                 Err(error) if error.kind() == StoreErrorKind::Conflict && attempt < ATTEMPTS => {}
                 done => {

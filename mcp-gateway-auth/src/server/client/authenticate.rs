@@ -86,6 +86,26 @@ impl ClientProof {
         }
     }
 
+    /// Whether it is worth to ask the client's host what holds of a client now: only a name is enough of a public one, and
+    /// an assertion needs keys only when all else in it is right.
+    pub(crate) fn may_hold(&self, client: &OAuthClient, audiences: &[&str], now: Timestamp) -> bool {
+        match self {
+            Self::Name(_) => client.is_public(),
+            Self::Secret(..) => false,
+            Self::Assertion(id, assertion) => unsigned_assertion(id, assertion, audiences, now).is_ok(),
+        }
+    }
+
+    /// Whether it names a key that is not among these.
+    pub(crate) fn lacks_key(&self, keys: &str) -> bool {
+        let Self::Assertion(_, assertion) = self else { return false };
+        let named = Jws::parse(assertion.as_bytes()).ok().and_then(|jws| jws.header.kid);
+        let held = |kid: &str| {
+            PublicKey::read_set(keys.as_bytes()).is_ok_and(|keys| keys.iter().any(|key| key.id() == Some(kid)))
+        };
+        named.is_some_and(|kid| !held(&kid))
+    }
+
     /// Whether it proves what it claims: exactly in the way that the client is registered for. `audiences` are the
     /// names under which an assertion may address us.
     pub(crate) fn check(
@@ -134,15 +154,14 @@ enum Audience {
     Many(Vec<String>),
 }
 
-/// RFC 7523 §3. The audience is one value, as draft-ietf-oauth-rfc7523bis demands: an assertion for two is one that the
-/// other may use here.
-fn check_assertion(
+/// RFC 7523 §3, all but the signature. The audience is one value, as draft-ietf-oauth-rfc7523bis demands: an assertion for
+/// two is one that the other may use here.
+fn unsigned_assertion<'a>(
     id: &str,
-    assertion: &str,
-    keys: &str,
+    assertion: &'a str,
     audiences: &[&str],
     now: Timestamp,
-) -> Result<UsedAssertion, &'static str> {
+) -> Result<(Jws<'a>, UsedAssertion), &'static str> {
     let jws = Jws::parse(assertion.as_bytes())?;
     let claims: AssertionClaims =
         serde_json::from_slice(&jws.claims).map_err(|_| "the client_assertion lacks a claim")?;
@@ -164,6 +183,17 @@ fn check_assertion(
     if claims.jti.len() > 255 {
         return Err("the jti of the client_assertion is longer than 255 bytes");
     }
+    Ok((jws, UsedAssertion { id: claims.jti, expires_at: claims.exp }))
+}
+
+fn check_assertion(
+    id: &str,
+    assertion: &str,
+    keys: &str,
+    audiences: &[&str],
+    now: Timestamp,
+) -> Result<UsedAssertion, &'static str> {
+    let (jws, used) = unsigned_assertion(id, assertion, audiences, now)?;
     let keys = PublicKey::read_set(keys.as_bytes()).map_err(|_| "the client's keys cannot be read")?;
     // A client may leave out the key's id when it has one key.
     let key = match &jws.header.kid {
@@ -171,7 +201,7 @@ fn check_assertion(
         None => keys.first().filter(|_| keys.len() == 1),
     };
     jws.verify(key.ok_or("the client has no such key")?)?;
-    Ok(UsedAssertion { id: claims.jti, expires_at: claims.exp })
+    Ok(used)
 }
 
 /// Compares a secret with the hash of one, in constant time.

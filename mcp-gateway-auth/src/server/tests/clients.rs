@@ -170,6 +170,20 @@ async fn a_blocked_client_is_good_for_nothing_until_it_is_unblocked() {
     assert!(world.call(text(&tokens, "access_token"), "github").await.is_ok());
 }
 
+#[tokio::test]
+async fn who_was_not_blocked_loses_nothing_by_being_unblocked() {
+    let world = World::new().await;
+    let client = world.laptop().await;
+    let tokens = world.tokens(&client).await;
+    world.clock.advance(Duration::from_secs(1));
+    world.server.unblock_client(&client).await.unwrap();
+    world.server.unblock_client("nobody").await.unwrap();
+    world.settle().await;
+    assert!(world.call(text(&tokens, "access_token"), "github").await.is_ok());
+    assert_eq!(world.refresh(&client, text(&tokens, "refresh_token")).await.status, 200);
+    assert_eq!(world.server.clients(None, 10).await.unwrap().0.len(), 1, "nor is anything kept of it");
+}
+
 /// A block ends what a client has: letting it in again brings nothing of it back.
 #[tokio::test]
 async fn what_a_block_ended_stays_ended_after_it() {

@@ -81,6 +81,15 @@ async fn a_document_is_fetched_after_login_and_the_client_connects() {
     web.says(503, &[], &json!({}));
     let refreshed = world.refresh(ID, text(&tokens, "refresh_token")).await;
     assert_eq!((refreshed.status, web.fetched()), (200, 2), "a public client proves nothing, and goes on");
+    let again = world.refresh(ID, text(&refreshed.json(), "refresh_token")).await;
+    assert_eq!((again.status, web.fetched()), (200, 2), "nor is its host asked at each request");
+    let refreshed = again;
+    for status in [301, 403, 408] {
+        world.clock.advance(DocumentClients::AGAIN);
+        web.says(status, &[], &json!({}));
+        assert_eq!(world.refresh(ID, "x").await.status, 400, "{status} is nothing that the client has said");
+    }
+    world.clock.advance(DocumentClients::AGAIN);
     web.says(404, &[], &json!({}));
     assert_eq!(
         world.refresh(ID, text(&refreshed.json(), "refresh_token")).await.status,
@@ -180,11 +189,11 @@ async fn keys_of_registered_clients_are_fetched_only_after_consent() {
     assert_eq!(without.register(metadata("https://client.example/keys")).await.error(), "invalid_client_metadata");
 }
 
-/// Anybody can name a client at the token endpoint: its host is asked only so often.
+/// Anybody can name a client at the token endpoint: its host is asked only so often, and whoever asks stops nobody.
 #[tokio::test]
 async fn the_token_endpoint_asks_a_host_only_so_often() {
     let web = Arc::new(Web::default());
-    web.says(200, &[(CACHE_CONTROL, "no-store")], &document());
+    let keys = document_with_keys(&web, &[(CACHE_CONTROL, "no-store")]).await;
     let held = web.clone();
     let world = World::with(|server| {
         let clock = server.0.clock.clone();
@@ -196,12 +205,54 @@ async fn the_token_endpoint_asks_a_host_only_so_often() {
     let (page, cookie) = world.ask(ID, "ada", &[]).await;
     world.clock.advance(Duration::from_secs(60));
     assert_eq!(world.decide(&page, &cookie, "ada", "allow").await.status, 303);
-    let before = web.fetched();
-    for _ in 0..10 {
-        assert_eq!(world.refresh(ID, "x").await.status, 400);
+    world.clock.advance(DocumentClients::BRIEF);
+    let mut before = web.fetched();
+    for n in 0..20 {
+        assert_eq!(refresh_signed(&world, &keys, "x", &format!("a{n}")).await.error(), "invalid_grant");
     }
-    assert_eq!(world.refresh(ID, "x").await.status, 429);
-    assert_eq!(web.fetched() - before, 10);
+    assert_eq!(web.fetched() - before, 1, "for all who come together");
+    for n in 0..20 {
+        let used_up = world.server.0.limit_refetch(ID).await.is_err();
+        assert_eq!(used_up, n >= 9, "{n}");
+    }
+    before = web.fetched();
+    world.clock.advance(DocumentClients::BRIEF - Duration::from_nanos(1));
+    for n in 0..20 {
+        world.clock.advance(Duration::from_nanos(1));
+        assert_eq!(refresh_signed(&world, &keys, "x", &format!("b{n}")).await.error(), "invalid_grant", "{n}");
+    }
+    assert_eq!(web.fetched() - before, 0, "it goes by the last answer");
+    // What proves nothing whatever the keys are makes us fetch nothing.
+    world.clock.advance(2 * DocumentClients::STALE);
+    assert_eq!(world.refresh(ID, "x").await.status, 401);
+    assert_eq!(web.fetched(), before);
+}
+
+/// A key that is new counts before the old set is forgotten; a made-up one costs one question in a while.
+#[tokio::test]
+async fn a_new_key_of_a_client_is_looked_for_once_in_a_while() {
+    let (world, web) = world().await;
+    let keys = document_with_keys(&web, &[(CACHE_CONTROL, "max-age=86400")]).await;
+    let code = world.code(ID).await;
+    assert_eq!(redeem_signed(&world, &keys, &code).await.status, 200);
+    let new = document_with_keys(&web, &[(CACHE_CONTROL, "max-age=86400")]).await;
+    let before = web.fetched();
+    assert_eq!(refresh_signed(&world, &new, "x", "1").await.error(), "invalid_client");
+    assert_eq!(web.fetched(), before, "it was asked a moment ago");
+    world.clock.advance(DocumentClients::AGAIN);
+    assert_eq!(refresh_signed(&world, &new, "x", "2").await.error(), "invalid_grant");
+    assert_eq!(refresh_signed(&world, &keys, "x", "3").await.error(), "invalid_client");
+    assert_eq!(web.fetched(), before + 1);
+}
+
+/// A document of new keys.
+async fn document_with_keys(web: &Web, headers: &[(HeaderName, &'static str)]) -> Arc<SigningKeys> {
+    let keys = keys_of_a_client(&World::new().await).await;
+    let mut document = document();
+    document["token_endpoint_auth_method"] = "private_key_jwt".into();
+    document["jwks"] = serde_json::from_str(&keys.document()).unwrap();
+    web.says(200, headers, &document);
+    keys
 }
 
 #[tokio::test]

@@ -34,7 +34,7 @@ pub(crate) struct ForeignClaims {
     client_id: Option<String>,
     #[serde(default)]
     azp: Option<String>,
-    /// What only ID tokens have (OpenID Connect Core §2, §3.3.2.11).
+    /// What only ID tokens have (OpenID Connect Core §2, §3.3.2.11); the nonce, where a token is not called otherwise.
     #[serde(default)]
     nonce: Option<IgnoredAny>,
     #[serde(default)]
@@ -72,9 +72,14 @@ impl ForeignClaims {
     /// Whether an issuer that gives its access tokens no type of their own means something else by this one (RFC 8725
     /// §3.11, §3.12).
     pub(crate) fn is_something_else(&self) -> bool {
-        let marked = [&self.nonce, &self.at_hash, &self.c_hash, &self.events].iter().any(|mark| mark.is_some());
-        let named = self.typ.as_deref().is_some_and(|typ| !typ.eq_ignore_ascii_case("bearer"));
-        marked || named || self.token_use.as_deref().is_some_and(|used| used != "access")
+        let marked = [&self.at_hash, &self.c_hash, &self.events].iter().any(|mark| mark.is_some());
+        let names = [
+            self.typ.as_deref().map(|typ| typ.eq_ignore_ascii_case("bearer")),
+            self.token_use.as_deref().map(|used| used == "access"),
+        ];
+        // Keycloak before 25 has the nonce of the login in all its tokens, each of which it calls by its name.
+        let nameless = names.iter().all(Option::is_none);
+        marked || names.contains(&Some(false)) || nameless && self.nonce.is_some()
     }
 
     /// What must hold before a signature is worth its cost.

@@ -1,22 +1,35 @@
 //! Where an issuer's keys are, by its own word.
 
+use std::time::Duration;
+
 use http::StatusCode;
 use mcp_gateway_core::BoxError;
 use mcp_gateway_core::egress::{Fetch, get_json};
 use serde::Deserialize;
 use url::{Host, Url};
 
-/// The address of an issuer's keys, from the first of its metadata documents that there is.
+/// How long all documents of an issuer may take together.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// The address of an issuer's keys, from the first of its metadata documents that says so: at another place there may be
+/// a page, or somebody else's.
 pub(super) async fn jwks_uri(fetch: &dyn Fetch, issuer: &str) -> Result<String, BoxError> {
-    let mut tried = String::new();
-    for url in places(issuer)? {
-        let answer = fetch.fetch(get_json(&url)?).await?;
-        if answer.status == StatusCode::OK {
-            return Ok(read(&answer.body, issuer)?);
+    let looked = async {
+        let mut tried = Vec::new();
+        for url in places(issuer)? {
+            let found = match fetch.fetch(get_json(&url)?).await {
+                Ok(answer) if answer.status == StatusCode::OK => read(&answer.body, issuer).map_err(str::to_owned),
+                Ok(answer) => Err(format!("status {}", answer.status)),
+                Err(error) => Err(error.to_string()),
+            };
+            match found {
+                Ok(found) => return Ok(found),
+                Err(why) => tried.push(format!("{url}: {why}")),
+            }
         }
-        tried = format!("{url}: status {}", answer.status);
-    }
-    Err(tried.into())
+        Err(tried.join("; ").into())
+    };
+    tokio::time::timeout(DEADLINE, looked).await.unwrap_or_else(|_| Err("its metadata took longer than 20 s".into()))
 }
 
 /// In the order of the MCP authorization specification: with a path, inserted before it (RFC 8414 §3.1), and appended
@@ -70,8 +83,9 @@ mod tests {
 
     use super::*;
 
-    /// Answers at one place, with one document.
+    /// Answers at one place, with one document, and everywhere else with a page.
     struct Web {
+        page: StatusCode,
         at: &'static str,
         says: String,
         asked: Mutex<Vec<String>>,
@@ -81,14 +95,26 @@ mod tests {
     impl Fetch for Web {
         async fn fetch(&self, request: Request<Bytes>) -> Result<Fetched, FetchError> {
             let url = request.uri().to_string();
-            let status = if url == self.at { StatusCode::OK } else { StatusCode::NOT_FOUND };
+            let (status, body) = match url == self.at {
+                true => (StatusCode::OK, self.says.clone()),
+                false => (self.page, "<html>".to_owned()),
+            };
             self.asked.lock().unwrap().push(url);
-            Ok(Fetched { status, headers: HeaderMap::new(), body: self.says.clone().into() })
+            Ok(Fetched { status, headers: HeaderMap::new(), body: body.into() })
         }
     }
 
     async fn found(issuer: &str, at: &'static str, says: serde_json::Value) -> (Result<String, String>, Vec<String>) {
-        let web = Web { at, says: says.to_string(), asked: Mutex::default() };
+        found_among(StatusCode::NOT_FOUND, issuer, at, says).await
+    }
+
+    async fn found_among(
+        page: StatusCode,
+        issuer: &str,
+        at: &'static str,
+        says: serde_json::Value,
+    ) -> (Result<String, String>, Vec<String>) {
+        let web = Web { page, at, says: says.to_string(), asked: Mutex::default() };
         let found = jwks_uri(&web, issuer).await.map_err(|error| error.to_string());
         (found, web.asked.into_inner().unwrap())
     }
@@ -108,6 +134,9 @@ mod tests {
             let (found, all) = found(issuer, at, says(issuer, keys)).await;
             assert_eq!((found.as_deref(), all.len()), (Ok(keys), asked), "{issuer} {all:?}");
         }
+        let last = "https://a.example/tenant/.well-known/openid-configuration";
+        let (among, _) = found_among(StatusCode::OK, tenant, last, says(tenant, keys)).await;
+        assert_eq!(among.as_deref(), Ok(keys), "whatever is at the other places");
         let at = "https://a.example/.well-known/oauth-authorization-server";
         for (issuer, wrong) in [
             ("https://a.example", says("https://a.example/", keys)),

@@ -3,6 +3,7 @@
 mod body;
 mod future;
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -104,15 +105,23 @@ impl Watcher {
                     }
                 }
             };
+            let expires_at = cx.principal().and_then(|principal| principal.expires_at);
             let ended = cx.principal().and_then(|principal| principal.watch.as_ref()).map(Watch::over);
             let judged = async {
+                let mut judged = pin!(judged);
                 let Some(ended) = ended else { return judged.await };
                 tokio::select! {
-                    over = judged => over,
-                    () = ended => Over::Revoked,
+                    over = &mut judged => return over,
+                    () = ended => {}
+                }
+                // An issuer knows an expired credential no more, and that cuts nobody's call.
+                match kind {
+                    _ if expires_at.is_none_or(|at| watcher.clock.now() < at) => Over::Revoked,
+                    Exchange::Stream => Over::Expired,
+                    Exchange::Call { .. } => judged.await,
                 }
             };
-            let Some(until) = cx.principal().and_then(|principal| principal.expires_at) else { return judged.await };
+            let Some(until) = expires_at else { return judged.await };
             let left = until.duration_since(watcher.clock.now());
             let left = Duration::try_from(left).unwrap_or_default();
             let (left, over) = match kind {

@@ -105,16 +105,18 @@ async fn streams_of_the_revoked_break_off_and_others_go_on() {
     assert!(futures_util::poll!(ada.frame()).is_pending());
 }
 
+struct Told(watch::Receiver<bool>);
+
+impl crate::record::CredentialWatch for Told {
+    fn over(&self) -> BoxFuture<()> {
+        let mut told = self.0.clone();
+        Box::pin(async move { drop(told.wait_for(|over| *over).await) })
+    }
+}
+
 /// A credential of whose end nobody here hears is looked after while something is open.
 #[tokio::test]
 async fn what_a_watched_credential_has_open_ends_with_it() {
-    struct Told(watch::Receiver<bool>);
-    impl crate::record::CredentialWatch for Told {
-        fn over(&self) -> BoxFuture<()> {
-            let mut told = self.0.clone();
-            Box::pin(async move { drop(told.wait_for(|over| *over).await) })
-        }
-    }
     let world = World::new();
     let (tell, told) = watch::channel(false);
     let watched = Principal::new("local", "eve").with_watch(Watch::new(Told(told)));
@@ -122,6 +124,29 @@ async fn what_a_watched_credential_has_open_ends_with_it() {
     assert!(futures_util::poll!(eve.frame()).is_pending());
     tell.send_replace(true);
     assert!(eve.frame().await.unwrap().is_err());
+}
+
+/// Its issuer says the same of a token that has expired as of one that was revoked.
+#[tokio::test]
+async fn a_call_goes_on_when_a_watched_credential_expires() {
+    let world = World::new();
+    for expired in [true, false] {
+        let (tell, told) = watch::channel(false);
+        let until = Timestamp::now() + Duration::from_millis(if expired { 50 } else { 3_600_000 });
+        let watched = Principal::new("local", "ada").with_watch(Watch::new(Told(told))).with_expiry(Some(until));
+        let mut call = stream(&world, Method::POST, watched).await;
+        assert!(futures_util::poll!(call.frame()).is_pending());
+        if expired {
+            tokio::time::sleep(Duration::from_millis(60)).await;
+        }
+        tell.send_replace(true);
+        if expired {
+            assert!(futures_util::poll!(call.frame()).is_pending());
+            world.revoke("ada");
+        }
+        assert!(call.frame().await.unwrap().is_err(), "revoked is revoked");
+        world.revoked.lock().unwrap().clear();
+    }
 }
 
 #[tokio::test]
