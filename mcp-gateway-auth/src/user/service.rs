@@ -284,7 +284,7 @@ impl Users {
         let when = When::At(when.unwrap_or(stored.revision));
         let revision = self.end_everything(id, emptied, when, other, "the person is deleted").await?;
         let subject = User::subject(self.tenant.clone(), id);
-        crate::server::forget(&self.users.of_kind(), Revoked::Subject(&subject)).await?;
+        crate::server::forget(&self.users.of_kind(), Revoked::Subject(&subject)).await.map_err(StoreError::halfway)?;
         let of_user = IndexTerm { name: "user", value: id.into() };
         let of_subject = IndexTerm { name: "subject", value: format!("{} {id}", Subject::LOCAL).into() };
         loop {

@@ -39,7 +39,10 @@ async fn a_server_that_takes_no_more_connections_goes_on_answering_on_those_ther
     let database = place.rsplit('/').next().unwrap().to_owned();
     let store = PostgresStore::open(options).await.unwrap();
     let key = Key::new(TenantId::default(), Kind::quiet("answer"), "one");
-    store.get(std::slice::from_ref(&key)).await.unwrap();
+    // As many connections as are wanted at once below: another one cannot be made then.
+    for read in futures_util::future::join_all((0..8).map(|_| store.get(std::slice::from_ref(&key)))).await {
+        read.unwrap();
+    }
     let sql = |text: &str| cluster.sql("postgres", text);
     sql(&format!("ALTER DATABASE {database} ALLOW_CONNECTIONS false"));
     let listens = "query LIKE '%mcp_gateway.revision_now(), last_value%'";

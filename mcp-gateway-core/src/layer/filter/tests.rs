@@ -386,7 +386,7 @@ async fn a_response_is_not_held_back_for_filters_of_events_and_stays_one() {
     assert_eq!(whole.collect().await.unwrap().to_bytes(), "\"a\":1}}");
     let changed = begin(&["{\"id\":7,\"result\":{}", ",\"method\":\"notifications/x\"}"]).await;
     assert!(changed.collect().await.is_err());
-    let sixty_four = "{\"id\":7,\"params\":\"0123456789012345678901234567890123456789012345\"";
+    let sixty_four = "{\"id\":7,\"params\":\"012345678901234567890123456789012345678901234\"";
     assert_eq!(sixty_four.len(), 64);
     assert!(matches!(json::begin(frames(&[sixty_four]), 64).await, Ok(json::Begun::Whole(_))));
     assert!(json::begin(frames(&[sixty_four, "}"]), 64).await.is_err());
