@@ -158,8 +158,9 @@ FAULTS = {
     "415": with_field(b"content-encoding: gzip"),
     "431": with_field(b"x-filling: " + b"x" * 40_000),
 }
-# Statuses of the gateway that cannot become a client's: 405 answers GET and DELETE, and 500 a stack that lacks a layer.
-OTHERS = {"405", "500"}
+# Statuses that no call to a gateway gets: 405 answers GET and DELETE, 421 every call to a process that is no gateway,
+# whatever its era (a system test), and 500 a stack that lacks a layer.
+OTHERS = {"405", "421", "500"}
 
 
 class Results:
