@@ -129,6 +129,8 @@ pub(crate) fn is_active(answer: &[u8]) -> Result<bool, serde_json::Error> {
     struct Active {
         active: bool,
     }
+    // An object, also in what is not looked at here: a list would be read as one, and broken texts be skipped.
+    serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(answer)?;
     Ok(serde_json::from_slice::<Active>(answer)?.active)
 }
 
