@@ -69,6 +69,7 @@ impl MemoryGateway {
             sub_paths: [].into(),
             query_parameters: [].into(),
             response_headers: [].into(),
+            server_requests: mcp_gateway_core::record::ServerRequests::default(),
         });
         let (authenticator, authorization) = api_key()?;
         let events = Arc::new(AtomicU64::new(0));

@@ -33,6 +33,8 @@ async function connect(page, visit) {
         return visit.expect;
     }
     await person.signIn();
+    if (visit.link) return person.link();
+    if (visit.code) await person.enter();
     const asked = visit.silent ? 'nothing' : await person.agree();
     return { asked, end: await person.end() };
 }

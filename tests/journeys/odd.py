@@ -1,5 +1,8 @@
 """What a browser alone can show, with clients that do no more than to send somebody there."""
 
+import json
+import time
+import urllib.error
 import urllib.parse
 
 from world import NAME, serve
@@ -46,10 +49,38 @@ def remembered(browser, world, _):
     browser.visit(url=url, password=True, silent=True)
 
 
+def links(browser, world, shots):
+    """Somebody with a password adds the company's account, and is the same person by it."""
+    world.make_person("grace", "Grace Hopper")
+    world.hire("grace", "G. Hopper")
+    seen = browser.visit(url=f"{world.base}/login", login="grace", password=True, link=True, shots=shots)
+    if not all(f"{way} as grace" in seen for way in ("Company", "Password")):
+        raise RuntimeError(f"somebody else was signed in: {seen}")
+
+
+def device(browser, world, shots):
+    """A program without a browser: the person types its code, is told to compare it, and the program has its token."""
+    begun, asks = world.begin_device()
+    try:
+        world.post("/token", asks)
+        raise RuntimeError("there is a token before anybody agreed")
+    except urllib.error.HTTPError as refused:
+        if json.load(refused)["error"] != "authorization_pending":
+            raise
+    seen = browser.visit(url=begun["verification_uri"], code=begun["user_code"], end="Connected", shots=shots)
+    if begun["user_code"] not in seen["asked"] or "Did somebody send you the code" not in seen["asked"]:
+        raise RuntimeError(f"the page did not warn: {seen['asked']}")
+    time.sleep(begun["interval"])
+    token = world.post("/token", asks)["access_token"]
+    world.initialize(token)
+
+
 def all_of(world):
     """Titles and functions."""
     yield "a program with a scheme, which names no server", by_scheme
     yield "a program that sends the browser on", goes_on_elsewhere
     yield "a person who may not", turned_away
+    yield "a program without a browser", device
+    yield "a person who adds the company's account", links
     if world.by_document:
         yield "a web client, for the second time", remembered

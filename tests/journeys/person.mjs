@@ -24,12 +24,14 @@ export function watch(page) {
 }
 
 // At one page. Of a visit: `url` is what the client wants opened; `password`: signs in at the gateway and not with the
-// company; `server`: chooses it; `end`: the heading of our page where it ends, or else it ends at `ends`, the beginning of
+// company; `server`: chooses it; `login`: as whom; `link`: adds the company's account to a
+// password; `code`: types it, as a device shows it; `end`: the heading of our page where it ends, or else it ends at `ends`, the beginning of
 // a URL, by default the client's redirect URI; `shots`: the folder where pictures of the pages are kept.
 export class Person {
     constructor(page, visit) {
         this.page = page;
         this.visit = visit;
+        this.login = visit.login ?? LOGIN;
         // The answer to the last request that led the page anywhere.
         page.on('response', (response) => {
             if (response.request().isNavigationRequest()) this.status = response.status();
@@ -41,22 +43,55 @@ export class Person {
         await page.getByRole('heading', { name: 'Sign in', exact: true }).waitFor();
         await this.shoot('login');
         if (this.visit.password) {
-            await page.getByLabel('Name').fill(LOGIN);
+            await page.getByLabel('Name').fill(this.login);
             await page.getByLabel('Password').fill(PASSWORD);
             await page.getByRole('button', { name: 'Sign in', exact: true }).click();
         } else {
             await page.getByRole('link', { name: 'Sign in with Company' }).click();
-            await page.getByLabel('Account').fill(LOGIN);
-            await page.getByRole('button', { name: 'Go on' }).click();
+            await this.tellCompany();
         }
+    }
+
+    async tellCompany() {
+        await this.page.getByLabel('Account').fill(this.login);
+        await this.page.getByRole('button', { name: 'Go on' }).click();
+    }
+
+    // Adds the company's account to the ways to sign in, and signs in with it; whom the gateway takes that for.
+    async link() {
+        const { page } = this;
+        const added = page.getByRole('button', { name: 'Add Company' });
+        await added.waitFor();
+        await this.shoot('signed-in');
+        await added.click();
+        await page.getByRole('link', { name: 'Go on to Company' }).click();
+        await this.tellCompany();
+        const yes = page.getByRole('button', { name: 'Add this account' });
+        await yes.waitFor();
+        await this.shoot('add-account');
+        await yes.click();
+        // The company still knows the browser.
+        await page.getByRole('link', { name: 'Sign in with Company' }).click();
+        await page.getByRole('heading', { name: 'Signed in', exact: true }).waitFor();
+        return page.locator('main').innerText();
+    }
+
+    // Types the code that a device shows.
+    async enter() {
+        const { page, visit } = this;
+        await page.getByRole('heading', { name: 'Connect a device' }).waitFor();
+        await page.getByLabel('Code').fill(visit.code);
+        await this.shoot('device');
+        await page.getByRole('button', { name: 'Go on' }).click();
     }
 
     // Agrees; what the page said.
     async agree() {
         const { page, visit } = this;
-        await page.getByRole('heading', { name: 'Allow this application?' }).waitFor();
+        const heading = visit.code ? 'Allow this device?' : 'Allow this application?';
+        await page.getByRole('heading', { name: heading }).waitFor();
         if (visit.server) await page.getByLabel('Choose one').selectOption({ label: visit.server });
-        await this.shoot(visit.server ? 'choice' : 'consent');
+        await this.shoot(visit.code ? 'device-consent' : visit.server ? 'choice' : 'consent');
         const asked = await page.locator('main').innerText();
         await page.getByRole('button', { name: 'Allow', exact: true }).click();
         return asked.replaceAll('\n', ' | ');
@@ -67,6 +102,7 @@ export class Person {
         const { page, visit } = this;
         if (visit.end) {
             await page.getByRole('heading', { name: visit.end }).waitFor();
+            if (visit.code) return page.url();
             await this.shoot(visit.end);
             return page.getByRole('link').getAttribute('href');
         }

@@ -106,13 +106,15 @@ def attempt(function, *arguments):
     return failure, time.monotonic() - begun
 
 
-def all_jobs(world, browser, arguments, nodejs, everybody):
+def all_jobs(world, apart, browser, arguments, nodejs, everybody):
     """What there is to do, by title and way: a function and its arguments."""
     shots = str(arguments.shots.resolve()) if arguments.shots else None
     ways = [way for way in WAYS if world.by_document or way != "document"]
     jobs = {(client.title, way): (cell, world, client, way) for client in everybody for way in ways}
     with_password = functools.partial(cell, password=True, shots=shots)
     jobs["Python SDK, with a password of the gateway", None] = with_password, world, everybody[0], "registration"
+    for client in everybody[:1] + everybody[3:5]:
+        jobs[f"{client.title}, with an issuer for each server", None] = cell, apart, client, "registration"
     for title, function in odd.all_of(world):
         jobs[title, None] = function, browser, world, shots
     for title, function in (("without", suite.public), ("with", suite.secret)):
@@ -137,10 +139,11 @@ def main():
         folder = pathlib.Path(name)
         try:
             world = World(processes, arguments, folder, by_document)
+            apart = World(processes, arguments, folder / "apart", False, OAUTH__ISSUER="per_server")
             nodejs = str(node(arguments.suite))
             browser = Browser(processes, arguments.modules, nodejs, arguments.chromium, folder)
             everybody = clients(arguments, processes, browser, folder, nodejs, npm_modules)
-            todo = all_jobs(world, browser, arguments, nodejs, everybody)
+            todo = all_jobs(world, apart, browser, arguments, nodejs, everybody)
             todo = {key: job for key, job in todo.items() if arguments.only in ", ".join(filter(None, key))}
             results = {}
             with concurrent.futures.ThreadPoolExecutor(ABREAST) as pool:

@@ -62,7 +62,8 @@ def free_port():
 class World:
     """Everything that a journey meets. `base` is the gateway's origin, `token` an administrator's."""
 
-    def __init__(self, processes, arguments, folder, by_document):
+    def __init__(self, processes, arguments, folder, by_document, **settings):
+        folder.mkdir(exist_ok=True)
         self.processes, self.folder, self.token = processes, folder, secrets.token_hex(24)
         self.port = free_port()
         self.base = f"http://127.0.0.1:{self.port}"
@@ -89,6 +90,7 @@ class World:
             "MCP_GATEWAY__LOGIN__PROVIDERS": json.dumps([provider]),
             "MCP_GATEWAY__OAUTH__REGISTRATIONS_PER_MINUTE": "100", "MCP_GATEWAY__RUNTIME__PROCESS__ENABLED": "false",
         }
+        environment.update({f"MCP_GATEWAY__{name}": value for name, value in settings.items()})
         if by_document:
             environment["MCP_GATEWAY__OAUTH__REDIRECT_HOSTS"] = NAME
             environment["MCP_GATEWAY__EGRESS__CA_BUNDLE"] = str(self.serve_documents())
@@ -105,10 +107,15 @@ class World:
         )
         self.processes.all.append(process)
         issuer = process.stdout.readline().strip()
-        claims = {"name": "Ada Lovelace", "email": "ada@a.example", "email_verified": True}
-        tell = f"http://127.0.0.1:{urllib.parse.urlsplit(issuer).port}/_test"
-        http(tell, None, {"client": self.base, "account": {"sub": LOGIN, **claims}, "ask": True})
+        self.company = f"http://127.0.0.1:{urllib.parse.urlsplit(issuer).port}/_test"
+        http(self.company, None, {"client": self.base, "ask": True})
+        self.hire(LOGIN, "Ada Lovelace")
         return issuer
+
+    def hire(self, login, name):
+        """Somebody whom the company knows."""
+        claims = {"name": name, "email": f"{login}@a.example", "email_verified": True}
+        http(self.company, None, {"account": {"sub": login, **claims}})
 
     def make_person(self, login, name):
         """Somebody who has a password of the gateway, and has chosen it."""
@@ -130,6 +137,30 @@ class World:
     def register(self, name, redirect):
         """The id of a client that registers itself."""
         return http(f"{self.base}/register", None, {"client_name": name, "redirect_uris": [redirect]})["client_id"]
+
+    def begin_device(self):
+        """What a program without a browser is told when it begins, and with what it asks for its token."""
+        grant = "urn:ietf:params:oauth:grant-type:device_code"
+        made = http(f"{self.base}/api/v1/oauth/clients", self.token, {"name": "Command line", "grant_types": [grant]})
+        wanted = {"client_id": made["id"], "scope": "mcp", "resource": f"{self.base}/mcp-connect/fixture"}
+        begun = self.post("/device_authorization", wanted)
+        return begun, {"client_id": made["id"], "grant_type": grant, "device_code": begun["device_code"]}
+
+    def initialize(self, token):
+        """Begins a session; fails unless the server answers."""
+        about = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "journeys", "version": "1"}}
+        message = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": about}
+        request = urllib.request.Request(f"{self.base}/mcp-connect/fixture", json.dumps(message).encode(), {
+            "Authorization": f"Bearer {token}", "Content-Type": "application/json",
+            "Accept": "application/json, text/event-stream"})
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            if b'"serverInfo"' not in answer.read():
+                raise RuntimeError("the server did not answer")
+
+    def post(self, path, fields):
+        """The answer to a form."""
+        with urllib.request.urlopen(f"{self.base}{path}", urllib.parse.urlencode(fields).encode(), timeout=30) as answer:
+            return json.load(answer)
 
     def add_document(self, name, redirect):
         """The URL of a client's document."""

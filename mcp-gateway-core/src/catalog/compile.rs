@@ -107,6 +107,7 @@ fn check(entry: &Entry, mount: &Mount) -> Result<Route, Problem> {
         sub_paths: sub_paths(entry)?,
         query_parameters: query_parameters(entry)?,
         response_headers: response_headers(entry)?,
+        server_requests: entry.server_requests,
     })
 }
 

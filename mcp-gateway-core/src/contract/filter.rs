@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use crate::MaybeReady;
 use crate::context::McpContext;
+use crate::record::ServerRequests;
 use crate::wire::version::Era;
 
 /// Inspects or changes messages.
@@ -141,6 +142,8 @@ pub struct Head<'a> {
     pub target: Option<&'a str>,
     /// The era of the message; of GET streams the legacy one, which alone has them.
     pub era: Era,
+    /// What the server may ask of clients.
+    pub server_requests: ServerRequests,
 }
 
 /// What a filter wants to see.

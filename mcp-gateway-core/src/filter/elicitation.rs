@@ -27,7 +27,7 @@ pub(super) fn problem(body: &[u8], hosts: Option<&[Box<str>]>) -> Option<&'stati
 }
 
 /// The members of this name in capitals. Some readers tell no capitals from small letters.
-fn called<'a>(value: &'a Value, name: &'static str) -> impl Iterator<Item = &'a Value> {
+pub(super) fn called<'a>(value: &'a Value, name: &'static str) -> impl Iterator<Item = &'a Value> {
     let members = value.as_object().into_iter().flatten();
     members.filter(move |(key, _)| key.to_uppercase() == name).map(|(_, value)| value)
 }
@@ -42,10 +42,14 @@ fn in_message(message: &Value, hosts: Option<&[Box<str>]>) -> Option<&'static st
     let asked = called(message, "PARAMS").filter(|_| elicits);
     let data = called(message, "ERROR").flat_map(|error| called(error, "DATA"));
     let found = asked.chain(data).find_map(|value| in_value(value, hosts));
+    found.or_else(|| inputs(message).find_map(|input| in_message(input, hosts)))
+}
+
+/// The requests for input in a message (`inputRequests`), also of a task.
+pub(super) fn inputs(message: &Value) -> impl Iterator<Item = &Value> {
     let holders = called(message, "RESULT").chain(called(message, "PARAMS"));
     let holders = holders.flat_map(|holder| std::iter::once(holder).chain(called(holder, "TASK")));
-    let mut inputs = holders.flat_map(|holder| called(holder, "INPUTREQUESTS")).flat_map(items);
-    found.or_else(|| inputs.find_map(|input| in_message(input, hosts)))
+    holders.flat_map(|holder| called(holder, "INPUTREQUESTS")).flat_map(items)
 }
 
 fn items(value: &Value) -> Box<dyn Iterator<Item = &Value> + '_> {

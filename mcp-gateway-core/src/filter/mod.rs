@@ -28,6 +28,7 @@ mod redact;
 mod run;
 mod secrets;
 mod select;
+mod server_requests;
 mod webhook;
 
 pub use self::compile::{Compiled, FilterError};
@@ -37,6 +38,7 @@ pub use self::pii::pii_types;
 pub use self::record::{Action, Check, FailMode, FilterLimits, FilterSpec, NamedPattern, Selector, Way};
 pub use self::run::{SnapshotFilters, Trial, Tried};
 pub use self::secrets::secret_types;
+pub use self::server_requests::ServerRequestFilter;
 
 /// What must hold for any input, as functions that panic if it does not: for fuzzing.
 #[cfg(any(test, feature = "fuzzing"))]

@@ -11,7 +11,7 @@ use crate::contract::{Key, ResourceStore, StoreError, SystemClock, When, Write};
 use crate::egress::{FetchError, Fetched};
 use crate::filter::FilterSpec;
 use crate::memory::MemoryStore;
-use crate::record::{FieldSealer, Resources, Route, TenantId};
+use crate::record::{FieldSealer, Resources, Route, ServerRequests, TenantId};
 use crate::snapshot::SnapshotOptions;
 use crate::wire::version::Era;
 
@@ -260,7 +260,13 @@ async fn a_filter_that_cannot_be_read_refuses_everything_until_it_is_gone() {
 #[tokio::test]
 async fn streams_outlive_filters_that_look_no_further() {
     let world = World::new().await;
-    let head = |method| Head { server: "a", method, target: None, era: Era::Legacy };
+    let head = |method| Head {
+        server: "a",
+        method,
+        target: None,
+        era: Era::Legacy,
+        server_requests: ServerRequests::default(),
+    };
     assert_eq!(world.filters.needs(&head(Some("ping"))), Needs::NONE);
     assert!(!world.filters.resumed("a"));
     let opened = |needs| {

@@ -167,6 +167,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::record::ServerRequests;
     use crate::wire::version::Era;
 
     fn selection(selectors: &serde_json::Value) -> Selection {
@@ -176,7 +177,13 @@ mod tests {
     }
 
     fn needs(selectors: &serde_json::Value, server: &str, method: Option<&str>, target: Option<&str>) -> String {
-        let needs = selection(selectors).needs(&Head { server, method, target, era: Era::Legacy });
+        let needs = selection(selectors).needs(&Head {
+            server,
+            method,
+            target,
+            era: Era::Legacy,
+            server_requests: ServerRequests::default(),
+        });
         let flag = |on, name| if on { name } else { "" };
         format!("{}{}{}", flag(needs.request, "q"), flag(needs.response, "r"), flag(needs.events, "e"))
     }

@@ -6,7 +6,7 @@ use crate::context::Completes;
 use crate::contract::{Direction, SystemClock};
 use crate::layer::peek::{PeekOptions, inspect};
 use crate::policy::{AccessPolicy, AccessRules, Ruled};
-use crate::record::{Principal, Route};
+use crate::record::{Principal, Route, ServerRequests};
 
 /// A filter by which everyone may use everything but these targets, and a context of ada on the server `a`.
 fn filter(targets: &Value, subjects: &Value) -> (RuleFilter, McpContext) {
@@ -90,7 +90,15 @@ async fn a_listener_hears_of_nothing_that_it_may_not_read() {
 async fn who_may_read_no_resource_hears_of_none() {
     let rules = json!([{ "effect": "allow", "subjects": ["everyone"], "targets": [{ "tools": ["*"] }] }]);
     let (filter, cx) = filter_by(&rules);
-    let needs = |method| filter.needs(&Head { server: "a", method, target: None, era: Era::Modern });
+    let needs = |method| {
+        filter.needs(&Head {
+            server: "a",
+            method,
+            target: None,
+            era: Era::Modern,
+            server_requests: ServerRequests::default(),
+        })
+    };
     assert_eq!(needs(Some("subscriptions/listen")), Needs { request: true, response: false, events: true });
     assert!(needs(None).events && needs(Some("tools/call")).events);
     let listen = |uris: &str| {
@@ -125,11 +133,19 @@ fn nothing_is_read_of_what_no_rule_is_about() {
         let (filter, _) = filter(targets, &json!([{ "user": "eve" }]));
         let mut wants: String = methods
             .iter()
-            .map(|method| match filter.needs(&Head { server, method: *method, target: None, era }) {
-                Needs { request: false, response: false, events: false } => '-',
-                Needs { response: true, events: true, .. } => 'b',
-                Needs { response: true, .. } => 'r',
-                Needs { .. } => 'e',
+            .map(|method| {
+                match filter.needs(&Head {
+                    server,
+                    method: *method,
+                    target: None,
+                    era,
+                    server_requests: ServerRequests::default(),
+                }) {
+                    Needs { request: false, response: false, events: false } => '-',
+                    Needs { response: true, events: true, .. } => 'b',
+                    Needs { response: true, .. } => 'r',
+                    Needs { .. } => 'e',
+                }
             })
             .collect();
         wants.push(if filter.resumed(server) { 'R' } else { '-' });

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Resource, Secret};
+use super::{Resource, Secret, ServerRequests};
 use crate::contract::{IndexTerm, Kind};
 
 /// A catalog entry. `serde` accepts YAML and JSON; unknown fields are an error, so that a typo is seen.
@@ -77,6 +77,9 @@ pub struct Entry {
     /// Names of further response headers that reach the client.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub response_headers: Vec<String>,
+    /// What its server may ask of clients; everything by default.
+    #[serde(default, skip_serializing_if = "ServerRequests::is_all")]
+    pub server_requests: ServerRequests,
     /// Who provided it. The catalog sets it and keeps it with the entry; a file or request that states one is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<EntryOrigin>,

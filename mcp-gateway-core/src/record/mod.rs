@@ -12,6 +12,7 @@ mod revocation;
 mod roles;
 mod route;
 mod secret;
+mod server_requests;
 mod user;
 
 pub use api_key::ApiKey;
@@ -32,4 +33,5 @@ pub use revocation::{Revocation, Revocations, Revoked};
 pub use roles::Roles;
 pub use route::{Placement, Route, RouteTarget};
 pub use secret::Secret;
+pub use server_requests::{ServerRequest, ServerRequests};
 pub use user::{Email, Group, User, UserState};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Uri};
 
-use super::{Secret, Subject};
+use super::{Secret, ServerRequests, Subject};
 use crate::contract::{Incarnation, Program, Resource, ResourceLimits, Workload, WorkloadId};
 
 /// A server as the data plane sees it. In the snapshot behind an `Arc`; a call clones nothing of it.
@@ -25,6 +25,8 @@ pub struct Route {
     pub query_parameters: Arc<[Box<str>]>,
     /// Further response headers that reach the client.
     pub response_headers: Arc<[HeaderName]>,
+    /// What it may ask of clients.
+    pub server_requests: ServerRequests,
 }
 
 /// Where a server is.
@@ -128,6 +130,7 @@ impl Route {
             sub_paths: [].into(),
             query_parameters: [].into(),
             response_headers: [].into(),
+            server_requests: ServerRequests::default(),
         }
     }
 

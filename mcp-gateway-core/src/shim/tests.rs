@@ -101,6 +101,7 @@ async fn a_redirect_is_followed_with_the_message_that_the_filters_left() {
         sub_paths: [].into(),
         query_parameters: [].into(),
         response_headers: [].into(),
+        server_requests: crate::record::ServerRequests::default(),
     }))
     .unwrap();
     let message = r#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"a","arguments":{"x":"secret"}}}"#;

@@ -53,6 +53,7 @@ fn compile(entry: &Entry) -> Result<Route, EntryError> {
         sub_paths: Arc::new([]),
         query_parameters: Arc::new([]),
         response_headers: Arc::new([]),
+        server_requests: crate::record::ServerRequests::default(),
     })
 }
 

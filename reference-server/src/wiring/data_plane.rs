@@ -8,7 +8,7 @@ use mcp_gateway_auth::token::TokenAuthenticator;
 use mcp_gateway_core::context::{McpContext, Sampling};
 use mcp_gateway_core::contract::{Action, AuditSink, Authenticator, Authorizer, Clock, RateLimiter, Runtime, Target};
 use mcp_gateway_core::egress::{Connections, FetchOptions, Fetcher};
-use mcp_gateway_core::filter::{FilterLimits, SnapshotFilters};
+use mcp_gateway_core::filter::{FilterLimits, ServerRequestFilter, SnapshotFilters};
 use mcp_gateway_core::gateway::{Built, Gateway, GatewayOptions, Parts};
 use mcp_gateway_core::layer::admit::AdmitLimits;
 use mcp_gateway_core::layer::audit::AuditOptions;
@@ -80,7 +80,7 @@ pub(super) fn build(config: &Config, with: Ingredients) -> Result<Built, ConfigE
         .authorizer(Arc::clone(&authorizer))
         .filters(
             // What filters make of a message has to pass the rules.
-            vec![filters.clone(), Arc::new(lists)],
+            vec![Arc::new(ServerRequestFilter), filters.clone(), Arc::new(lists)],
             FilterOptions {
                 body_bytes: limits.filter_body_bytes,
                 event_bytes: limits.event_bytes,

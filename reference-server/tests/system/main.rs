@@ -32,6 +32,7 @@ mod retire;
 #[cfg(feature = "postgres")]
 mod roles;
 mod secrets;
+mod server_requests;
 mod sessions;
 mod standalone;
 mod stdio;

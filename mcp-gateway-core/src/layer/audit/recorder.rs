@@ -153,6 +153,9 @@ impl Recorder {
             tracing::error!("a server's request is withheld: the layers that set principal and route are absent");
             return Decision::deny("layer-absent").into();
         };
+        if route.server_requests.denies(method) {
+            return Decision::deny("entry-server-requests").into();
+        }
         authorizer.decide(&Ask {
             principal,
             action: Action::ServerRequest(method),

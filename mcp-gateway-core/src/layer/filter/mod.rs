@@ -204,6 +204,7 @@ pub(crate) fn head_of(cx: &McpContext) -> Head<'_> {
         method: message.and_then(|message| message.method.as_deref()),
         target: message.and_then(|message| message.target.as_deref()),
         era: message.map_or(Era::Legacy, |message| message.era),
+        server_requests: cx.route().map(|route| route.server_requests).unwrap_or_default(),
     }
 }
 

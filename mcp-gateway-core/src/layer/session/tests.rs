@@ -70,6 +70,7 @@ impl World {
             sub_paths: [].into(),
             query_parameters: [].into(),
             response_headers: [].into(),
+            server_requests: crate::record::ServerRequests::default(),
         }))
         .unwrap();
         let address = Address::Http(http::Uri::from_static("http://up.example"));
