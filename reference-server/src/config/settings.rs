@@ -144,7 +144,7 @@ section! {
         upstream: EgressPurpose = EgressPurpose::default(),
         /// Calls to identity providers.
         identity: EgressPurpose = EgressPurpose::default(),
-        /// Calls to services that filters ask. Where the list names something, they may be called by plain http, too.
+        /// Calls to services that filters ask. What the list names may be called by plain http, too.
         filter: EgressPurpose = EgressPurpose::default(),
     }
 }
