@@ -7,14 +7,16 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use ulid::Ulid;
 
+use crate::MaybeReady;
 use crate::contract::{
-    AuditFilter, AuditRow, AuditStore, ChainRow, StoreErrorKind, StoreLimits, StreamId, Unlinked, UsageWindow,
+    AuditFilter, AuditRow, AuditStore, ChainRow, KeyRingError, StoreErrorKind, StoreLimits, StreamId, Unlinked,
+    UsageWindow,
 };
 use crate::record::{
     ActorFacts, ActorKind, AuditBodies, AuditEvent, Category, EventKind, FilterFact, FilterVerdict, Outcome, Subject,
     TenantId,
 };
-use crate::trail::{Checkpoint, Link, MARKS};
+use crate::trail::{Checkpoint, Head, Link, MARKS, Notary, Report, sign_beginning, sign_head, sign_retention, verify};
 
 /// Runs every rule, each on a store of its own.
 ///
@@ -37,6 +39,7 @@ where
     links_every_row(&*fresh().await).await;
     keeps_what_is_signed(&*fresh().await).await;
     prunes_the_chain_to_an_anchor(&*fresh().await).await;
+    verifies_what_it_keeps(&*fresh().await).await;
 }
 
 /// Microseconds after a fixed day.
@@ -344,6 +347,65 @@ async fn prunes(store: &dyn AuditStore) {
     assert_eq!(found.len(), 7, "the others stay");
 }
 
+/// Signs by putting a name under the claims: enough to see what is signed.
+#[derive(Debug)]
+pub struct Ada;
+
+impl Notary for Ada {
+    fn sign(&self, typ: &'static str, claims: &[u8]) -> MaybeReady<Result<String, KeyRingError>> {
+        Ok(format!("{typ} {} Ada", String::from_utf8_lossy(claims))).into()
+    }
+
+    fn check(&self, typ: &'static str, signed: &str) -> Result<Vec<u8>, String> {
+        let claims = signed.strip_prefix(typ).and_then(|signed| signed.strip_suffix("Ada"));
+        claims.map(|claims| claims.as_bytes().to_vec()).ok_or_else(|| "it is not Ada's".to_owned())
+    }
+}
+
+/// Puts a chain into an empty store: its beginning, nine rows of one stream, a second apart, and checkpoints of four and
+/// of eight of them. For tests that do something to a store's tables, and then ask [`verified`].
+///
+/// # Panics
+/// When the store does not take it.
+pub async fn signed(store: &dyn AuditStore) -> StreamId {
+    let stream = StreamId(Ulid::from_parts(1_700_000_000_000, 1));
+    let beginning = sign_beginning(&Ada, at(-1)).await.expect("Ada signs");
+    store.put_chain(Vec::new(), vec![beginning]).await.expect("put");
+    let mut head = Head::start(stream);
+    for seq in 1..=9 {
+        let row = AuditRow { stream, seq, event: exchange(seq as i64 * 1_000_000) };
+        head.push(&Link::of(&row));
+        store.append(vec![row]).await.expect("append");
+        if seq % 4 == 0 {
+            let signed = sign_head(&Ada, &head, at(0)).await.expect("Ada signs");
+            store.put_chain(Vec::new(), vec![signed]).await.expect("put");
+        }
+    }
+    stream
+}
+
+/// What a verification with the key of [`Ada`] finds.
+///
+/// # Panics
+/// When the store cannot be read.
+pub async fn verified(store: &dyn AuditStore) -> Report {
+    verify(store, &|typ, signed| Ada.check(typ, signed)).await.expect("a store that can be read")
+}
+
+async fn verifies_what_it_keeps(store: &dyn AuditStore) {
+    signed(store).await;
+    let report = verified(store).await;
+    assert!(report.is_sound(), "{:?}", report.faults);
+    assert_eq!((report.verified, report.unsigned, report.removed, report.unchained), (8, 1, 0, 0));
+    let before = at(86_400_000_000 * 2);
+    let mark = sign_retention(&Ada, before, at(0)).await.expect("Ada signs");
+    store.put_chain(Vec::new(), vec![mark]).await.expect("put");
+    assert_eq!(store.prune(before).await.expect("prune"), 9);
+    let report = verified(store).await;
+    assert!(report.is_sound(), "what is left is the last checkpoint, and the link behind it: {:?}", report.faults);
+    assert_eq!((report.verified, report.removed), (0, 1));
+}
+
 /// Every link, a few at a time.
 async fn links(store: &dyn AuditStore) -> Vec<ChainRow> {
     let (mut rows, mut after) = (Vec::new(), None);
@@ -418,7 +480,11 @@ async fn prunes_the_chain_to_an_anchor(store: &dyn AuditStore) {
     store.put_chain(Vec::new(), signed).await.expect("put");
     assert_eq!(store.prune(at(midnight)).await.expect("prune"), 4);
     let left: Vec<_> = links(store).await.iter().map(|row| (row.link.seq, row.event.is_some())).collect();
-    assert_eq!(left, [(3, true), (4, false), (5, true), (6, true)], "links after the last checkpoint of rows that are gone");
+    assert_eq!(
+        left,
+        [(3, true), (4, false), (5, true), (6, true)],
+        "links after the last checkpoint of rows that are gone"
+    );
     let left = store.checkpoints(None, 1_000).await.expect("checkpoints");
     let left: Vec<_> = left.iter().map(|left| (left.stream, left.seq)).collect();
     let kept = [(MARKS, 0), (MARKS, 6), (stream(1), 2), (stream(1), 5), (stream(2), 1)];

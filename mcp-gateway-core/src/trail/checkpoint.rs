@@ -77,11 +77,7 @@ pub async fn sign_head(notary: &dyn Notary, head: &Head, at: Timestamp) -> Resul
 ///
 /// # Errors
 /// The notary's.
-pub async fn sign_retention(
-    notary: &dyn Notary,
-    before: Timestamp,
-    at: Timestamp,
-) -> Result<Checkpoint, KeyRingError> {
+pub async fn sign_retention(notary: &dyn Notary, before: Timestamp, at: Timestamp) -> Result<Checkpoint, KeyRingError> {
     let signed = sign(notary, RETENTION, &mark(before, at)).await?;
     Ok(Checkpoint { stream: MARKS, seq: number(before), newest: before, signed })
 }

@@ -24,7 +24,8 @@ impl Notary for Word {
     }
 
     fn check(&self, typ: &'static str, signed: &str) -> Result<Vec<u8>, String> {
-        let [found, claims, word] = <[&str; 3]>::try_from(signed.split('.').collect::<Vec<_>>()).map_err(|_| "parts")?;
+        let [found, claims, word] =
+            <[&str; 3]>::try_from(signed.split('.').collect::<Vec<_>>()).map_err(|_| "parts")?;
         if (found, word) != (typ, self.0) {
             return Err("the word is wrong".to_owned());
         }
@@ -101,7 +102,10 @@ async fn a_trail_as_it_was_written_is_sound() {
 async fn what_was_done_to_it_is_named() {
     let found = changed(|rows, _, _| rows[4].event.status = 500).await;
     assert_eq!(found, fault(5, FaultKind::Changed), "a row");
-    assert_eq!(found[0].to_string(), format!("stream {0} row 5 (id {0}-5-1700000005000000): the row was changed", stream().0));
+    assert_eq!(
+        found[0].to_string(),
+        format!("stream {0} row 5 (id {0}-5-1700000005000000): the row was changed", stream().0)
+    );
     let found = changed(|rows, links, _| {
         rows[4].event.status = 500;
         links[4] = Link::of(&rows[4]);
@@ -131,7 +135,8 @@ async fn what_was_done_to_it_is_named() {
     assert_eq!(found.await, fault(1, FaultKind::Truncated { upto: 8 }), "all of it");
     let found = changed(|rows, _, _| {
         let (one, other) = (rows[3].event.clone(), rows[4].event.clone());
-        (rows[3].event, rows[4].event) = (AuditEvent { ts: one.ts, ..other.clone() }, AuditEvent { ts: other.ts, ..one });
+        (rows[3].event, rows[4].event) =
+            (AuditEvent { ts: one.ts, ..other.clone() }, AuditEvent { ts: other.ts, ..one });
     });
     // They differ in their times alone here, which stay where they were.
     assert_eq!(found.await, [], "rows that are the same can change places");
@@ -145,7 +150,8 @@ async fn what_was_done_to_it_is_named() {
     assert!(matches!(found[1].kind, FaultKind::Unlinked { rows: 1 }), "{found:?}");
     let found = changed(|rows, _, _| rows.push(AuditRow { seq: 12, ..row(1) })).await;
     assert_eq!((found[0].seq, &found[0].kind), (12, &FaultKind::Unlinked { rows: 1 }), "a row that was put in");
-    let found = changed(|_, _, checkpoints| checkpoints[1].signed = checkpoints[1].signed.replace("good", "evil")).await;
+    let found =
+        changed(|_, _, checkpoints| checkpoints[1].signed = checkpoints[1].signed.replace("good", "evil")).await;
     assert_eq!(found, fault(4, FaultKind::Signature { reason: "the word is wrong".to_owned() }));
     let found = changed(|_, _, checkpoints| checkpoints[1].signed = checkpoints[2].signed.clone()).await;
     let reason = "it was signed for another place".to_owned();
@@ -215,7 +221,11 @@ async fn a_stream_is_taken_up_where_it_ended() {
     assert_eq!(head_at(&store, &check, other, 0).await.unwrap(), Some(Head::start(other)));
     assert_eq!(head_at(&store, &check, stream(), RESUMED + 100).await.unwrap(), None);
     let evil = |typ: &'static str, signed: &str| Word("evil").check(typ, signed);
-    assert_eq!(head_at(&store, &evil, stream(), 9).await.unwrap(), Some(head), "from the first row, past bad checkpoints");
+    assert_eq!(
+        head_at(&store, &evil, stream(), 9).await.unwrap(),
+        Some(head),
+        "from the first row, past bad checkpoints"
+    );
 }
 
 #[test]

@@ -58,7 +58,8 @@ pub(super) const LINKS: &str = "SELECT stream, seq, ts, digest, bodies FROM mcp_
     WHERE (stream, seq) > ($1, $2) ORDER BY stream, seq LIMIT $3";
 
 /// The first of each stream, with how many there are.
-pub(super) const UNLINKED: &str = "SELECT DISTINCT ON (e.stream) e.stream, e.seq, e.ts, count(*) OVER (PARTITION BY e.stream)
+pub(super) const UNLINKED: &str =
+    "SELECT DISTINCT ON (e.stream) e.stream, e.seq, e.ts, count(*) OVER (PARTITION BY e.stream)
     FROM mcp_gateway.event e
     WHERE NOT EXISTS (SELECT FROM mcp_gateway.link l WHERE l.stream = e.stream AND l.seq = e.seq AND l.ts = e.ts)
     ORDER BY e.stream, e.seq";

@@ -38,7 +38,8 @@ const CHECKPOINT_PAGES: u32 = 4_096;
 /// Rows that a prune deletes in one transaction, so that appends get their turn in between.
 const PRUNE: usize = 2_000;
 
-const SCHEMA: Schema = Schema { name: "audit-trail", migrations: &[include_str!("audit.sql"), include_str!("chain.sql")] };
+const SCHEMA: Schema =
+    Schema { name: "audit-trail", migrations: &[include_str!("audit.sql"), include_str!("chain.sql")] };
 
 /// Keeps the audit trail in a SQLite file of its own, for one process.
 ///

@@ -75,7 +75,11 @@ pub(super) fn read(
 }
 
 /// Adds the bodies that were captured with a row.
-pub(super) fn read_bodies(connection: &Connection, row: &mut AuditRow, sealer: &dyn FieldSealer) -> Result<(), ReadError> {
+pub(super) fn read_bodies(
+    connection: &Connection,
+    row: &mut AuditRow,
+    sealer: &dyn FieldSealer,
+) -> Result<(), ReadError> {
     let mut select = connection.prepare_cached("SELECT sealed FROM body WHERE (ts, stream, seq) = (?1, ?2, ?3)")?;
     let key = (row.event.ts.as_microsecond(), row.stream.0.to_bytes(), number(row.seq));
     let mut found = select.query(key)?;
@@ -96,7 +100,12 @@ pub(super) fn checkpoints(
     )?;
     let read = |row: &Row<'_>| {
         let stream = StreamId(Ulid::from_bytes(row.get(0)?));
-        Ok(Checkpoint { stream, seq: row.get::<_, i64>(1)?.cast_unsigned(), newest: time(row, 2)?, signed: row.get(3)? })
+        Ok(Checkpoint {
+            stream,
+            seq: row.get::<_, i64>(1)?.cast_unsigned(),
+            newest: time(row, 2)?,
+            signed: row.get(3)?,
+        })
     };
     Ok(select.query_map((stream, seq, limit), read)?.collect::<Result<_, _>>()?)
 }
@@ -119,7 +128,8 @@ pub(super) fn unlinked(connection: &Connection) -> Result<Vec<Unlinked>, ReadErr
 /// The links up to the last checkpoint of which all rows are gone, at most `limit`, and when there are none left, the
 /// checkpoints before it and all marks but the first and the last. Says how many links.
 pub(super) fn prune(transaction: &Transaction<'_>, before: Timestamp, limit: usize) -> rusqlite::Result<u64> {
-    const ANCHORS: &str = "(SELECT stream, max(seq) AS seq FROM checkpoint WHERE newest < ?1 AND stream <> ?2 GROUP BY stream)";
+    const ANCHORS: &str =
+        "(SELECT stream, max(seq) AS seq FROM checkpoint WHERE newest < ?1 AND stream <> ?2 GROUP BY stream)";
     let (before, marks) = (before.as_microsecond(), MARKS.0.to_bytes());
     let links = format!(
         "DELETE FROM link WHERE (stream, seq) IN (SELECT l.stream, l.seq FROM {ANCHORS} a
@@ -153,7 +163,6 @@ fn link(row: &Row<'_>) -> rusqlite::Result<Link> {
 }
 
 fn time(row: &Row<'_>, column: usize) -> rusqlite::Result<Timestamp> {
-    Timestamp::from_microsecond(row.get(column)?).map_err(|error| {
-        rusqlite::Error::FromSqlConversionFailure(column, Type::Integer, BoxError::from(error))
-    })
+    Timestamp::from_microsecond(row.get(column)?)
+        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(column, Type::Integer, BoxError::from(error)))
 }

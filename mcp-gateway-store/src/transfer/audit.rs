@@ -158,7 +158,11 @@ mod tests {
             self.rows.unlinked().await
         }
 
-        async fn checkpoints(&self, after: Option<(StreamId, u64)>, limit: usize) -> Result<Vec<Checkpoint>, StoreError> {
+        async fn checkpoints(
+            &self,
+            after: Option<(StreamId, u64)>,
+            limit: usize,
+        ) -> Result<Vec<Checkpoint>, StoreError> {
             self.rows.checkpoints(after, limit).await
         }
 

@@ -1,35 +1,17 @@
 //! What is signed of the rows that go through.
 
-use mcp_gateway_core::contract::KeyRingError;
-use mcp_gateway_core::trail::{FaultKind, MARKS, Notary, Report, sign_beginning, verify};
+use mcp_gateway_core::conformance::audit_store::{Ada, verified};
+use mcp_gateway_core::trail::{FaultKind, MARKS, sign_beginning};
 
 use super::*;
 use crate::spool::Checkpoints;
 
-/// Signs by writing its name under the claims.
-struct Named;
-
-impl Notary for Named {
-    fn sign(&self, typ: &'static str, claims: &[u8]) -> MaybeReady<Result<String, KeyRingError>> {
-        Ok(format!("{typ} {} Ada", std::str::from_utf8(claims).unwrap())).into()
-    }
-
-    fn check(&self, typ: &'static str, signed: &str) -> Result<Vec<u8>, String> {
-        let claims = signed.strip_prefix(typ).and_then(|signed| signed.strip_suffix("Ada"));
-        claims.map(|claims| claims.as_bytes().to_vec()).ok_or_else(|| "it is not Ada's".to_owned())
-    }
-}
-
 fn signing(dir: &TempDir) -> SpoolOptions {
-    SpoolOptions { checkpoints: Checkpoints::by(Arc::new(Named)), ..options(dir.path()) }
-}
-
-async fn check(store: &Gate) -> Report {
-    verify(store, &|typ, signed| Named.check(typ, signed)).await.unwrap()
+    SpoolOptions { checkpoints: Checkpoints::by(Arc::new(Ada)), ..options(dir.path()) }
 }
 
 async fn begin(store: &Gate) {
-    let mark = sign_beginning(&Named, Timestamp::UNIX_EPOCH).await.unwrap();
+    let mark = sign_beginning(&Ada, Timestamp::UNIX_EPOCH).await.unwrap();
     store.put_chain(Vec::new(), vec![mark]).await.unwrap();
 }
 
@@ -51,7 +33,7 @@ async fn rows_are_signed_after_so_many_and_at_the_end() {
     drop(spool);
     driver.close().await;
     assert_eq!(signed(&store).await, [3, 6, 7]);
-    let report = check(&store).await;
+    let report = verified(&*store).await;
     assert!(report.is_sound(), "{:?}", report.faults);
     assert_eq!((report.verified, report.unsigned, report.unchained), (7, 0, 0));
 }
@@ -90,14 +72,14 @@ async fn what_a_process_leaves_is_chained_and_signed_by_the_next() {
     }
     spool.record(event(111, EventKind::Intent)).await.unwrap();
     crash(spool, driver, &store).await;
-    let unsigned = check(&store).await;
+    let unsigned = verified(&*store).await;
     assert!(unsigned.is_sound(), "{:?}", unsigned.faults);
     assert_eq!((unsigned.verified, unsigned.unsigned), (0, 100), "nothing was signed before the end");
     let (spool, driver) = open(signing(&dir), &store);
     spool.flush().await;
     drop(spool);
     driver.close().await;
-    let report = check(&store).await;
+    let report = verified(&*store).await;
     assert!(report.is_sound(), "{:?}", report.faults);
     assert_eq!((report.verified, report.unsigned), (111, 0), "the call whose end nobody saw is the last row");
     assert_eq!(signed(&store).await, [111]);
@@ -108,7 +90,7 @@ async fn what_a_process_leaves_is_chained_and_signed_by_the_next() {
     rows.retain(|row| (row.stream, row.seq) != (stream, 50));
     other.append(rows).await.unwrap();
     other.put_chain(Vec::new(), store.checkpoints(None, 1_000).await.unwrap()).await.unwrap();
-    let report = verify(&other, &|typ, signed| Named.check(typ, signed)).await.unwrap();
+    let report = verified(&other).await;
     assert_eq!(report.faults[0].kind, FaultKind::Gap { upto: 50 }, "{:?}", report.faults);
 }
 
@@ -122,8 +104,8 @@ async fn a_spool_that_is_imported_is_signed() {
     }
     crash(spool, driver, &store).await;
     let stream = streams(&dir).remove(0);
-    import(&stream, &key(), &*store, &Checkpoints::by(Arc::new(Named))).await.unwrap();
-    let report = check(&store).await;
+    import(&stream, &key(), &*store, &Checkpoints::by(Arc::new(Ada))).await.unwrap();
+    let report = verified(&*store).await;
     assert!(report.is_sound(), "{:?}", report.faults);
     assert_eq!((report.verified, report.unsigned), (5, 0));
 }

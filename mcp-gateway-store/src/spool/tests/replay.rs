@@ -107,7 +107,9 @@ async fn a_directory_in_use_or_of_another_key_is_left_alone() {
     two.record(exchange(2)).await.unwrap();
     two.flush().await;
     assert_eq!(streams(&dir).len(), 2, "both live");
-    let in_use = import(&dir.path().join(one.stream().0.to_string()), &key(), &*store, &Checkpoints::default()).await.unwrap_err();
+    let in_use = import(&dir.path().join(one.stream().0.to_string()), &key(), &*store, &Checkpoints::default())
+        .await
+        .unwrap_err();
     assert!(matches!(in_use, SpoolError::InUse { .. }), "{in_use}");
     one.flush().await;
     drop(two);
