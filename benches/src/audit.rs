@@ -5,9 +5,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use mcp_gateway_core::contract::{
-    AuditCursor, AuditFilter, AuditPage, AuditRow, AuditStore, StoreError, Usage, UsageWindow,
+    AuditCursor, AuditFilter, AuditPage, AuditRow, AuditStore, ChainRow, StoreError, StreamId, Unlinked, Usage,
+    UsageWindow,
 };
 use mcp_gateway_core::record::{ActorFacts, ActorKind, AuditEvent, Category, EventKind, Outcome, Subject, TenantId};
+use mcp_gateway_core::trail::{Checkpoint, Link};
 use ulid::Ulid;
 
 /// The event of call `n` of a tool, by one of so many users.
@@ -71,5 +73,21 @@ impl AuditStore for Nowhere {
 
     async fn prune(&self, _: Timestamp) -> Result<u64, StoreError> {
         Ok(0)
+    }
+
+    async fn chain(&self, _: Option<(StreamId, u64)>, _: usize) -> Result<Vec<ChainRow>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    async fn unlinked(&self) -> Result<Vec<Unlinked>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    async fn checkpoints(&self, _: Option<(StreamId, u64)>, _: usize) -> Result<Vec<Checkpoint>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    async fn put_chain(&self, _: Vec<Link>, _: Vec<Checkpoint>) -> Result<(), StoreError> {
+        Ok(())
     }
 }

@@ -25,6 +25,7 @@ pub mod retire;
 pub mod seal;
 pub mod shim;
 pub mod snapshot;
+pub mod trail;
 pub mod wire;
 
 #[cfg(all(any(doc, doctest), feature = "axum"))]

@@ -55,6 +55,7 @@ mod issue;
 pub(crate) mod jws;
 mod key;
 mod limits;
+mod notary;
 mod ring;
 mod standing;
 #[cfg(test)]
@@ -69,5 +70,6 @@ pub use foreign::{Introspection, RemoteKeys, RemoteKeysOptions, SubjectMap, Trus
 pub use issue::{IssuedToken, NewToken, TokenIssuer};
 pub use key::PublicKey;
 pub use limits::TokenLimits;
+pub use notary::TrailKeys;
 pub use ring::{SigningKeyError, SigningKeyOptions, SigningKeyRecord, SigningKeyRing, SigningKeys};
 pub use standing::{Person, Standing, Unrevoked};

@@ -7,11 +7,16 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use ulid::Ulid;
 
-use crate::contract::{AuditFilter, AuditRow, AuditStore, StoreErrorKind, StoreLimits, StreamId, UsageWindow};
+use crate::MaybeReady;
+use crate::contract::{
+    AuditFilter, AuditRow, AuditStore, ChainRow, KeyRingError, StoreErrorKind, StoreLimits, StreamId, Unlinked,
+    UsageWindow,
+};
 use crate::record::{
     ActorFacts, ActorKind, AuditBodies, AuditEvent, Category, EventKind, FilterFact, FilterVerdict, Outcome, Subject,
     TenantId,
 };
+use crate::trail::{Checkpoint, Head, Link, MARKS, Notary, Report, sign_beginning, sign_head, sign_retention, verify};
 
 /// Runs every rule, each on a store of its own.
 ///
@@ -31,6 +36,10 @@ where
     counts_usage(&*fresh().await).await;
     prunes(&*fresh().await).await;
     appends_from_many_writers(fresh().await).await;
+    links_every_row(&*fresh().await).await;
+    keeps_what_is_signed(&*fresh().await).await;
+    prunes_the_chain_to_an_anchor(&*fresh().await).await;
+    verifies_what_it_keeps(&*fresh().await).await;
 }
 
 /// Microseconds after a fixed day.
@@ -131,6 +140,7 @@ async fn keeps_every_field(store: &dyn AuditStore) {
 /// When they do not.
 pub async fn keeps_bodies(store: &dyn AuditStore) {
     let bodies = AuditBodies {
+        salt: *b"sixteen bytes 16",
         request: Bytes::from_static(b"{\"jsonrpc\":\"2.0\"}"),
         response: Bytes::from_static(&[0, 159, 146, 150]),
         request_headers: vec![("accept".into(), "a, b".into())],
@@ -335,6 +345,150 @@ async fn prunes(store: &dyn AuditStore) {
     let found = all(store, &AuditFilter::default(), 100).await;
     assert_eq!(found.last().map(|row| row.seq), Some(4), "a row of the time itself stays");
     assert_eq!(found.len(), 7, "the others stay");
+}
+
+/// Signs by putting a name under the claims: enough to see what is signed.
+#[derive(Debug)]
+pub struct Ada;
+
+impl Notary for Ada {
+    fn sign(&self, typ: &'static str, claims: &[u8]) -> MaybeReady<Result<String, KeyRingError>> {
+        Ok(format!("{typ} {} Ada", String::from_utf8_lossy(claims))).into()
+    }
+
+    fn check(&self, typ: &'static str, signed: &str) -> Result<Vec<u8>, String> {
+        let claims = signed.strip_prefix(typ).and_then(|signed| signed.strip_suffix("Ada"));
+        claims.map(|claims| claims.as_bytes().to_vec()).ok_or_else(|| "it is not Ada's".to_owned())
+    }
+}
+
+/// Puts a chain into an empty store: its beginning, nine rows of one stream, a second apart, and checkpoints of four and
+/// of eight of them. For tests that do something to a store's tables, and then ask [`verified`].
+///
+/// # Panics
+/// When the store does not take it.
+pub async fn signed(store: &dyn AuditStore) -> StreamId {
+    let stream = StreamId(Ulid::from_parts(1_700_000_000_000, 1));
+    let beginning = sign_beginning(&Ada, at(-1)).await.expect("Ada signs");
+    store.put_chain(Vec::new(), vec![beginning]).await.expect("put");
+    let mut head = Head::start(stream);
+    for seq in 1..=9 {
+        let row = AuditRow { stream, seq, event: exchange(seq as i64 * 1_000_000) };
+        head.push(&Link::of(&row));
+        store.append(vec![row]).await.expect("append");
+        if seq % 4 == 0 {
+            let signed = sign_head(&Ada, &head, at(0)).await.expect("Ada signs");
+            store.put_chain(Vec::new(), vec![signed]).await.expect("put");
+        }
+    }
+    stream
+}
+
+/// What a verification with the key of [`Ada`] finds.
+///
+/// # Panics
+/// When the store cannot be read.
+pub async fn verified(store: &dyn AuditStore) -> Report {
+    verify(store, &|typ, signed| Ada.check(typ, signed)).await.expect("a store that can be read")
+}
+
+async fn verifies_what_it_keeps(store: &dyn AuditStore) {
+    signed(store).await;
+    let report = verified(store).await;
+    assert!(report.is_sound(), "{:?}", report.faults);
+    assert_eq!((report.verified, report.unsigned, report.removed, report.unchained), (8, 1, 0, 0));
+    let before = at(86_400_000_000 * 2);
+    let mark = sign_retention(&Ada, before, at(0)).await.expect("Ada signs");
+    store.put_chain(Vec::new(), vec![mark]).await.expect("put");
+    assert_eq!(store.prune(before).await.expect("prune"), 9);
+    let report = verified(store).await;
+    assert!(report.is_sound(), "what is left is the last checkpoint, and the link behind it: {:?}", report.faults);
+    assert_eq!((report.verified, report.removed), (0, 1));
+}
+
+/// Every link, a few at a time.
+async fn links(store: &dyn AuditStore) -> Vec<ChainRow> {
+    let (mut rows, mut after) = (Vec::new(), None);
+    loop {
+        let page = store.chain(after, 7).await.expect("a page of links");
+        assert!(page.len() <= 7, "a page is not longer than its limit");
+        let Some(last) = page.last() else { return rows };
+        after = Some((last.link.stream, last.link.seq));
+        rows.extend(page);
+    }
+}
+
+async fn links_every_row(store: &dyn AuditStore) {
+    // Numbers and times have different orders: a call that takes long is written late.
+    let mut batch: Vec<_> = (1..=20).map(|seq| row(seq as u128 % 2, seq / 2 + 1, exchange(100 - seq as i64))).collect();
+    batch.push(row(5, 1, full_event()));
+    store.append(batch.clone()).await.expect("append");
+    let mut again = batch.clone();
+    again[0].event.status = 500;
+    store.append(again).await.expect("append again");
+    batch.sort_by_key(|row| (row.stream, row.seq));
+    let found = links(store).await;
+    let expected: Vec<_> = batch.iter().map(Link::of).collect();
+    assert_eq!(
+        found.iter().map(|row| row.link.clone()).collect::<Vec<_>>(),
+        expected,
+        "a link each, by stream and number; one that is there stays"
+    );
+    for (found, put) in found.iter().zip(&batch) {
+        assert_eq!(found.event.as_ref(), Some(&put.event), "with its event");
+        assert!(found.link.matches(&put.event), "which it matches");
+    }
+    assert_eq!(store.unlinked().await.expect("unlinked"), [], "no row is without");
+    let lost = Link { seq: 2, ..Link::of(&row(5, 2, exchange(3))) };
+    store.put_chain(vec![lost.clone(), lost.clone(), expected[0].clone()], Vec::new()).await.expect("put");
+    let found = links(store).await;
+    assert_eq!(found.len(), expected.len() + 1, "links are added once");
+    let last = found.last().expect("the added link");
+    assert_eq!((&last.link, &last.event), (&lost, &None), "a link without its row");
+    // Two times under one number: only one of them can be in the chain.
+    store.append(vec![row(5, 1, exchange(50))]).await.expect("append");
+    let stray = Unlinked { stream: StreamId(Ulid::from_parts(1, 5)), rows: 1, seq: 1, ts: at(50) };
+    assert_eq!(store.unlinked().await.expect("unlinked"), [stray], "a row that its stream has another link for");
+}
+
+fn checkpoint(stream: StreamId, seq: u64, newest: i64) -> Checkpoint {
+    Checkpoint { stream, seq, newest: at(newest), signed: format!("{seq}.signed") }
+}
+
+async fn keeps_what_is_signed(store: &dyn AuditStore) {
+    let stream = StreamId(Ulid::from_parts(1, 1));
+    let all = [checkpoint(MARKS, 0, 0), checkpoint(stream, 1, 1), checkpoint(stream, 9, 1), checkpoint(stream, 10, 2)];
+    store.put_chain(Vec::new(), all[1..].to_vec()).await.expect("put");
+    let changed = Checkpoint { signed: "other".to_owned(), ..all[1].clone() };
+    store.put_chain(Vec::new(), vec![changed, all[0].clone()]).await.expect("put again");
+    assert_eq!(store.checkpoints(None, 1_000).await.expect("checkpoints"), all, "by stream and number, as first put");
+    assert_eq!(store.checkpoints(None, 2).await.expect("checkpoints"), all[..2], "at most so many");
+    assert_eq!(store.checkpoints(Some((stream, 1)), 9).await.expect("checkpoints"), all[2..], "after one");
+}
+
+async fn prunes_the_chain_to_an_anchor(store: &dyn AuditStore) {
+    let stream = |stream| StreamId(Ulid::from_parts(1, stream));
+    // Two days; the fourth row of the first stream began on the first day.
+    let midnight = 6_400_000_000;
+    let times = [-9, -8, 1, -7, 2, 3];
+    let mut rows: Vec<_> = (1..).zip(times).map(|(seq, time)| row(1, seq, exchange(midnight + time))).collect();
+    rows.push(row(2, 1, exchange(midnight - 1)));
+    store.append(rows).await.expect("append");
+    let signed = [(1, 1, -9), (1, 2, -8), (1, 5, 2), (2, 1, -1)];
+    let mut signed: Vec<_> = signed.map(|(of, seq, newest)| checkpoint(stream(of), seq, midnight + newest)).into();
+    signed.extend([0, 5, 6].map(|seq| checkpoint(MARKS, seq, midnight)));
+    store.put_chain(Vec::new(), signed).await.expect("put");
+    assert_eq!(store.prune(at(midnight)).await.expect("prune"), 4);
+    let left: Vec<_> = links(store).await.iter().map(|row| (row.link.seq, row.event.is_some())).collect();
+    assert_eq!(
+        left,
+        [(3, true), (4, false), (5, true), (6, true)],
+        "links after the last checkpoint of rows that are gone"
+    );
+    let left = store.checkpoints(None, 1_000).await.expect("checkpoints");
+    let left: Vec<_> = left.iter().map(|left| (left.stream, left.seq)).collect();
+    let kept = [(MARKS, 0), (MARKS, 6), (stream(1), 2), (stream(1), 5), (stream(2), 1)];
+    assert_eq!(left, kept, "that checkpoint and later ones, and the first and the last mark");
 }
 
 async fn appends_from_many_writers(store: Arc<dyn AuditStore>) {

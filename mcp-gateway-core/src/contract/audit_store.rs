@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use super::StoreError;
 use crate::record::{AuditEvent, Category, Outcome, TenantId};
+use crate::trail::{Checkpoint, Link};
 
 /// Keeps the audit trail: appended by the spool's writer, queried by the admin API.
 ///
@@ -14,7 +15,8 @@ use crate::record::{AuditEvent, Category, Outcome, TenantId};
 /// Dropping a future of `append` leaves the outcome unknown; the writer appends the same batch again.
 #[async_trait]
 pub trait AuditStore: Send + Sync + 'static {
-    /// Appends rows. Idempotent on `(ts, stream, seq)`: a row that is there already is left as it is.
+    /// Appends rows, and with each its [link](Link::of) in the same transaction. Idempotent on `(ts, stream, seq)`: a row
+    /// that is there already is left as it is, and so is its link.
     async fn append(&self, batch: Vec<AuditRow>) -> Result<(), StoreError>;
 
     /// Reads rows, newest first.
@@ -29,7 +31,46 @@ pub trait AuditStore: Send + Sync + 'static {
     async fn usage(&self, window: &UsageWindow) -> Result<Usage, StoreError>;
 
     /// Deletes rows before a time and says how many. A store that deletes whole days (UTC) keeps the one that the time is in.
+    ///
+    /// Links stay, except those up to the last checkpoint of their stream that has only rows that are gone, and the
+    /// checkpoints before that one: from it on, what is left can still be verified. Of the signed
+    /// [retention marks](crate::trail::MARKS) the last one stays.
     async fn prune(&self, before: Timestamp) -> Result<u64, StoreError>;
+
+    /// Reads the links of all streams in the order of `(stream, seq)`, each with its event if that is there. At most
+    /// 1,000; for whoever verifies, copies or exports, not for queries.
+    async fn chain(&self, after: Option<(StreamId, u64)>, limit: usize) -> Result<Vec<ChainRow>, StoreError>;
+
+    /// Streams that have rows without a link, in order. Reads the whole trail.
+    async fn unlinked(&self) -> Result<Vec<Unlinked>, StoreError>;
+
+    /// Reads checkpoints in the order of `(stream, seq)`, at most 1,000.
+    async fn checkpoints(&self, after: Option<(StreamId, u64)>, limit: usize) -> Result<Vec<Checkpoint>, StoreError>;
+
+    /// Adds links of rows that are gone, and checkpoints; what is there already is left as it is.
+    async fn put_chain(&self, links: Vec<Link>, checkpoints: Vec<Checkpoint>) -> Result<(), StoreError>;
+}
+
+/// A link with its event.
+#[derive(Debug, Clone)]
+pub struct ChainRow {
+    /// The link.
+    pub link: Link,
+    /// The event of the same stream, number and time.
+    pub event: Option<AuditEvent>,
+}
+
+/// A stream with rows that have no link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unlinked {
+    /// The stream.
+    pub stream: StreamId,
+    /// How many they are.
+    pub rows: u64,
+    /// The number of the first.
+    pub seq: u64,
+    /// Its time.
+    pub ts: Timestamp,
 }
 
 /// One writer's life: a new one each time a process opens its spool.

@@ -22,7 +22,8 @@ mod upstream;
 
 pub use audit_sink::{AuditFull, AuditSink, Seq};
 pub use audit_store::{
-    AuditCursor, AuditFilter, AuditPage, AuditRow, AuditStore, StreamId, Usage, UsageRow, UsageWindow,
+    AuditCursor, AuditFilter, AuditPage, AuditRow, AuditStore, ChainRow, StreamId, Unlinked, Usage, UsageRow,
+    UsageWindow,
 };
 pub use authenticator::{AuthError, Authenticator, Effort, Resource};
 pub use authorizer::{Action, Ask, Authorizer, Decision, Target};

@@ -1,6 +1,7 @@
 //! The audit trail in memory.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,16 +12,26 @@ use ulid::Ulid;
 
 use crate::MaybeReady;
 use crate::contract::{
-    AuditCursor, AuditFilter, AuditFull, AuditPage, AuditRow, AuditSink, AuditStore, Seq, StoreError, StoreErrorKind,
-    StoreLimits, StreamId, Usage, UsageRow, UsageWindow,
+    AuditCursor, AuditFilter, AuditFull, AuditPage, AuditRow, AuditSink, AuditStore, ChainRow, Seq, StoreError,
+    StoreErrorKind, StoreLimits, StreamId, Unlinked, Usage, UsageRow, UsageWindow,
 };
 use crate::record::{AuditEvent, EventKind, Outcome};
+use crate::trail::{Checkpoint, Link, MARKS};
 
 /// An [`AuditStore`] in memory, which forgets the oldest rows over its limit.
+///
+/// What it forgets is gone with its links: a verification finds it missing.
 #[derive(Debug)]
 pub struct MemoryAuditStore {
     limit: usize,
-    rows: Mutex<BTreeMap<(Timestamp, StreamId, u64), AuditEvent>>,
+    state: Mutex<Trail>,
+}
+
+#[derive(Debug, Default)]
+struct Trail {
+    rows: BTreeMap<(Timestamp, StreamId, u64), AuditEvent>,
+    links: BTreeMap<(StreamId, u64), Link>,
+    checkpoints: BTreeMap<(StreamId, u64), Checkpoint>,
 }
 
 impl MemoryAuditStore {
@@ -36,7 +47,20 @@ impl MemoryAuditStore {
     /// An empty store that keeps the newest `limit` rows.
     #[must_use]
     pub fn with_limit(limit: usize) -> Self {
-        Self { limit, rows: Mutex::default() }
+        Self { limit, state: Mutex::default() }
+    }
+}
+
+#[cfg(test)]
+impl MemoryAuditStore {
+    /// Puts these rows in the place of all that are there, as somebody does who writes to the tables by hand. Without
+    /// links, those that are there stay.
+    pub(crate) fn forge(&self, rows: Vec<AuditRow>, links: &[Link]) {
+        let mut trail = lock(&self.state);
+        trail.rows = rows.into_iter().map(|row| ((row.event.ts, row.stream, row.seq), row.event)).collect();
+        if !links.is_empty() {
+            trail.links = links.iter().map(|link| ((link.stream, link.seq), link.clone())).collect();
+        }
     }
 }
 
@@ -49,12 +73,15 @@ impl Default for MemoryAuditStore {
 #[async_trait]
 impl AuditStore for MemoryAuditStore {
     async fn append(&self, batch: Vec<AuditRow>) -> Result<(), StoreError> {
-        let mut rows = lock(&self.rows);
+        let mut trail = lock(&self.state);
         for row in batch {
-            rows.entry((row.event.ts, row.stream, row.seq)).or_insert(row.event);
+            trail.links.entry((row.stream, row.seq)).or_insert_with(|| Link::of(&row));
+            trail.rows.entry((row.event.ts, row.stream, row.seq)).or_insert(row.event);
         }
-        while rows.len() > self.limit {
-            rows.pop_first();
+        while trail.rows.len() > self.limit
+            && let Some(((_, stream, seq), _)) = trail.rows.pop_first()
+        {
+            trail.links.remove(&(stream, seq));
         }
         Ok(())
     }
@@ -70,7 +97,7 @@ impl AuditStore for MemoryAuditStore {
             1..=StoreLimits::PAGE => {}
             _ => return Err(StoreError::new(StoreErrorKind::TooLarge, "query").because("more than 1,000 rows a page")),
         }
-        let rows = lock(&self.rows);
+        let rows = &lock(&self.state).rows;
         let newest_first = match after {
             Some(cursor) => rows.range(..(cursor.ts, cursor.stream, cursor.seq)),
             None => rows.range(..),
@@ -103,7 +130,7 @@ impl AuditStore for MemoryAuditStore {
             server: window.server.clone(),
             ..AuditFilter::default()
         };
-        let rows = lock(&self.rows);
+        let rows = &lock(&self.state).rows;
         let mut counts: BTreeMap<(&str, &str, Option<&str>), Count<'_>> = BTreeMap::new();
         for event in rows.values().filter(|event| event.kind == EventKind::Exchange && matches(&filter, event)) {
             let (Some(server), Some(method)) = (event.server.as_deref(), event.method.as_deref()) else { continue };
@@ -126,9 +153,62 @@ impl AuditStore for MemoryAuditStore {
     }
 
     async fn prune(&self, before: Timestamp) -> Result<u64, StoreError> {
-        let mut rows = lock(&self.rows);
-        let kept = rows.split_off(&(before, StreamId(Ulid::nil()), 0));
-        Ok(std::mem::replace(&mut *rows, kept).len() as u64)
+        let mut trail = lock(&self.state);
+        let kept = trail.rows.split_off(&(before, StreamId(Ulid::nil()), 0));
+        let pruned = std::mem::replace(&mut trail.rows, kept).len() as u64;
+        let mut anchors: BTreeMap<StreamId, u64> = BTreeMap::new();
+        for checkpoint in trail.checkpoints.values() {
+            if checkpoint.newest < before || checkpoint.stream == MARKS {
+                // In the order of their numbers: the last one stays.
+                anchors.insert(checkpoint.stream, checkpoint.seq);
+            }
+        }
+        let anchor = |stream: &StreamId| anchors.get(stream).copied().unwrap_or(0);
+        trail.links.retain(|(stream, seq), _| *seq > anchor(stream));
+        trail.checkpoints.retain(|(stream, seq), _| *seq >= anchor(stream) || (*stream, *seq) == (MARKS, 0));
+        Ok(pruned)
+    }
+
+    async fn chain(&self, after: Option<(StreamId, u64)>, limit: usize) -> Result<Vec<ChainRow>, StoreError> {
+        let trail = lock(&self.state);
+        let found = trail.links.range((after.map_or(Unbounded, Excluded), Unbounded)).take(limit);
+        let row = |(_, link): (&_, &Link)| {
+            let event = trail.rows.get(&(link.ts, link.stream, link.seq)).cloned();
+            ChainRow { link: link.clone(), event }
+        };
+        Ok(found.map(row).collect())
+    }
+
+    async fn unlinked(&self) -> Result<Vec<Unlinked>, StoreError> {
+        let trail = lock(&self.state);
+        let mut found: BTreeMap<StreamId, Unlinked> = BTreeMap::new();
+        for &(ts, stream, seq) in trail.rows.keys() {
+            if trail.links.get(&(stream, seq)).is_none_or(|link| link.ts != ts) {
+                let of_stream = found.entry(stream).or_insert(Unlinked { stream, rows: 0, seq, ts });
+                of_stream.rows += 1;
+                if seq < of_stream.seq {
+                    (of_stream.seq, of_stream.ts) = (seq, ts);
+                }
+            }
+        }
+        Ok(found.into_values().collect())
+    }
+
+    async fn checkpoints(&self, after: Option<(StreamId, u64)>, limit: usize) -> Result<Vec<Checkpoint>, StoreError> {
+        let trail = lock(&self.state);
+        let found = trail.checkpoints.range((after.map_or(Unbounded, Excluded), Unbounded));
+        Ok(found.take(limit).map(|(_, checkpoint)| checkpoint.clone()).collect())
+    }
+
+    async fn put_chain(&self, links: Vec<Link>, checkpoints: Vec<Checkpoint>) -> Result<(), StoreError> {
+        let mut trail = lock(&self.state);
+        for link in links {
+            trail.links.entry((link.stream, link.seq)).or_insert(link);
+        }
+        for checkpoint in checkpoints {
+            trail.checkpoints.entry((checkpoint.stream, checkpoint.seq)).or_insert(checkpoint);
+        }
+        Ok(())
     }
 }
 

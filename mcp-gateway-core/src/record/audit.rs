@@ -366,6 +366,9 @@ impl Outcome {
 /// Captured bodies and headers: the first `audit.body_limit` bytes of each, with the whole length in the event.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditBodies {
+    /// Random, made when they are captured: what the trail's [link](crate::trail::Link) says of them tells nothing once they
+    /// are erased, and this with them.
+    pub salt: [u8; 16],
     /// The request's body.
     pub request: Bytes,
     /// The answer's body.

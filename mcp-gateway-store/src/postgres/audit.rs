@@ -9,15 +9,17 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use mcp_gateway_core::contract::{
-    AuditCursor, AuditFilter, AuditPage, AuditRow, AuditStore, Key, Kind, StoreError, StoreErrorKind, StoreLimits,
-    Usage, UsageRow, UsageWindow,
+    AuditCursor, AuditFilter, AuditPage, AuditRow, AuditStore, ChainRow, Key, Kind, StoreError, StoreErrorKind,
+    StoreLimits, StreamId, Unlinked, Usage, UsageRow, UsageWindow,
 };
 use mcp_gateway_core::record::{AuditBodies, FieldSealer, TenantId};
+use mcp_gateway_core::trail::{Checkpoint, Link};
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Row as _};
 use tokio::time::Instant;
 use ulid::Ulid;
 
+use super::audit_chain::{self, LinkColumns};
 use super::audit_row::{self, COLUMNS, Columns};
 use super::database::{Database, Statement, greet};
 use super::migrate::SCHEMA;
@@ -317,7 +319,61 @@ impl AuditStore for PostgresAuditStore {
             let Some(events) = self.drop_day(day).await? else { break };
             pruned += events;
         }
+        let links = sqlx::query("SELECT mcp_gateway.prune_chain($1)").bind(Time(before));
+        self.inner.housekeeping.work("prune", links).await?;
         Ok(pruned)
+    }
+
+    async fn chain(&self, after: Option<(StreamId, u64)>, limit: usize) -> Result<Vec<ChainRow>, StoreError> {
+        let (stream, seq) = audit_chain::place(after);
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let links = || sqlx::query(audit_chain::LINKS).bind(stream).bind(seq).bind(limit);
+        let links: Vec<Link> =
+            self.read("chain", links).await?.iter().map(audit_chain::link).collect::<Result<_, _>>()?;
+        let times: Vec<_> = links.iter().map(|link| Time(link.ts)).collect();
+        let streams: Vec<_> = links.iter().map(|link| Id(link.stream.0)).collect();
+        let numbers: Vec<_> = links.iter().map(|link| link.seq.cast_signed()).collect();
+        let oldest = links.iter().map(|link| link.ts).min().unwrap_or_default();
+        let newest = links.iter().map(|link| link.ts).max().unwrap_or_default();
+        let sql = audit_chain::events();
+        let events = || {
+            // Only fixed text is in it.
+            let statement = sqlx::query(AssertSqlSafe(sql.clone())).bind(&times).bind(&streams).bind(&numbers);
+            statement.bind(Time(oldest)).bind(Time(newest))
+        };
+        let read = |row: &PgRow| audit_row::read(row).map_err(|error| corrupt("chain", error));
+        let mut rows: Vec<AuditRow> = self.read("chain", events).await?.iter().map(read).collect::<Result<_, _>>()?;
+        self.open_bodies(&mut rows).await?;
+        Ok(audit_chain::join(links, rows))
+    }
+
+    async fn unlinked(&self) -> Result<Vec<Unlinked>, StoreError> {
+        // It reads everything, which takes longer than a query may.
+        let rows = self.inner.housekeeping.work("unlinked", sqlx::query(audit_chain::UNLINKED)).await?;
+        rows.iter().map(audit_chain::unlinked).collect()
+    }
+
+    async fn checkpoints(&self, after: Option<(StreamId, u64)>, limit: usize) -> Result<Vec<Checkpoint>, StoreError> {
+        let (stream, seq) = audit_chain::place(after);
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let statement = || sqlx::query(audit_chain::CHECKPOINTS).bind(stream).bind(seq).bind(limit);
+        self.read("checkpoints", statement).await?.iter().map(audit_chain::checkpoint).collect()
+    }
+
+    async fn put_chain(&self, links: Vec<Link>, checkpoints: Vec<Checkpoint>) -> Result<(), StoreError> {
+        if !links.is_empty() {
+            let columns = LinkColumns::new(&links);
+            self.inner.primary.write("put chain", StoreErrorKind::Unknown, || columns.statement()).await?;
+        }
+        let streams: Vec<_> = checkpoints.iter().map(|checkpoint| Id(checkpoint.stream.0)).collect();
+        let numbers: Vec<_> = checkpoints.iter().map(|checkpoint| checkpoint.seq.cast_signed()).collect();
+        let newest: Vec<_> = checkpoints.iter().map(|checkpoint| Time(checkpoint.newest)).collect();
+        let signed: Vec<_> = checkpoints.iter().map(|checkpoint| checkpoint.signed.as_str()).collect();
+        let statement = || {
+            let statement = sqlx::query(audit_chain::INSERT_CHECKPOINTS).bind(&streams).bind(&numbers);
+            statement.bind(&newest).bind(&signed)
+        };
+        self.inner.primary.write("put chain", StoreErrorKind::Unknown, statement).await.map(|_| ())
     }
 }
 

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use mcp_gateway_core::BoxError;
 use mcp_gateway_core::contract::{AuditRow, StreamId};
 use mcp_gateway_core::record::{ActorFacts, ActorKind, AuditBodies, AuditEvent, FilterFact, Label, Subject, TenantId};
+use mcp_gateway_core::trail::Link;
 use serde::de::IntoDeserializer;
 use serde::de::value::{Error as ValueError, StrDeserializer};
 use serde::{Deserialize, Serialize};
@@ -130,6 +131,8 @@ pub(super) struct Columns<'a> {
     status: Vec<i32>,
     total_us: Vec<i64>,
     detail: Vec<String>,
+    digest: Vec<Vec<u8>>,
+    bodies: Vec<Option<Vec<u8>>>,
 }
 
 impl<'a> Columns<'a> {
@@ -161,11 +164,14 @@ impl<'a> Columns<'a> {
             columns.status.push(event.status.into());
             columns.total_us.push(event.total_us.cast_signed());
             columns.detail.push(serde_json::to_string(&Detail::of(event))?);
+            let link = Link::of(row);
+            columns.digest.push(link.digest.to_vec());
+            columns.bodies.push(link.bodies.map(|bodies| bodies.to_vec()));
         }
         Ok(columns)
     }
 
-    /// Inserts the rows that are not there yet.
+    /// Inserts the rows and the links that are not there yet.
     pub(super) fn statement(&self) -> Statement<'_> {
         let [tenant, issuer, subject, actor, server, method, target, trace_id] = &self.texts;
         sqlx::query(INSERT)
@@ -187,14 +193,25 @@ impl<'a> Columns<'a> {
             .bind(&self.total_us)
             .bind(trace_id)
             .bind(&self.detail)
+            .bind(&self.digest)
+            .bind(&self.bodies)
     }
 }
 
-const INSERT: &str = "INSERT INTO mcp_gateway.event (ts, stream, seq, request_id, category, kind, tenant, issuer, \
-    subject, actor, server, method, target, outcome, status, total_us, trace_id, detail) \
+const INSERT: &str = "WITH new AS (
     SELECT * FROM unnest($1::timestamptz[], $2::uuid[], $3::bigint[], $4::uuid[], $5::text[], $6::text[], $7::text[], \
     $8::text[], $9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::integer[], \
-    $16::bigint[], $17::text[], $18::text[]) ON CONFLICT DO NOTHING";
+    $16::bigint[], $17::text[], $18::text[], $19::bytea[], $20::bytea[]) AS new (ts, stream, seq, request_id, category, \
+    kind, tenant, issuer, subject, actor, server, method, target, outcome, status, total_us, trace_id, detail, digest, \
+    bodies)
+), linked AS (
+    INSERT INTO mcp_gateway.link (stream, seq, ts, digest, bodies)
+    SELECT stream, seq, ts, digest, bodies FROM new ON CONFLICT DO NOTHING
+)
+INSERT INTO mcp_gateway.event (ts, stream, seq, request_id, category, kind, tenant, issuer, subject, actor, server, \
+    method, target, outcome, status, total_us, trace_id, detail) \
+    SELECT ts, stream, seq, request_id, category, kind, tenant, issuer, subject, actor, server, method, target, outcome, \
+    status, total_us, trace_id, detail FROM new ON CONFLICT DO NOTHING";
 
 /// Reads a row; bodies are added by the caller.
 pub(super) fn read(row: &PgRow) -> Result<AuditRow, sqlx::Error> {
@@ -257,6 +274,9 @@ pub(super) fn read(row: &PgRow) -> Result<AuditRow, sqlx::Error> {
 /// Captured bodies as they are sealed.
 #[derive(Serialize, Deserialize)]
 struct Bodies {
+    /// None of those that were captured before there was one.
+    #[serde(default)]
+    salt: [u8; 16],
     request: String,
     response: String,
     request_headers: Vec<(Box<str>, Box<str>)>,
@@ -266,6 +286,7 @@ struct Bodies {
 /// The text that is sealed.
 pub(super) fn write_bodies(bodies: &AuditBodies) -> Result<String, serde_json::Error> {
     serde_json::to_string(&Bodies {
+        salt: bodies.salt,
         request: STANDARD_NO_PAD.encode(&bodies.request),
         response: STANDARD_NO_PAD.encode(&bodies.response),
         request_headers: bodies.request_headers.clone(),
@@ -277,6 +298,7 @@ pub(super) fn write_bodies(bodies: &AuditBodies) -> Result<String, serde_json::E
 pub(super) fn read_bodies(text: &str) -> Result<AuditBodies, BoxError> {
     let bodies: Bodies = serde_json::from_str(text)?;
     Ok(AuditBodies {
+        salt: bodies.salt,
         request: Bytes::from(STANDARD_NO_PAD.decode(bodies.request)?),
         response: Bytes::from(STANDARD_NO_PAD.decode(bodies.response)?),
         request_headers: bodies.request_headers,

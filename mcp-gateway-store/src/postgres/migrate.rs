@@ -12,8 +12,12 @@ use super::database::{greet, in_time};
 use super::{PostgresError, PostgresOptions};
 
 /// The versions of the tables. One that was released is never changed.
-pub(super) const SCHEMA: Schema =
-    Schema { migrations: &[Migration { expand: include_str!("migrations/1.sql"), contract: "" }] };
+pub(super) const SCHEMA: Schema = Schema {
+    migrations: &[
+        Migration { expand: include_str!("migrations/1.sql"), contract: "" },
+        Migration { expand: include_str!("migrations/2.sql"), contract: "" },
+    ],
+};
 
 /// Between attempts to reach the server, at first and at most.
 const PAUSE: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(5)];

@@ -4,6 +4,7 @@
 //! one another: what they must agree on, the order of commits and the time at which records expire, is the server's.
 
 mod audit;
+mod audit_chain;
 mod audit_row;
 mod database;
 mod error;

@@ -12,6 +12,7 @@ use mcp_gateway_core::contract::{AuditRow, AuditStore, StoreError};
 use tokio::runtime::Handle;
 
 use super::backlog::{Queued, Work};
+use super::chain::Chain;
 use super::directory::StreamDir;
 use super::replay::Orphan;
 use super::segment::{Next, Read, SegmentReader};
@@ -34,7 +35,9 @@ pub(super) struct Drain {
     orphan: Option<Orphan>,
     /// A batch of the orphan that the store has not taken yet.
     orphan_rows: Vec<AuditRow>,
+    orphan_chain: Option<Chain>,
     stored: u64,
+    chain: Chain,
     taken: VecDeque<Queued>,
     reader: Option<(u64, SegmentReader<File>)>,
     scratch: Vec<Read>,
@@ -48,6 +51,7 @@ impl Drain {
         runtime: Handle,
         orphans: VecDeque<PathBuf>,
     ) -> Self {
+        let chain = Chain::begin(&inner.options.checkpoints, inner.stream);
         Self {
             inner,
             store,
@@ -55,7 +59,9 @@ impl Drain {
             orphans,
             orphan: None,
             orphan_rows: Vec::new(),
+            orphan_chain: None,
             stored: 0,
+            chain,
             taken: VecDeque::new(),
             reader: None,
             scratch: Vec::new(),
@@ -73,7 +79,8 @@ impl Drain {
         let mut last_yield = Instant::now();
         loop {
             let replaying = self.orphan.is_some() || !self.orphans.is_empty();
-            let limit = replaying.then_some(Duration::ZERO);
+            let (rows, after) = (self.inner.options.checkpoint_rows, self.inner.options.checkpoint_after);
+            let limit = if replaying { Some(Duration::ZERO) } else { self.chain.due(rows, after) };
             let work = self.inner.backlog.wait(self.stored, gather, self.inner.options.batch_rows, limit);
             let done = match work {
                 Work::Rows(upto) => self.live(upto),
@@ -86,6 +93,9 @@ impl Drain {
                 Ok(()) => {
                     self.backoff = BACKOFF.0;
                     self.inner.counters.store_failing.store(false, Relaxed);
+                    if self.chain.due(rows, after) == Some(Duration::ZERO) {
+                        self.sign();
+                    }
                 }
                 Err(error) => {
                     self.failed(&error);
@@ -118,6 +128,7 @@ impl Drain {
             }
         };
         let Some(last) = rows.last().map(|row| row.seq) else { return Ok(()) };
+        let head = self.chain.behind(&rows);
         let appended = self.append(rows);
         self.inner.backlog.done(0, from_memory);
         if let Err(error) = appended {
@@ -126,6 +137,7 @@ impl Drain {
             return Err(error.into());
         }
         self.stored = last;
+        self.chain.advance(head);
         self.inner.counters.stored_row.store(last, Release);
         self.inner.answer_stored();
         while let Some(segment) = self.inner.backlog.pop_stored(last) {
@@ -141,6 +153,14 @@ impl Drain {
         // Last, so that whoever waited for a flush finds everything else up to date.
         self.inner.progress.send_modify(|progress| progress.stored = last);
         Ok(())
+    }
+
+    /// Signs what the store has. Without a checkpoint for now: the next one covers it.
+    fn sign(&mut self) {
+        let now = self.inner.clock.now();
+        if let Err(error) = self.runtime.block_on(self.chain.sign(&*self.store, now)) {
+            tracing::warn!(%error, "a checkpoint of the audit trail cannot be signed or kept now");
+        }
     }
 
     fn append(&self, rows: Vec<AuditRow>) -> Result<(), StoreError> {
@@ -247,12 +267,23 @@ impl Drain {
                 }
             }
         }
-        if !self.orphan_rows.is_empty() {
+        if let Some(first) = self.orphan_rows.first() {
+            if self.orphan_chain.is_none() {
+                let resumed = Chain::resume(&self.inner.options.checkpoints, &*self.store, first.stream, first.seq);
+                self.orphan_chain = Some(self.runtime.block_on(resumed)?);
+            }
+            let head = self.orphan_chain.as_ref().and_then(|chain| chain.behind(&self.orphan_rows));
             // Cloned, for another attempt: this is no hot path.
             let rows = self.orphan_rows.clone();
             self.append(rows)?;
             self.orphan_rows.clear();
+            if let Some(chain) = &mut self.orphan_chain {
+                chain.advance(head);
+            }
             return Ok(());
+        }
+        if let Some(chain) = &mut self.orphan_chain {
+            self.runtime.block_on(chain.sign(&*self.store, self.inner.clock.now()))?;
         }
         if let Some(Orphan { dir, bytes, imported, .. }) = self.orphan.take() {
             let counters = &self.inner.counters;
@@ -283,6 +314,7 @@ impl Drain {
 
     fn next_orphan(&mut self) {
         self.orphan = None;
+        self.orphan_chain = None;
         self.orphan_rows.clear();
         self.orphans.pop_front();
         if self.orphans.is_empty() {
@@ -301,7 +333,10 @@ impl Drain {
     }
 
     /// Removes the directory if nothing in it is needed any more.
-    fn close(self) {
+    fn close(mut self) {
+        if !self.inner.counters.store_failing.load(Relaxed) {
+            self.sign();
+        }
         let writer = self.inner.closed_writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(writer) = writer else { return };
         let empty = self.stored == self.inner.backlog.last_row() && writer.open_intents() == 0;

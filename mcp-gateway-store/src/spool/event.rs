@@ -25,6 +25,8 @@ pub(super) enum Entry<'a> {
     Carried(u64, #[serde(borrow)] Event<'a>),
     /// What filters said in the exchange of the entry that follows, and belongs to it.
     Filtered(Cow<'a, [FilterFact]>),
+    /// The salt of the bodies of the entry that follows.
+    Salted([u8; 16]),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -67,6 +69,9 @@ pub(super) struct Event<'a> {
     /// In an entry of its own, and only when there are some.
     #[serde(skip)]
     pub(super) filters: Cow<'a, [FilterFact]>,
+    /// Of its bodies; in an entry of its own, and only when there are some.
+    #[serde(skip)]
+    pub(super) salt: Option<[u8; 16]>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -113,7 +118,7 @@ impl<'a> Entry<'a> {
     pub(super) fn event_mut(&mut self) -> Option<&mut Event<'a>> {
         match self {
             Self::Intent(event) | Self::Row(event) | Self::Carried(_, event) => Some(event),
-            Self::Filtered(_) => None,
+            Self::Filtered(_) | Self::Salted(_) => None,
         }
     }
 }
@@ -167,6 +172,7 @@ impl<'a> From<&'a AuditEvent> for Event<'a> {
                 response_headers: borrow(&bodies.response_headers),
             }),
             filters: Cow::Borrowed(&event.filters),
+            salt: event.bodies.as_deref().map(|bodies| bodies.salt),
         }
     }
 }
@@ -220,6 +226,8 @@ impl Event<'_> {
             span: None,
             bodies: self.bodies.map(|bodies| {
                 Box::new(AuditBodies {
+                    // None of those that an older program wrote.
+                    salt: self.salt.unwrap_or_default(),
                     request: Bytes::copy_from_slice(bodies.request.0),
                     response: Bytes::copy_from_slice(bodies.response.0),
                     request_headers: own(&bodies.request_headers),

@@ -9,6 +9,7 @@
 //! machine has. Everything is bounded: bytes on disk, rows in memory, callers that wait.
 
 mod backlog;
+mod chain;
 mod committer;
 mod directory;
 mod drain;
@@ -42,6 +43,7 @@ use self::drain::Drain;
 use self::stats::Counters;
 use self::writer::Writer;
 
+pub use self::chain::Checkpoints;
 pub use self::error::SpoolError;
 pub use self::key::SpoolKey;
 pub use self::options::{Durability, SpoolOptions};

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::SpoolKey;
+use super::{Checkpoints, SpoolKey};
 
 /// When a [`Spool`](super::Spool) answers that it has an event.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -57,6 +57,12 @@ pub struct SpoolOptions {
     /// Whether a caller may write by itself when nobody else is writing and the disk is quick
     /// ([`Durability::Process`] only). Off, every event goes through the spool's thread. On.
     pub inline_writes: bool,
+    /// What signs checkpoints of the trail's chain; nothing by default.
+    pub checkpoints: Checkpoints,
+    /// Rows after which a checkpoint is signed, at most. 1,000.
+    pub checkpoint_rows: u64,
+    /// How long after a row the checkpoint that covers it is signed, at most. 10 s.
+    pub checkpoint_after: Duration,
 }
 
 impl SpoolOptions {
@@ -78,6 +84,9 @@ impl SpoolOptions {
             memory_rows: 8_192,
             memory_bytes: 16 << 20,
             inline_writes: true,
+            checkpoints: Checkpoints::default(),
+            checkpoint_rows: 1_000,
+            checkpoint_after: Duration::from_secs(10),
         }
     }
 

@@ -4,10 +4,12 @@ use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
 use mcp_gateway_core::contract::{AuditRow, AuditStore, StreamId};
 use mcp_gateway_core::record::AuditEvent;
 use ulid::Ulid;
 
+use super::chain::{Chain, Checkpoints};
 use super::directory::StreamDir;
 use super::segment::{Head, HeadError, Next, Read, SegmentReader};
 use super::{SpoolError, SpoolKey};
@@ -29,6 +31,8 @@ pub struct Imported {
 
 /// Hands the events of an orphaned stream's directory to a store, then removes the directory.
 ///
+/// With something that signs, what is imported is signed when it is all there.
+///
 /// For directories that were left behind elsewhere, for example on the volume of a machine that is gone: a spool does
 /// the same with every orphan beside its own directory. Appends are idempotent, so an import that was interrupted is
 /// simply repeated. It reads files on the thread that polls it: for a command, not for a server's worker.
@@ -37,18 +41,31 @@ pub struct Imported {
 /// [`SpoolError::InUse`] when a process still writes there, [`SpoolError::Unreadable`] when the key is another one or
 /// the format is newer, [`SpoolError::Store`] when the store does not take the rows. In all of them the directory
 /// stays.
-pub async fn import(dir: &Path, key: &SpoolKey, store: &dyn AuditStore) -> Result<Imported, SpoolError> {
+pub async fn import(
+    dir: &Path,
+    key: &SpoolKey,
+    store: &dyn AuditStore,
+    checkpoints: &Checkpoints,
+) -> Result<Imported, SpoolError> {
     if !dir.is_dir() {
         return Err(SpoolError::io(dir, std::io::ErrorKind::NotFound.into()));
     }
     let locked = StreamDir::adopt(dir)?.ok_or_else(|| SpoolError::InUse { path: dir.to_owned() })?;
     let mut orphan = Orphan::open(locked, key)?;
+    let mut chain = None;
     loop {
         let rows = orphan.batch(BATCH)?;
-        if rows.is_empty() {
-            break;
-        }
+        let Some(first) = rows.first() else { break };
+        let chain = match &mut chain {
+            Some(chain) => chain,
+            none => none.insert(Chain::resume(checkpoints, store, first.stream, first.seq).await?),
+        };
+        let head = chain.behind(&rows);
         store.append(rows).await?;
+        chain.advance(head);
+    }
+    if let Some(chain) = &mut chain {
+        chain.sign(store, Timestamp::now()).await?;
     }
     let imported = orphan.imported;
     orphan.dir.remove()?;

@@ -161,6 +161,9 @@ pub(super) fn push_entry(mut entry: Entry<'_>, out: &mut Vec<u8>) {
         let filtered = Entry::Filtered(std::mem::take(&mut event.filters));
         append::postcard(&filtered, out).expect("every field is of a known length");
     }
+    if let Some(salt) = entry.event_mut().and_then(|event| event.salt) {
+        append::postcard(&Entry::Salted(salt), out).expect("every field is of a known length");
+    }
     append::postcard(&entry, out).expect("every field is of a known length");
 }
 
@@ -265,7 +268,14 @@ fn decode(mut body: &[u8], head: &BlockHead, out: &mut Vec<Read>) -> Option<()> 
         let (mut entry, mut rest) = postcard::take_from_bytes::<Entry<'_>>(body).ok()?;
         if let Entry::Filtered(filters) = entry {
             (entry, rest) = postcard::take_from_bytes::<Entry<'_>>(rest).ok()?;
+            if let Entry::Salted(salt) = entry {
+                (entry, rest) = postcard::take_from_bytes::<Entry<'_>>(rest).ok()?;
+                entry.event_mut()?.salt = Some(salt);
+            }
             entry.event_mut()?.filters = filters;
+        } else if let Entry::Salted(salt) = entry {
+            (entry, rest) = postcard::take_from_bytes::<Entry<'_>>(rest).ok()?;
+            entry.event_mut()?.salt = Some(salt);
         }
         body = rest;
         match entry {
@@ -279,7 +289,7 @@ fn decode(mut body: &[u8], head: &BlockHead, out: &mut Vec<Read>) -> Option<()> 
                 continue;
             }
             // One belongs to no other one.
-            Entry::Filtered(_) => return None,
+            Entry::Filtered(_) | Entry::Salted(_) => return None,
         }
         seq = seq.checked_add(1)?;
     }

@@ -8,19 +8,21 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use mcp_gateway_core::contract::{
-    AuditCursor, AuditFilter, AuditPage, AuditRow, AuditStore, StoreError, StoreErrorKind, StoreLimits, Usage,
-    UsageRow, UsageWindow,
+    AuditCursor, AuditFilter, AuditPage, AuditRow, AuditStore, ChainRow, StoreError, StoreErrorKind, StoreLimits,
+    StreamId, Unlinked, Usage, UsageRow, UsageWindow,
 };
 use mcp_gateway_core::record::FieldSealer;
+use mcp_gateway_core::trail::{Checkpoint, Link};
 use rusqlite::Connection;
 use rusqlite::types::Value;
 use tokio::sync::oneshot;
 
+use super::audit_chain;
 use super::audit_presence::Place;
 use super::audit_query::Selection;
 use super::audit_row::{self, COLUMNS};
-use super::audit_writer::{Request, Writer, open_body};
-use super::connection::open_writer;
+use super::audit_writer::{Request, Writer};
+use super::connection::{open_reader, open_writer};
 use super::lock::FileLock;
 use super::migrate::Schema;
 use super::resource_reader::{ReadError, Readers};
@@ -36,7 +38,8 @@ const CHECKPOINT_PAGES: u32 = 4_096;
 /// Rows that a prune deletes in one transaction, so that appends get their turn in between.
 const PRUNE: usize = 2_000;
 
-const SCHEMA: Schema = Schema { name: "audit-trail", migrations: &[include_str!("audit.sql")] };
+const SCHEMA: Schema =
+    Schema { name: "audit-trail", migrations: &[include_str!("audit.sql"), include_str!("chain.sql")] };
 
 /// Keeps the audit trail in a SQLite file of its own, for one process.
 ///
@@ -110,7 +113,7 @@ struct Inner {
     readers: Arc<Readers>,
     sealer: Option<Arc<dyn FieldSealer>>,
     turns: Arc<tokio::sync::Semaphore>,
-    /// `None` only while the last clone is being dropped.
+    /// `None` while the last clone is being dropped, and of a trail that is only read.
     requests: Option<mpsc::Sender<Request>>,
     writer: Option<JoinHandle<()>>,
 }
@@ -148,6 +151,20 @@ impl SqliteAuditStore {
             writer: Some(writer),
         };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Opens a file that a server may have open, to read and verify: it neither makes, locks nor migrates anything, and what
+    /// would write is [`Unavailable`](StoreErrorKind::Unavailable).
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open_to_read(path: impl AsRef<Path>, sealer: Option<Arc<dyn FieldSealer>>) -> Result<Self, OpenError> {
+        let path = path.as_ref();
+        let database = |error: rusqlite::Error| OpenError::Database { path: path.to_owned(), source: error.into() };
+        SCHEMA.check(&open_reader(path).map_err(database)?, path)?;
+        let readers = Arc::new(Readers::new(path.to_owned(), 1));
+        let turns = Arc::new(tokio::sync::Semaphore::new(WAITING));
+        Ok(Self { inner: Arc::new(Inner { readers, sealer, turns, requests: None, writer: None }) })
     }
 
     async fn write<T>(
@@ -237,7 +254,27 @@ impl AuditStore for SqliteAuditStore {
                 .write("prune", |reply| Request::PrunePresence { before, after: place, limit: PRUNE, reply })
                 .await?;
         }
+        while self.write("prune", |reply| Request::PruneChain { before, limit: PRUNE, reply }).await? > 0 {}
         Ok(pruned)
+    }
+
+    async fn chain(&self, after: Option<(StreamId, u64)>, limit: usize) -> Result<Vec<ChainRow>, StoreError> {
+        let sealer = self.inner.sealer.clone();
+        let read = move |connection: &Connection| audit_chain::read(connection, after, limit, sealer.as_deref());
+        self.inner.readers.run("chain", read).await
+    }
+
+    async fn unlinked(&self) -> Result<Vec<Unlinked>, StoreError> {
+        self.inner.readers.run("unlinked", audit_chain::unlinked).await
+    }
+
+    async fn checkpoints(&self, after: Option<(StreamId, u64)>, limit: usize) -> Result<Vec<Checkpoint>, StoreError> {
+        let read = move |connection: &Connection| audit_chain::checkpoints(connection, after, limit);
+        self.inner.readers.run("checkpoints", read).await
+    }
+
+    async fn put_chain(&self, links: Vec<Link>, checkpoints: Vec<Checkpoint>) -> Result<(), StoreError> {
+        self.write("put chain", |reply| Request::Chain { links, checkpoints, reply }).await
     }
 }
 
@@ -256,13 +293,8 @@ fn page(
     let more = rows.len() > limit;
     rows.truncate(limit);
     if let Some(sealer) = sealer {
-        let mut select = connection.prepare_cached("SELECT sealed FROM body WHERE (ts, stream, seq) = (?1, ?2, ?3)")?;
         for row in &mut rows {
-            let key = (row.event.ts.as_microsecond(), row.stream.0.to_bytes(), audit_row::number(row.seq));
-            let mut found = select.query(key)?;
-            if let Some(body) = found.next()? {
-                row.event.bodies = open_body(sealer, row, body.get_ref(0)?.as_str().map_err(rusqlite::Error::from)?);
-            }
+            audit_chain::read_bodies(connection, row, sealer)?;
         }
     }
     let next =

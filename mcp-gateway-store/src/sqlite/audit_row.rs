@@ -27,6 +27,9 @@ const WIDTH: usize = 18;
 /// Captured bodies as they are sealed.
 #[derive(Serialize, Deserialize)]
 struct Bodies {
+    /// None of those that were captured before there was one.
+    #[serde(default)]
+    salt: [u8; 16],
     request: String,
     response: String,
     request_headers: Vec<(Box<str>, Box<str>)>,
@@ -134,6 +137,7 @@ pub(super) fn number(number: u64) -> i64 {
 /// The text that is sealed.
 pub(super) fn write_bodies(bodies: &AuditBodies) -> Result<String, serde_json::Error> {
     serde_json::to_string(&Bodies {
+        salt: bodies.salt,
         request: STANDARD_NO_PAD.encode(&bodies.request),
         response: STANDARD_NO_PAD.encode(&bodies.response),
         request_headers: bodies.request_headers.clone(),
@@ -144,6 +148,7 @@ pub(super) fn write_bodies(bodies: &AuditBodies) -> Result<String, serde_json::E
 pub(super) fn read_bodies(text: &str) -> Result<AuditBodies, BoxError> {
     let bodies: Bodies = serde_json::from_str(text)?;
     Ok(AuditBodies {
+        salt: bodies.salt,
         request: Bytes::from(STANDARD_NO_PAD.decode(bodies.request)?),
         response: Bytes::from(STANDARD_NO_PAD.decode(bodies.response)?),
         request_headers: bodies.request_headers,

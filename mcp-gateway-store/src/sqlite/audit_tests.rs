@@ -188,3 +188,63 @@ async fn a_batch_that_failed_is_found_when_it_comes_again() {
     let of_a = AuditFilter { server: Some("a".into()), ..AuditFilter::default() };
     assert_eq!(sealed.query(&of_a, None, 10).await.unwrap().rows.len(), 1);
 }
+
+/// Does this to the tables of a signed trail, and says what a verification then finds: while the file is open, and by
+/// somebody who only reads it.
+async fn after(sql: &str) -> Vec<String> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("audit.db");
+    let store = SqliteAuditStore::open(&path, SqliteAuditOptions::default()).unwrap();
+    audit_store::signed(&store).await;
+    Connection::open(&path).unwrap().execute_batch(sql).unwrap();
+    let reader = SqliteAuditStore::open_to_read(&path, None).unwrap();
+    let report = audit_store::verified(&reader).await;
+    assert_eq!(report, audit_store::verified(&store).await);
+    let kind = reader.put_chain(Vec::new(), Vec::new()).await.unwrap_err().kind();
+    assert_eq!(kind, StoreErrorKind::Unavailable, "a reader writes nothing");
+    let said = report.faults.iter().map(|fault| fault.to_string().split_once(" row ").unwrap().1.to_owned());
+    said.collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_changes_the_tables_is_found_out() {
+    assert_eq!(after("").await, [""; 0]);
+    let changed = after("UPDATE event SET outcome = 'ok' WHERE seq = 3").await;
+    assert_eq!(changed, ["3 (id 01HF7YAT000000000000000001-3-1700000003000000): the row was changed"]);
+    // A filter, of what is packed.
+    let packed = after("UPDATE event SET detail = CAST(detail || x'010161000100' AS BLOB) WHERE seq = 4").await;
+    assert_eq!(packed, ["4 (id 01HF7YAT000000000000000001-4-1700000004000000): the row was changed"]);
+    let removed = after("DELETE FROM event WHERE seq = 5").await;
+    assert_eq!(removed, ["5 (id 01HF7YAT000000000000000001-5-1700000005000000): the row is missing"]);
+    let cut = after("DELETE FROM event WHERE seq > 6; DELETE FROM link WHERE seq > 6").await;
+    assert_eq!(cut, ["7: the stream was cut off, it had 8 rows"]);
+    let swapped =
+        after("UPDATE event SET seq = seq + 99 WHERE seq IN (2, 3); UPDATE event SET seq = 104 - seq WHERE seq > 99");
+    assert_eq!(swapped.await.len(), 2, "rows that change their numbers are missing where they were, and put in");
+    let unsigned = after("DELETE FROM checkpoint WHERE seq = 8; DELETE FROM event WHERE seq = 7").await;
+    assert_eq!(unsigned, ["7 (id 01HF7YAT000000000000000001-7-1700000007000000): the row is missing"]);
+    let forged = after("UPDATE checkpoint SET signed = replace(signed, 'Ada', 'Eve') WHERE seq = 8").await;
+    assert_eq!(forged, ["8: its checkpoint was not signed with a known key: it is not Ada's"]);
+}
+
+#[tokio::test]
+async fn rows_of_a_file_from_before_the_chain_are_told_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("audit.db");
+    let first = Schema { name: SCHEMA.name, migrations: &SCHEMA.migrations[..1] };
+    let mut connection = open_writer(&path, Durability::Process, PAGE).unwrap();
+    first.migrate(&mut connection, &path).unwrap();
+    let mut insert = connection
+        .prepare("INSERT INTO event VALUES (1, ?1, 1, ?1, 'mcp', 'act', NULL, NULL, NULL, NULL, NULL, NULL, NULL, 'ok', 0, 0, NULL, x'00')")
+        .unwrap();
+    insert.execute([[1_u8; 16]]).unwrap();
+    drop(insert);
+    let error = SqliteAuditStore::open_to_read(&path, None).unwrap_err();
+    assert!(matches!(error, OpenError::OlderSchema { found: 1, known: 2, .. }), "{error}");
+    drop(connection);
+    let store = SqliteAuditStore::open(&path, SqliteAuditOptions::default()).unwrap();
+    audit_store::signed(&store).await;
+    let report = audit_store::verified(&store).await;
+    assert!(report.is_sound(), "{:?}", report.faults);
+    assert_eq!((report.verified, report.unchained), (8, 1));
+}

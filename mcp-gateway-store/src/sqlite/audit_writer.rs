@@ -6,10 +6,12 @@ use std::time::Instant;
 use jiff::Timestamp;
 use mcp_gateway_core::contract::{AuditRow, Key, Kind, StoreError};
 use mcp_gateway_core::record::{AuditBodies, FieldSealer, TenantId};
-use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
+use mcp_gateway_core::trail::{Checkpoint, Link};
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 use tokio::sync::oneshot;
 
 use super::SqliteAuditOptions;
+use super::audit_chain::{self, Links};
 use super::audit_presence::{self, Place, Presence};
 use super::audit_row::{self, bind};
 use super::error::store_error;
@@ -35,6 +37,17 @@ pub(super) enum Request {
         after: Place,
         limit: usize,
         reply: oneshot::Sender<Result<Option<Place>, StoreError>>,
+    },
+    /// The links of rows that were pruned.
+    PruneChain {
+        before: Timestamp,
+        limit: usize,
+        reply: oneshot::Sender<Result<u64, StoreError>>,
+    },
+    Chain {
+        links: Vec<Link>,
+        checkpoints: Vec<Checkpoint>,
+        reply: oneshot::Sender<Result<(), StoreError>>,
     },
 }
 
@@ -76,11 +89,26 @@ impl Writer {
                     let done = self.prune_presence(before, after, limit).map_err(|error| store_error("prune", error));
                     let _ = reply.send(done);
                 }
+                Request::PruneChain { before, limit, reply } => {
+                    let done = self.transaction(|transaction| audit_chain::prune(transaction, before, limit));
+                    let _ = reply.send(done.map_err(|error| store_error("prune", error)));
+                }
+                Request::Chain { links, checkpoints, reply } => {
+                    let done = self.transaction(|transaction| audit_chain::put(transaction, &links, &checkpoints));
+                    let _ = reply.send(done.map_err(|error| store_error("put chain", error)));
+                }
             }
         }
         if let Err(error) = self.connection.execute_batch("PRAGMA optimize") {
             tracing::debug!(%error, "the audit trail's statistics are not up to date");
         }
+    }
+
+    fn transaction<T>(&mut self, work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let done = work(&transaction)?;
+        transaction.commit()?;
+        Ok(done)
     }
 
     /// One transaction a batch.
@@ -92,9 +120,11 @@ impl Writer {
             // Once a batch: to get a statement out of the cache and back costs about as much as to bind a row. A row
             // each: a long `VALUES` list costs more CPU than a compiled statement a row.
             let mut statement = transaction.prepare_cached(INSERT).map_err(failed)?;
+            let mut links = Links::prepare(&transaction).map_err(failed)?;
             for row in batch {
                 bind(&mut statement, row, &mut self.detail).map_err(failed)?;
                 statement.raw_execute().map_err(failed)?;
+                links.insert(&Link::of(row)).map_err(failed)?;
                 if began.elapsed() >= self.options.work {
                     // Yielding is not enough: the scheduler may let this thread go on until its slice of milliseconds
                     // ends, and what arrives meanwhile waits.

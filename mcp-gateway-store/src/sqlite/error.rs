@@ -35,6 +35,19 @@ pub enum OpenError {
         /// The newest version that is known here.
         known: u32,
     },
+    /// An older program wrote it, and nobody who may change it has opened it since.
+    #[error(
+        "{} has schema version {found}, this program needs {known}: run `mcp-gateway migrate` or start the server first",
+        path.display()
+    )]
+    OlderSchema {
+        /// The store's file.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+        /// The version that is needed.
+        known: u32,
+    },
     /// It holds something else.
     #[error("{} holds {found:?}, not {expected:?}: check the configured path", path.display())]
     OtherSchema {

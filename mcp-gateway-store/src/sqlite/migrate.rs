@@ -64,6 +64,26 @@ impl Schema {
     }
 }
 
+impl Schema {
+    /// Refuses a file that does not have the newest version, and changes nothing.
+    pub(super) fn check(&self, connection: &Connection, path: &Path) -> Result<(), OpenError> {
+        let newest = connection
+            .query_row("SELECT version, name FROM schema_version ORDER BY version DESC LIMIT 1", [], |row| {
+                Ok((row.get::<_, u32>(0)?, row.get::<_, String>(1)?))
+            })
+            .map_err(|error| OpenError::Database { path: path.to_owned(), source: error.into() })?;
+        let known = u32::try_from(self.migrations.len()).unwrap_or(u32::MAX);
+        match newest {
+            (_, name) if name != self.name => {
+                Err(OpenError::OtherSchema { path: path.to_owned(), found: name, expected: self.name })
+            }
+            (found, _) if found > known => Err(OpenError::NewerSchema { path: path.to_owned(), found, known }),
+            (found, _) if found < known => Err(OpenError::OlderSchema { path: path.to_owned(), found, known }),
+            _ => Ok(()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

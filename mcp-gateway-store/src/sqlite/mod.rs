@@ -3,6 +3,7 @@
 //! One process owns a file, which a lock beside it (`FILE.lock`) enforces. All files have mode 0600.
 
 mod audit;
+mod audit_chain;
 mod audit_detail;
 mod audit_presence;
 mod audit_query;

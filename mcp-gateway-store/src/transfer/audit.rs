@@ -28,10 +28,46 @@ pub async fn copy_events(from: &dyn AuditStore, to: &dyn AuditStore) -> Result<M
     }
     let sent = tally.done();
     let arrived = compare("audit events", sent, tally_events(to).await?)?;
+    let signed = copy_chain(from, to).await?;
+    compare("checkpoints of the audit trail", signed, tally_chain(to).await?)?;
     if tally_events(from).await? != sent {
         return Err(TransferError::Changed { what: "audit events" });
     }
     Ok(arrived)
+}
+
+/// Moves what is signed of the trail, and the links of rows that are gone; the other links came with their rows.
+async fn copy_chain(from: &dyn AuditStore, to: &dyn AuditStore) -> Result<Moved, TransferError> {
+    let mut after = None;
+    loop {
+        let checkpoints = from.checkpoints(after, StoreLimits::PAGE).await?;
+        let Some(last) = checkpoints.last() else { break };
+        after = Some((last.stream, last.seq));
+        to.put_chain(Vec::new(), checkpoints).await?;
+    }
+    let mut after = None;
+    loop {
+        let rows = from.chain(after, StoreLimits::PAGE).await?;
+        let Some(last) = rows.last() else { break };
+        after = Some((last.link.stream, last.link.seq));
+        let alone = rows.into_iter().filter(|row| row.event.is_none()).map(|row| row.link);
+        to.put_chain(alone.collect(), Vec::new()).await?;
+    }
+    Ok(tally_chain(from).await?)
+}
+
+/// Counts and digests what is signed of the trail.
+async fn tally_chain(trail: &dyn AuditStore) -> Result<Moved, StoreError> {
+    let mut tally = Tally::new();
+    let mut after = None;
+    loop {
+        let checkpoints = trail.checkpoints(after, StoreLimits::PAGE).await?;
+        let Some(last) = checkpoints.last() else { return Ok(tally.done()) };
+        after = Some((last.stream, last.seq));
+        for checkpoint in &checkpoints {
+            tally.add(&[&checkpoint.stream.0.to_bytes(), &checkpoint.seq.to_be_bytes(), checkpoint.signed.as_bytes()]);
+        }
+    }
 }
 
 /// Whether a trail has no events.
@@ -70,9 +106,10 @@ mod tests {
 
     use async_trait::async_trait;
     use jiff::Timestamp;
-    use mcp_gateway_core::contract::{AuditCursor, StreamId, Usage, UsageWindow};
+    use mcp_gateway_core::contract::{AuditCursor, ChainRow, StreamId, Unlinked, Usage, UsageWindow};
     use mcp_gateway_core::memory::MemoryAuditStore;
     use mcp_gateway_core::record::{AuditEvent, Category, EventKind};
+    use mcp_gateway_core::trail::{Checkpoint, Link};
     use ulid::Ulid;
 
     use super::*;
@@ -111,6 +148,26 @@ mod tests {
 
         async fn prune(&self, before: Timestamp) -> Result<u64, StoreError> {
             self.rows.prune(before).await
+        }
+
+        async fn chain(&self, after: Option<(StreamId, u64)>, limit: usize) -> Result<Vec<ChainRow>, StoreError> {
+            self.rows.chain(after, limit).await
+        }
+
+        async fn unlinked(&self) -> Result<Vec<Unlinked>, StoreError> {
+            self.rows.unlinked().await
+        }
+
+        async fn checkpoints(
+            &self,
+            after: Option<(StreamId, u64)>,
+            limit: usize,
+        ) -> Result<Vec<Checkpoint>, StoreError> {
+            self.rows.checkpoints(after, limit).await
+        }
+
+        async fn put_chain(&self, links: Vec<Link>, checkpoints: Vec<Checkpoint>) -> Result<(), StoreError> {
+            self.rows.put_chain(links, checkpoints).await
         }
     }
 

@@ -6,7 +6,10 @@ use jiff::Timestamp;
 use mcp_gateway_core::conformance::audit_store;
 use mcp_gateway_core::contract::{AuditFilter, AuditRow, AuditStore, StreamId};
 use mcp_gateway_core::record::{AuditBodies, AuditEvent, Category, EventKind, FieldSealer};
+use mcp_gateway_core::trail::sign_retention;
 use mcp_gateway_store::postgres::{PostgresAuditOptions, PostgresAuditStore, PostgresError};
+use mcp_gateway_store::sqlite::{SqliteAuditOptions, SqliteAuditStore};
+use mcp_gateway_store::transfer::copy_events;
 use ulid::Ulid;
 
 use super::*;
@@ -192,4 +195,74 @@ async fn without_the_copy_the_database_is_read_from() {
     assert_eq!(store.query(&AuditFilter::default(), None, 10).await.unwrap().rows.len(), 0, "the copy's");
     cluster.sql("postgres", &format!("DROP DATABASE {database} WITH (FORCE)"));
     assert_eq!(store.query(&AuditFilter::default(), None, 10).await.unwrap().rows.len(), 1);
+}
+
+/// Does this to the tables of a signed trail, and says what a verification then finds.
+async fn after(sql: &str) -> Vec<String> {
+    let (options, database) = fresh(Cluster::shared()).await;
+    let store = trail(&options).await;
+    audit_store::signed(&store).await;
+    if !sql.is_empty() {
+        Cluster::shared().sql(&database, sql);
+    }
+    let report = audit_store::verified(&store).await;
+    report.faults.iter().map(|fault| fault.to_string().split_once(" row ").unwrap().1.to_owned()).collect()
+}
+
+#[tokio::test]
+async fn whoever_changes_the_tables_is_found_out() {
+    assert_eq!(after("").await, [""; 0]);
+    let changed = after("UPDATE mcp_gateway.event SET outcome = 'ok' WHERE seq = 3").await;
+    assert_eq!(changed, ["3 (id 01HF7YAT000000000000000001-3-1700000003000000): the row was changed"]);
+    let removed = after("DELETE FROM mcp_gateway.event WHERE seq = 5").await;
+    assert_eq!(removed, ["5 (id 01HF7YAT000000000000000001-5-1700000005000000): the row is missing"]);
+    let cut = after("DELETE FROM mcp_gateway.event WHERE seq > 6; DELETE FROM mcp_gateway.link WHERE seq > 6").await;
+    assert_eq!(cut, ["7: the stream was cut off, it had 8 rows"]);
+    let day = after("DROP TABLE mcp_gateway.event_20231114").await;
+    assert_eq!(day, ["1 (id 01HF7YAT000000000000000001-1-1700000001000000): the row is missing"], "a whole day");
+    let relinked = after(
+        "UPDATE mcp_gateway.event SET outcome = 'ok' WHERE seq = 6; UPDATE mcp_gateway.link SET digest = sha256('x') WHERE seq = 6",
+    );
+    assert_eq!(relinked.await, ["6 (id 01HF7YAT000000000000000001-6-1700000006000000): the row was changed"]);
+    let swapped = after(
+        "UPDATE mcp_gateway.link a SET digest = b.digest, ts = b.ts FROM mcp_gateway.link b
+             WHERE a.seq IN (6, 7) AND b.seq = 13 - a.seq;
+         UPDATE mcp_gateway.event SET seq = 13 - seq + 100 WHERE seq IN (6, 7);
+         UPDATE mcp_gateway.event SET seq = seq - 100 WHERE seq > 99",
+    );
+    assert_eq!(swapped.await, ["5: rows 5 to 8 are not those that were signed"], "two rows with their links");
+}
+
+#[tokio::test]
+async fn a_program_of_the_version_before_writes_rows_without_links() {
+    let (options, database) = fresh(Cluster::shared()).await;
+    let store = trail(&options).await;
+    store.append(vec![row("2023-11-15T00:00:00Z", 1)]).await.unwrap();
+    Cluster::shared().sql(
+        &database,
+        "INSERT INTO mcp_gateway.event
+         SELECT ts, gen_random_uuid(), seq, request_id, category, kind, tenant, issuer, subject, actor, server, method, target,
+             outcome, status, total_us, trace_id, detail FROM mcp_gateway.event",
+    );
+    let unlinked = store.unlinked().await.unwrap();
+    assert_eq!(unlinked.iter().map(|of| (of.rows, of.seq)).collect::<Vec<_>>(), [(1, 1)]);
+}
+
+#[tokio::test]
+async fn a_trail_that_moves_goes_on_verifying() {
+    let folder = tempfile::tempdir().unwrap();
+    let from = SqliteAuditStore::open(folder.path().join("audit.db"), SqliteAuditOptions::default()).unwrap();
+    audit_store::signed(&from).await;
+    // Some of it is gone for its age: links without rows move too.
+    let before = Timestamp::from_second(1_700_000_007).unwrap();
+    let mark = sign_retention(&audit_store::Ada, before, before).await.unwrap();
+    from.put_chain(Vec::new(), vec![mark]).await.unwrap();
+    from.prune(before).await.unwrap();
+    let (options, _) = fresh(Cluster::shared()).await;
+    let to = trail(&options).await;
+    copy_events(&from, &to).await.unwrap();
+    let report = audit_store::verified(&to).await;
+    assert!(report.is_sound(), "{:?}", report.faults);
+    assert_eq!((report.verified, report.removed, report.unsigned), (2, 2, 1));
+    assert_eq!(report, audit_store::verified(&from).await);
 }

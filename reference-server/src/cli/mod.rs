@@ -124,6 +124,14 @@ enum StoreCommand {
 
 #[derive(Debug, Subcommand)]
 enum AuditCommand {
+    /// Check the audit trail: name what was changed, removed, put in or moved. A server may run meanwhile.
+    Verify {
+        /// The public keys, as `audit keys` prints them; `audit-keys.json` in `data_dir` by default.
+        #[arg(long, value_name = "FILE")]
+        key: Option<PathBuf>,
+    },
+    /// Print the public keys (a JWK Set) that check what is signed of the audit trail.
+    Keys,
     /// Put the spool of another machine, or a saved one, into the audit trail.
     Import {
         /// The directory of one stream of the spool.
@@ -150,6 +158,10 @@ pub fn main() -> ExitCode {
         Some(Command::Migrate(args)) => serve::migrate(cli.config.as_ref(), &args),
         #[cfg(all(feature = "sqlite", feature = "postgres"))]
         Some(Command::Store { command: StoreCommand::Copy { from, to } }) => store::copy(cli.config.as_ref(), from, to),
+        Some(Command::Audit { command: AuditCommand::Verify { key } }) => {
+            audit::verify(cli.config.as_ref(), key.as_deref())
+        }
+        Some(Command::Audit { command: AuditCommand::Keys }) => audit::keys(cli.config.as_ref()),
         Some(Command::Audit { command: AuditCommand::Import { directory, key } }) => {
             audit::import(cli.config.as_ref(), &directory, key.as_deref())
         }

@@ -231,6 +231,10 @@ section! {
         segment_bytes: u64 = 8 << 20,
         /// How long a call waits for a stalled disk, in milliseconds.
         stall_timeout_ms: u64 = 2_000,
+        /// Events of a stream after which a checkpoint of its chain is signed, at most.
+        checkpoint_rows: u64 = 1_000,
+        /// How long after an event the checkpoint that covers it is signed, at most, in seconds.
+        checkpoint_seconds: u64 = 10,
         /// Days that events are kept; 0 for ever.
         retention_days: u64 = 90,
     }

@@ -20,9 +20,11 @@ mod serve;
 mod storage;
 mod tasks;
 mod unled;
+mod verify;
 
 #[cfg(all(feature = "sqlite", feature = "postgres"))]
 pub use self::copy::{Copied, copy};
 pub use self::limits::raise_open_files;
 pub use self::serve::{Server, StartError, StartOptions};
 pub use self::storage::{MigrateOptions, import_audit, migrate};
+pub use self::verify::{audit_keys, verify_audit};

@@ -238,6 +238,7 @@ impl Server {
             logins: logins.clone(),
             signing: oauth.as_ref().map(|oauth| oauth.keys.clone()),
             audit_store: Arc::clone(&storage.audit_store),
+            audit_keys: storage.audit_keys,
             sink: Arc::clone(&sink),
             clock: Arc::clone(&clock),
             leases: storage.leases,

@@ -9,13 +9,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use jiff::Timestamp;
+use mcp_gateway_auth::token::{SigningKeyOptions, SigningKeys};
 use mcp_gateway_core::BoxFuture;
 use mcp_gateway_core::contract::{AuditSink, AuditStore, Clock, KeyManagement, ResourceStore, SystemClock};
 use mcp_gateway_core::lease::Leases;
 use mcp_gateway_core::memory::{MemoryAuditStore, MemoryStore};
-use mcp_gateway_core::record::FieldSealer;
+use mcp_gateway_core::record::{FieldSealer, Resources, TenantId};
 use mcp_gateway_core::seal::{LocalKeyFile, RingOptions, Sealer, SessionKeyRing, SessionSealer};
-use mcp_gateway_store::spool::{self, Durability, Imported, Spool, SpoolDriver, SpoolKey, SpoolOptions};
+use mcp_gateway_core::trail::{MARKS, sign_beginning};
+use mcp_gateway_store::spool::{self, Checkpoints, Durability, Imported, Spool, SpoolDriver, SpoolKey, SpoolOptions};
 
 use crate::config::{AuditDurability, Config, Database};
 
@@ -23,6 +26,9 @@ use crate::config::{AuditDurability, Config, Database};
 pub(super) const MASTER_KEY: &str = "master.key";
 /// The file of the spool's key, in `data_dir`.
 const SPOOL_KEY: &str = "spool.key";
+
+/// The file of the public keys that check what is signed of the trail, in `data_dir`.
+pub(super) const AUDIT_KEYS: &str = "audit-keys.json";
 
 /// Everything that is kept.
 pub(super) struct Storage {
@@ -36,6 +42,8 @@ pub(super) struct Storage {
     pub(super) sessions: SessionSealer,
     pub(super) ring: Arc<SessionKeyRing>,
     pub(super) audit_store: Arc<dyn AuditStore>,
+    /// What signs the trail.
+    pub(super) audit_keys: Arc<SigningKeys>,
     pub(super) spool: Spool,
     pub(super) spool_driver: SpoolDriver,
 }
@@ -54,6 +62,9 @@ pub(super) async fn open(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Res
     let options = RingOptions::default().with_max_age(max_age);
     let ring = SessionKeyRing::open(Arc::clone(&resources), keys, Arc::clone(clock), options).await?;
     let audit_store = open_audit(config, &sealer).await?;
+    let audit_keys = audit_keys(&resources, &sealer, clock).await?;
+    publish(dir, &audit_keys.document())?;
+    begin_chain(&*audit_store, &audit_keys, clock.now()).await.context("the audit trail's chain cannot begin")?;
     let mut options = SpoolOptions::new(dir.join("spool"), SpoolKey::load_or_create(&dir.join(SPOOL_KEY))?);
     options.max_bytes = config.audit.spool_bytes;
     options.segment_bytes = config.audit.segment_bytes;
@@ -63,6 +74,9 @@ pub(super) async fn open(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Res
         AuditDurability::Fsync => Durability::Fsync,
         AuditDurability::Store => Durability::Store,
     };
+    options.checkpoints = Checkpoints::by(audit_keys.clone());
+    options.checkpoint_rows = config.audit.checkpoint_rows;
+    options.checkpoint_after = Duration::from_secs(config.audit.checkpoint_seconds);
     let (spool, spool_driver) = Spool::open(options, Arc::clone(&audit_store), Arc::clone(clock))?;
     let sessions = SessionSealer::new(Arc::clone(&ring));
     let leases = match config.database()? {
@@ -71,7 +85,48 @@ pub(super) async fn open(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Res
         // A file has one process.
         _ => Leases::alone(),
     };
-    Ok(Storage { resources, sweep, leases, sealer, data_keys, sessions, ring, audit_store, spool, spool_driver })
+    Ok(Storage {
+        resources,
+        sweep,
+        leases,
+        sealer,
+        data_keys,
+        sessions,
+        ring,
+        audit_store,
+        audit_keys,
+        spool,
+        spool_driver,
+    })
+}
+
+/// The keys that sign the trail, and nothing else: a ring of their own, which keeps what it ever signed with.
+async fn audit_keys(
+    resources: &Arc<dyn ResourceStore>,
+    sealer: &Arc<dyn FieldSealer>,
+    clock: &Arc<dyn Clock>,
+) -> anyhow::Result<Arc<SigningKeys>> {
+    let ring = Resources::new(Arc::clone(resources), Arc::clone(sealer), TenantId::default());
+    let mut options = SigningKeyOptions::default();
+    options.name = "audit".to_owned();
+    options.keep = Duration::MAX;
+    Ok(SigningKeys::open(ring, Arc::clone(clock), options).await?)
+}
+
+/// Puts the public keys where `audit verify` and whoever runs it elsewhere find them.
+fn publish(dir: &Path, document: &str) -> anyhow::Result<()> {
+    let (file, new) = (dir.join(AUDIT_KEYS), dir.join(format!("{AUDIT_KEYS}.{}.new", std::process::id())));
+    let written = std::fs::write(&new, document).and_then(|()| std::fs::rename(&new, &file));
+    written.with_context(|| format!("{} cannot be written", file.display()))
+}
+
+/// Signs once that every stream which begins from now on is chained.
+async fn begin_chain(store: &dyn AuditStore, keys: &Arc<SigningKeys>, now: Timestamp) -> anyhow::Result<()> {
+    let first = store.checkpoints(None, 1).await?;
+    if first.first().is_none_or(|first| (first.stream, first.seq) != (MARKS, 0)) {
+        store.put_chain(Vec::new(), vec![sign_beginning(&**keys, now).await?]).await?;
+    }
+    Ok(())
 }
 
 /// How databases are migrated.
@@ -115,9 +170,10 @@ pub async fn import_audit(config: &Config, directory: &Path, key: Option<&Path>)
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let (resources, _) = open_resources(config, &clock).await?;
     let keys: Arc<dyn KeyManagement> = Arc::new(LocalKeyFile::open_or_create(dir.join(MASTER_KEY))?);
-    let sealer: Arc<dyn FieldSealer> = Sealer::open(resources, keys, clock).await?;
+    let sealer: Arc<dyn FieldSealer> = Sealer::open(Arc::clone(&resources), keys, Arc::clone(&clock)).await?;
     let audit_store = open_audit(config, &sealer).await?;
-    Ok(spool::import(directory, &SpoolKey::load_or_create(&key)?, &*audit_store).await?)
+    let checkpoints = Checkpoints::by(audit_keys(&resources, &sealer, &clock).await?);
+    Ok(spool::import(directory, &SpoolKey::load_or_create(&key)?, &*audit_store, &checkpoints).await?)
 }
 
 /// For its owner alone: the keys are in it.

@@ -7,15 +7,17 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use mcp_gateway_auth::api_key::LastUsed;
 use mcp_gateway_auth::oidc::{LoginChange, OnLoginChange};
 use mcp_gateway_auth::token::SigningKeys;
+use mcp_gateway_core::BoxError;
 use mcp_gateway_core::contract::{AuditSink, AuditStore, Clock, Write};
 use mcp_gateway_core::layer::refusals::Strangers;
 use mcp_gateway_core::lease::{Leases, Term};
 use mcp_gateway_core::record::{AuditEvent, Category, EventKind, Outcome};
 use mcp_gateway_core::seal::{Sealer, SessionKeyRing};
+use mcp_gateway_core::trail::sign_retention;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -114,6 +116,8 @@ pub(super) struct Upkeep {
     /// What signs access tokens, where any are given.
     pub(super) signing: Option<Arc<SigningKeys>>,
     pub(super) audit_store: Arc<dyn AuditStore>,
+    /// What signs that old events are removed.
+    pub(super) audit_keys: Arc<SigningKeys>,
     pub(super) sink: Arc<dyn AuditSink>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) leases: Leases,
@@ -228,11 +232,21 @@ impl Upkeep {
             // Longer than there has been time.
             return;
         };
+        // First: without it they would be missing.
+        if let Err(error) = self.mark_retention(before).await {
+            tracing::warn!(%error, "old events stay in the audit trail: that they are removed cannot be signed");
+            return;
+        }
         match self.audit_store.prune(before).await {
             Ok(0) => {}
             Ok(events) => tracing::info!(events, "events older than audit.retention_days are removed"),
             Err(error) => tracing::warn!(%error, "old events cannot be removed from the audit trail"),
         }
+    }
+
+    async fn mark_retention(&self, before: Timestamp) -> Result<(), BoxError> {
+        let mark = sign_retention(&*self.audit_keys, before, self.clock.now()).await?;
+        Ok(self.audit_store.put_chain(Vec::new(), vec![mark]).await?)
     }
 
     /// Gives back what leads, once nothing that does runs any more, and writes what is still in memory.

@@ -245,3 +245,51 @@ async fn a_session_is_a_hash_that_tells_sessions_apart() {
     assert_ne!(a, c);
     assert!(!one.id.contains(&a));
 }
+
+/// `mcp-gateway audit …` beside a gateway, over its data: whether it succeeded, and what it said.
+fn audit(gateway: &Gateway, arguments: &[&str]) -> (bool, String) {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_mcp-gateway"))
+        .arg("audit")
+        .args(arguments)
+        .current_dir(gateway.folder())
+        .env("MCP_GATEWAY__DATA_DIR", gateway.folder().join("data"))
+        .output()
+        .unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8(text).unwrap())
+}
+
+#[tokio::test]
+async fn the_trail_verifies_beside_the_server_and_after_its_death() {
+    let fixture = Fixture::start();
+    let settings = [("AUDIT__CHECKPOINT_ROWS", "1")];
+    let mut gateway = Gateway::start_with(&[fixture.entry()], &settings).await;
+    let key = gateway.key().await;
+    let session = Session::open(&gateway, "fixture", &key).await;
+    session.call("before", "test_simple_text", &json!({})).send(gateway.address).await.expect(200);
+    row(&gateway, "before").await;
+    let (sound, said) = audit(&gateway, &["verify"]);
+    assert!(sound && !said.contains("BAD"), "{said}");
+    gateway.kill_and_restart().await;
+    let session = Session::open(&gateway, "fixture", &key).await;
+    session.call("after", "test_simple_text", &json!({})).send(gateway.address).await.expect(200);
+    row(&gateway, "after").await;
+    let signed = until("what is there is signed", async || {
+        let (sound, said) = audit(&gateway, &["verify"]);
+        assert!(sound && !said.contains("BAD"), "{said}");
+        said.contains("\n0 events are chained and not signed yet").then_some(said)
+    });
+    assert!(signed.await.contains("events in 2 streams are as they were signed"));
+
+    // Whoever has the public keys needs nothing else of ours; with other keys nothing is good.
+    let (printed, keys) = audit(&gateway, &["keys"]);
+    assert!(printed && keys.contains("\"kid\"") && !keys.contains("\"d\""), "{keys}");
+    let other = Gateway::start(&[]).await;
+    let (_, others) = audit(&other, &["keys"]);
+    for (keys, good) in [(keys, true), (others, false)] {
+        let file = gateway.folder().join("keys.json");
+        std::fs::write(&file, keys).unwrap();
+        let (sound, said) = audit(&gateway, &["verify", "--key", file.to_str().unwrap()]);
+        assert_eq!((sound, said.contains("was not signed with a known key")), (good, !good), "{said}");
+    }
+}

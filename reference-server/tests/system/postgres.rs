@@ -300,3 +300,27 @@ async fn what_is_ended_at_one_replica_stops_the_next_call_at_the_other_within_a_
         assert!(times[ROUNDS - 1] < Duration::from_secs(1), "{what}: {times:?}");
     }
 }
+
+#[tokio::test]
+async fn a_row_that_was_changed_by_hand_is_named() {
+    let fixture = Fixture::start();
+    let cluster = Cluster::shared();
+    let database = cluster.database();
+    let [a, b] = replicas(&database, &fixture).await;
+    let key = a.key().await;
+    until("the key at the other replica", async || {
+        (call(&key, "first").send(b.address).await.status == 200).then_some(())
+    })
+    .await;
+    let row = a.audit_of(1, |row| row["rpc_id"] == "\"first\"").await.remove(0);
+    let verify = || mcp_gateway(a.folder(), &database, &["audit", "verify"]);
+    let said = String::from_utf8(verify().stdout).unwrap();
+    assert!(verify().status.success() && !said.contains("BAD"), "{said}");
+    let name = database.rsplit('/').next().unwrap();
+    let request = row["request_id"].as_str().unwrap().parse::<ulid::Ulid>().unwrap();
+    let set = "UPDATE mcp_gateway.event SET outcome = 'denied' WHERE outcome = 'ok' AND request_id";
+    cluster.sql(name, &format!("{set} = '{:032x}'::uuid", request.0));
+    let said = String::from_utf8(verify().stdout).unwrap();
+    assert!(said.contains(&format!("(id {}): the row was changed", row["id"].as_str().unwrap())), "{said}");
+    assert!(!verify().status.success(), "whoever runs it in a script notices");
+}

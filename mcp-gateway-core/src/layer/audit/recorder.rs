@@ -221,6 +221,7 @@ impl Recorder {
         let limit = self.auditor.options.body_limit;
         let request = self.cx.message().map_or(&[][..], |message| &message.body[..message.body.len().min(limit)]);
         Some(Box::new(AuditBodies {
+            salt: rand::random(),
             // Copied: a slice would keep the whole body alive.
             request: Bytes::copy_from_slice(request),
             response: captured.response.freeze(),

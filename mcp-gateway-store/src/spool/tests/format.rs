@@ -24,7 +24,7 @@ async fn imported(stream: &Path, segment: &Path, bytes: &[u8]) -> (Imported, Vec
     std::fs::create_dir_all(stream).unwrap();
     std::fs::write(segment, bytes).unwrap();
     let store = Gate::new(false);
-    let imported = import(stream, &key(), &*store).await.unwrap();
+    let imported = import(stream, &key(), &*store, &Checkpoints::default()).await.unwrap();
     (imported, rows(&*store).await.iter().map(|row| id(&row.event)).collect())
 }
 
@@ -100,7 +100,7 @@ async fn blocks_of_every_size_are_read_whatever_was_read_ahead() {
     spool.record(exchange(99)).await.unwrap();
     crash(spool, driver, &store).await;
     let again = Gate::new(false);
-    import(&streams(&dir).remove(0), &key(), &*again).await.unwrap();
+    import(&streams(&dir).remove(0), &key(), &*again, &Checkpoints::default()).await.unwrap();
     assert_eq!(events(rows(&*again).await)[..sent.len()], sent, "replayed");
 }
 

@@ -1,3 +1,4 @@
+mod chain;
 mod crash;
 mod edges;
 mod format;
@@ -11,11 +12,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use async_trait::async_trait;
 use jiff::Timestamp;
 use mcp_gateway_core::contract::{
-    AuditCursor, AuditFilter, AuditPage, AuditRow, AuditStore, StoreError, StoreErrorKind, SystemClock, Usage,
-    UsageWindow,
+    AuditCursor, AuditFilter, AuditPage, AuditRow, AuditStore, ChainRow, StoreError, StoreErrorKind, SystemClock,
+    Unlinked, Usage, UsageWindow,
 };
 use mcp_gateway_core::memory::MemoryAuditStore;
 use mcp_gateway_core::record::{Category, EventKind, Outcome};
+use mcp_gateway_core::trail::{Checkpoint, Link};
 use tempfile::TempDir;
 
 use super::*;
@@ -65,6 +67,22 @@ impl AuditStore for Gate {
 
     async fn prune(&self, before: Timestamp) -> Result<u64, StoreError> {
         self.rows.prune(before).await
+    }
+
+    async fn chain(&self, after: Option<(StreamId, u64)>, limit: usize) -> Result<Vec<ChainRow>, StoreError> {
+        self.rows.chain(after, limit).await
+    }
+
+    async fn unlinked(&self) -> Result<Vec<Unlinked>, StoreError> {
+        self.rows.unlinked().await
+    }
+
+    async fn checkpoints(&self, after: Option<(StreamId, u64)>, limit: usize) -> Result<Vec<Checkpoint>, StoreError> {
+        self.rows.checkpoints(after, limit).await
+    }
+
+    async fn put_chain(&self, links: Vec<Link>, checkpoints: Vec<Checkpoint>) -> Result<(), StoreError> {
+        self.rows.put_chain(links, checkpoints).await
     }
 }
 

@@ -107,7 +107,9 @@ async fn a_directory_in_use_or_of_another_key_is_left_alone() {
     two.record(exchange(2)).await.unwrap();
     two.flush().await;
     assert_eq!(streams(&dir).len(), 2, "both live");
-    let in_use = import(&dir.path().join(one.stream().0.to_string()), &key(), &*store).await.unwrap_err();
+    let in_use = import(&dir.path().join(one.stream().0.to_string()), &key(), &*store, &Checkpoints::default())
+        .await
+        .unwrap_err();
     assert!(matches!(in_use, SpoolError::InUse { .. }), "{in_use}");
     one.flush().await;
     drop(two);
@@ -123,7 +125,7 @@ async fn a_directory_in_use_or_of_another_key_is_left_alone() {
     driver.close().await;
     let left = streams(&dir);
     assert_eq!(left.len(), 1, "nothing is deleted that could not be read");
-    let imported = import(&left[0], &key(), &*store).await.unwrap();
+    let imported = import(&left[0], &key(), &*store, &Checkpoints::default()).await.unwrap();
     assert_eq!((imported.rows, imported.unknown), (2, 1));
     assert_eq!(streams(&dir).len(), 0);
     assert_eq!(rows(&*store).await.len(), 3, "one row was there already");
