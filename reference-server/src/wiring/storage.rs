@@ -12,7 +12,9 @@ use anyhow::Context as _;
 use jiff::Timestamp;
 use mcp_gateway_auth::token::{SigningKeyOptions, SigningKeys};
 use mcp_gateway_core::BoxFuture;
-use mcp_gateway_core::contract::{AuditSink, AuditStore, Clock, KeyManagement, ResourceStore, SystemClock};
+use mcp_gateway_core::contract::{
+    AuditSink, AuditStore, Clock, KeyManagement, KeyRing as _, ResourceStore, SystemClock,
+};
 use mcp_gateway_core::lease::Leases;
 use mcp_gateway_core::memory::{MemoryAuditStore, MemoryStore};
 use mcp_gateway_core::record::{FieldSealer, Resources, TenantId};

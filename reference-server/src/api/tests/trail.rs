@@ -103,6 +103,7 @@ async fn captured_bodies_are_read_by_owners_and_auditors_and_the_look_is_recorde
     let mut captured = event(2_000_000, 7);
     (captured.bytes_in, captured.bytes_out) = (900, 3);
     captured.bodies = Some(Box::new(AuditBodies {
+        salt: [1; 16],
         request: "{\"a\":\"ä\"}".into(),
         response: vec![b'x', 0xff, 0].into(),
         request_headers: vec![("accept".into(), "*/*".into())],
