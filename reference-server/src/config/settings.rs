@@ -144,6 +144,9 @@ section! {
         upstream: EgressPurpose = EgressPurpose::default(),
         /// Calls to identity providers.
         identity: EgressPurpose = EgressPurpose::default(),
+        /// Calls to authorization servers that remote servers name, and to those of clients in entries. Where the list names
+        /// something, they may be called by plain http, too.
+        oauth: EgressPurpose = EgressPurpose::default(),
         /// Calls to services that filters ask. Where the list names something, they may be called by plain http, too.
         filter: EgressPurpose = EgressPurpose::default(),
     }
