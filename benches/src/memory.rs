@@ -52,7 +52,7 @@ impl MemoryGateway {
         let mount = Mount::new(public_url, "/mcp-connect")?;
         let incarnation = Incarnation("bench~1".into());
         let (target, runtime) = match server {
-            Address::Http(url) => (RouteTarget::Remote { url, headers: [].into(), incarnation }, None),
+            Address::Http(url) => (RouteTarget::Remote { url, headers: [].into(), auth: None, incarnation }, None),
             Address::Local(upstream) => {
                 let program = Program::Command { command: SERVER.to_owned(), args: Vec::new() };
                 let template = Arc::new(Route::template(SERVER, program, Vec::new()));

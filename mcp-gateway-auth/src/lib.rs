@@ -13,6 +13,8 @@
 //!
 //! `page` (feature `page`) has the pages that people see on the way.
 //!
+//! `upstream` (feature `login`) has the other half: as whom the gateway calls servers.
+//!
 //! [`user`] keeps who people are and what they may do.
 
 mod bearer;
@@ -34,4 +36,6 @@ pub mod page;
 pub mod scim;
 pub mod server;
 pub mod token;
+#[cfg(feature = "login")]
+pub mod upstream;
 pub mod user;

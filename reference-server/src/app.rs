@@ -8,6 +8,8 @@ use mcp_gateway_auth::api_key::{ApiKeys, LastUsed};
 use mcp_gateway_auth::login::{CookieNames, LocalLogins, Sessions};
 use mcp_gateway_auth::oidc::Providers;
 use mcp_gateway_auth::scim::Scim;
+use mcp_gateway_auth::token::SigningKeys;
+use mcp_gateway_auth::upstream::Accounts;
 use mcp_gateway_auth::user::{IdentityKey, Users};
 use mcp_gateway_core::contract::{
     AuditSink, AuditStore, Authenticator, Clock, RateLimiter, ResourceStore, Runtime, StoreError,
@@ -68,6 +70,10 @@ pub struct App {
     pub scim_tokens: Vec<ScimToken>,
     /// What gives tokens to MCP clients; `None` when it is off.
     pub oauth: Option<OAuth>,
+    /// As whom servers are called.
+    pub accounts: Accounts,
+    /// What signs tokens for servers.
+    pub upstream_keys: Arc<SigningKeys>,
     /// Who calls the admin API, asked in order: API keys, sessions, then the bootstrap token while there is one.
     pub admin_authenticators: Vec<Arc<dyn Authenticator>>,
     /// Budgets, shared with the data plane: failures of authentication count together.

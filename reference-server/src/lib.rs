@@ -7,6 +7,7 @@ pub mod api;
 pub mod app;
 pub mod cli;
 pub mod config;
+mod connect;
 pub mod listen;
 mod login;
 pub mod metrics;

@@ -41,7 +41,7 @@ function build() {
       client_secret: 'not a secret',
       grant_types: ['authorization_code', 'refresh_token'],
       id_token_signed_response_alg: 'ES256',
-      redirect_uris: [`${state.client}/login/callback/company`],
+      redirect_uris: [`${state.client}/login/callback/company`, `${state.client}/oauth/callback`],
       post_logout_redirect_uris: [`${state.client}/login`],
       backchannel_logout_uri: `${state.client}/login/back-channel/company`,
       backchannel_logout_session_required: true,

@@ -36,7 +36,7 @@ impl Callback {
     }
 
     /// The code, after everything else about the answer was found to hold.
-    pub(super) fn code(self, issuer: &str, must_name_issuer: bool) -> Result<String, OidcError> {
+    pub(crate) fn code(self, issuer: &str, must_name_issuer: bool) -> Result<String, OidcError> {
         match &self.iss {
             Some(iss) if iss != issuer => return invalid("the answer comes from another issuer"),
             None if must_name_issuer => return invalid("the answer does not say which issuer it comes from"),

@@ -33,7 +33,7 @@
 //! # Ok(()) }
 //! ```
 
-mod callback;
+pub(crate) mod callback;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod check;
 mod client;

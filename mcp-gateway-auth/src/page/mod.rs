@@ -18,12 +18,14 @@
 //! assert!(response.headers()["content-security-policy"].to_str().unwrap().starts_with("default-src 'none'"));
 //! ```
 
+mod account;
 mod consent;
 mod device;
 mod layout;
 mod login;
 mod notice;
 
+pub use self::account::{ConnectAccountPage, GoOnPage};
 pub use self::consent::{Choice, ClientOrigin, ConsentPage};
 pub use self::device::{DeviceConsentPage, DevicePage};
 pub use self::layout::Page;

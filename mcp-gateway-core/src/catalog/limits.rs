@@ -21,6 +21,8 @@ impl CatalogLimits {
     pub const NAME: usize = 256;
     /// Bytes of a URL.
     pub const URL: usize = 2_048;
+    /// Bytes of an OAuth scope.
+    pub const SCOPE: usize = 256;
     /// Arguments of a program, variables of an environment, headers, sub-paths and the like, each.
     pub const ITEMS: usize = 128;
     /// Bytes of an argument, of a variable's value, of a header's value.

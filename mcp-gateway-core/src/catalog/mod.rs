@@ -15,6 +15,7 @@
 //! assert!(matches!(&route.target, RouteTarget::Remote { url, .. } if url == "https://docs.example/mcp"));
 //! ```
 
+mod auth;
 mod compile;
 mod digest;
 mod directory;

@@ -1,13 +1,17 @@
 //! Where a remote entry is.
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::Uri;
+use http::header::AUTHORIZATION;
+use http::uri::Scheme;
 use sha2::{Digest, Sha256};
 
 use super::compile::{Problem, bounded, no_variables, unsupported, wrong};
-use super::headers;
 use super::limits::CatalogLimits as Limits;
+use super::{auth, headers};
 use crate::contract::Incarnation;
 use crate::record::{Entry, Mount, RouteTarget};
 
@@ -30,7 +34,11 @@ pub(super) fn target(entry: &Entry, mount: &Mount) -> Result<RouteTarget, Proble
     // Another URL is another server as far as sessions are concerned.
     let digest = Sha256::digest(url.to_string().as_bytes());
     let incarnation = Incarnation(format!("{}~{}", entry.entry_key, URL_SAFE_NO_PAD.encode(&digest[..12])).into());
-    Ok(RouteTarget::Remote { url, headers: all.into(), incarnation })
+    let auth = auth::route_auth(entry, &url, mount)?.map(Arc::new);
+    if auth.is_some() && all.iter().any(|(name, _)| *name == AUTHORIZATION) {
+        return wrong("remoteConfig.auth", "and a header Authorization both say who calls; remove one");
+    }
+    Ok(RouteTarget::Remote { url, headers: all.into(), auth, incarnation })
 }
 
 fn fixed_url(text: &str, mount: &Mount) -> Result<Uri, Problem> {
@@ -42,12 +50,7 @@ fn fixed_url(text: &str, mount: &Mount) -> Result<Uri, Problem> {
     let not_a_url = || wrong(FIELD, "is not an http or https URL such as https://mcp.example/mcp");
     let Ok(url) = text.parse::<Uri>() else { return not_a_url() };
     let (Some(scheme), Some(authority)) = (url.scheme_str(), url.authority()) else { return not_a_url() };
-    let default_port = match scheme.to_ascii_lowercase().as_str() {
-        "http" => 80,
-        "https" => 443,
-        _ => return not_a_url(),
-    };
-    if authority.host().is_empty() {
+    if !matches!(scheme.to_ascii_lowercase().as_str(), "http" | "https") || authority.host().is_empty() {
         return not_a_url();
     }
     // The parser has dropped the fragment; whoever wrote one expects something from it.
@@ -64,15 +67,21 @@ fn fixed_url(text: &str, mount: &Mount) -> Result<Uri, Problem> {
     if url.path().split('/').any(is_dot_segment) {
         return wrong(FIELD, "must not have . or .. in its path");
     }
-    let host = authority.host().to_ascii_lowercase();
-    let canonical = match authority.port_u16().filter(|port| *port != default_port) {
-        Some(port) => format!("{host}:{port}"),
-        None => host,
-    };
-    if canonical == mount.authority() {
+    if authority_of(&url).is_some_and(|authority| authority == mount.authority()) {
         return wrong(FIELD, "names this gateway itself: calls would go round in circles");
     }
     Ok(url)
+}
+
+/// Host and port as in a canonical origin: in lower case, without a default port.
+pub(super) fn authority_of(url: &Uri) -> Option<String> {
+    let authority = url.authority()?;
+    let default_port = if url.scheme() == Some(&Scheme::HTTPS) { 443 } else { 80 };
+    let host = authority.host().to_ascii_lowercase();
+    Some(match authority.port_u16().filter(|port| *port != default_port) {
+        Some(port) => format!("{host}:{port}"),
+        None => host,
+    })
 }
 
 /// Written plainly or percent-encoded: servers decode before they resolve.

@@ -58,6 +58,7 @@ struct Facts {
     endpoint: OnceLock<Endpoint>,
     message: OnceLock<MessageFacts>,
     forwarded_target: OnceLock<Arc<str>>,
+    credential: OnceLock<Arc<str>>,
     negotiated: OnceLock<ProtocolVersion>,
     rule: OnceLock<Arc<str>>,
     reach: OnceLock<Reach>,
@@ -153,6 +154,7 @@ impl McpContext {
             endpoint: OnceLock::new(),
             message: OnceLock::new(),
             forwarded_target: OnceLock::new(),
+            credential: OnceLock::new(),
             negotiated: OnceLock::new(),
             rule: OnceLock::new(),
             reach: OnceLock::new(),
@@ -198,6 +200,8 @@ impl McpContext {
         /// The tool, prompt or resource that the server is asked for, when a filter has put it in the place of the one in
         /// `message`; set by the filter layer.
         forwarded_target / set_forwarded_target: Arc<str>;
+        /// As whom the server is called: the id of an account or issuer, no secret; set by the shim.
+        credential / set_credential: Arc<str>;
         /// The version that the server answered to `initialize`; set by the shim before the answer's head leaves.
         negotiated / set_negotiated: ProtocolVersion;
         /// Which rule decided; set by the authorize layer.

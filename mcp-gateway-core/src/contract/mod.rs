@@ -19,6 +19,7 @@ mod resolve;
 mod resource_store;
 mod runtime;
 mod upstream;
+mod upstream_credentials;
 
 pub use audit_sink::{AuditFull, AuditSink, Seq};
 pub use audit_store::{
@@ -43,3 +44,6 @@ pub use runtime::{
     RuntimeEvent, RuntimeEventStream, Workload, WorkloadId, WorkloadState,
 };
 pub use upstream::{Address, Endpoint, Incarnation, Upstream, UpstreamError, UpstreamErrorKind};
+pub use upstream_credentials::{
+    ConnectReason, CredentialAsk, CredentialError, UpstreamCredential, UpstreamCredentials, UpstreamRefusal,
+};

@@ -196,9 +196,80 @@ pub struct RemoteConfig {
     /// Headers that are sent with each request.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub headers: Vec<HeaderSpec>,
+    /// As whom the gateway calls it, beside `headers`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth: Option<RemoteAuth>,
     /// Whether an administrator must register an OAuth client first.
     #[serde(default, rename = "staticOAuthRequired", skip_serializing_if = "is_false")]
     pub static_oauth_required: bool,
+}
+
+/// As whom the gateway calls a remote server.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RemoteAuth {
+    /// In which way.
+    #[serde(rename = "type")]
+    pub kind: RemoteAuthKind,
+    /// For `oauth` and `clientCredentials`: the scopes that are asked for. None: those that the server names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scopes: Vec<String>,
+    /// For `oauth` and `clientCredentials`: as which client of the authorization server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<RemoteClient>,
+    /// For `minted`: who the token is for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audience: Option<String>,
+}
+
+/// In which way the gateway is known to a remote server.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub enum RemoteAuthKind {
+    /// Not at all, or by `headers`.
+    #[default]
+    None,
+    /// By the account that each person has connected.
+    Oauth,
+    /// As itself: one token for all callers.
+    ClientCredentials,
+    /// By a token that the gateway makes for each call's subject.
+    Minted,
+}
+
+/// A client at the authorization server of a remote server.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RemoteClient {
+    /// How the authorization server comes to know it.
+    #[serde(default, rename = "type")]
+    pub kind: RemoteClientKind,
+    /// For `static`: the issuer that has registered it. The server does not choose who sees the secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<String>,
+    /// For `static`: its id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_id: Option<String>,
+    /// For `static`: its secret, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_secret: Option<Secret>,
+}
+
+/// How an authorization server comes to know the gateway.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub enum RemoteClientKind {
+    /// By the gateway's document where that is supported, else by registration.
+    #[default]
+    Auto,
+    /// By the document that the gateway serves (Client ID Metadata Document).
+    Cimd,
+    /// By registration at run time (RFC 7591).
+    Dcr,
+    /// An administrator has registered it.
+    Static,
 }
 
 /// A header with its value.
@@ -274,7 +345,8 @@ pub struct EntryLimits {
 impl Resource for Entry {
     const KIND: Kind = Kind::logged("entry");
     const INDEXES: &'static [&'static str] = &[Self::BY_SOURCE];
-    const SEALED: &'static [&'static str] = &["/env/*/value", "/remoteConfig/headers/*/value"];
+    const SEALED: &'static [&'static str] =
+        &["/env/*/value", "/remoteConfig/headers/*/value", "/remoteConfig/auth/client/clientSecret"];
 
     fn terms(&self) -> Vec<IndexTerm> {
         let source = self.origin.as_ref().and_then(EntryOrigin::source);

@@ -20,8 +20,8 @@ pub use audit::{
     ActorFacts, AuditBodies, AuditEvent, Category, EventKind, FilterFact, FilterVerdict, Label, Outcome, SpanFacts,
 };
 pub use entry::{
-    Entry, EntryLimits, EntryOrigin, EnvVar, HeaderSpec, NpxConfig, RemoteConfig, RuntimeKind, ServerUserType,
-    UvxConfig,
+    Entry, EntryLimits, EntryOrigin, EnvVar, HeaderSpec, NpxConfig, RemoteAuth, RemoteAuthKind, RemoteClient,
+    RemoteClientKind, RemoteConfig, RuntimeKind, ServerUserType, UvxConfig,
 };
 pub use mount::{Mount, MountError};
 pub use principal::{
@@ -31,7 +31,7 @@ pub use rate::Rate;
 pub use resource::{FieldSealer, Resource, Resources, Stored};
 pub use revocation::{Revocation, Revocations, Revoked};
 pub use roles::Roles;
-pub use route::{Placement, Route, RouteTarget};
+pub use route::{OAuthClientSource, Placement, Route, RouteAuth, RouteTarget, StaticClient};
 pub use secret::Secret;
 pub use server_requests::{ServerRequest, ServerRequests};
 pub use user::{Email, Group, User, UserState};

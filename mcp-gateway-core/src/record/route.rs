@@ -39,6 +39,8 @@ pub enum RouteTarget {
         url: Uri,
         /// Headers that the shim puts on; their values are sensitive.
         headers: Arc<[(HeaderName, HeaderValue)]>,
+        /// As whom it is called, beside `headers`; `None` for most servers, whose calls ask nobody for a credential.
+        auth: Option<Arc<RouteAuth>>,
         /// Names this endpoint in sessions; another URL is another incarnation.
         incarnation: Incarnation,
     },
@@ -51,6 +53,56 @@ pub enum RouteTarget {
     },
 }
 
+/// As whom a remote server is called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RouteAuth {
+    /// As the person, by the account that they have connected.
+    Account {
+        /// What is asked for; none: what the server names.
+        scopes: Arc<[Box<str>]>,
+        /// As which client.
+        client: OAuthClientSource,
+    },
+    /// As the gateway: one token for all callers.
+    Machine {
+        /// What is asked for.
+        scopes: Arc<[Box<str>]>,
+        /// As which client; it has a secret.
+        client: StaticClient,
+    },
+    /// By a token of this gateway's upstream issuer, for the subject of the call.
+    Minted {
+        /// Who it is for.
+        audience: Arc<str>,
+    },
+}
+
+/// How an authorization server comes to know the gateway.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OAuthClientSource {
+    /// By document where that is supported, else by registration.
+    Auto,
+    /// By the document that the gateway serves.
+    Document,
+    /// By registration at run time (RFC 7591).
+    Registration,
+    /// An administrator has registered it.
+    Static(StaticClient),
+}
+
+/// A client that an administrator has registered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StaticClient {
+    /// Where. Its secret goes to no other issuer, whatever a server says of itself.
+    pub issuer: Arc<str>,
+    /// Its id there.
+    pub client_id: Arc<str>,
+    /// Its secret.
+    pub client_secret: Option<Secret>,
+}
+
 /// Shared, or one for each subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Placement {
@@ -61,6 +113,15 @@ pub enum Placement {
 }
 
 impl Route {
+    /// As whom it is called, if somebody has to be asked for a credential.
+    #[must_use]
+    pub fn auth(&self) -> Option<&Arc<RouteAuth>> {
+        match &self.target {
+            RouteTarget::Remote { auth, .. } => auth.as_ref(),
+            RouteTarget::Hosted { .. } => None,
+        }
+    }
+
     /// Whether requests to this path below its URL are forwarded.
     #[must_use]
     pub fn has_sub_path(&self, path: &str) -> bool {
@@ -125,6 +186,7 @@ impl Route {
             target: RouteTarget::Remote {
                 url: Uri::from_static("https://up.example/mcp"),
                 headers: [].into(),
+                auth: None,
                 incarnation: Incarnation(format!("{id}~remote").into()),
             },
             sub_paths: [].into(),

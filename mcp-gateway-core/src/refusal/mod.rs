@@ -38,6 +38,7 @@ struct Parts {
     headers: Vec<(HeaderName, HeaderValue)>,
     data: Option<serde_json::Value>,
     as_tool_result: bool,
+    result: Option<serde_json::Value>,
     cause: Option<BoxError>,
 }
 
@@ -54,6 +55,7 @@ impl Refusal {
             headers: Vec::new(),
             data: None,
             as_tool_result: false,
+            result: None,
             cause: None,
         }))
     }
@@ -63,6 +65,14 @@ impl Refusal {
     pub fn tool_result(public: impl Into<Cow<'static, str>>) -> Self {
         let mut refusal = Self::new(StatusCode::OK, public).with_code(rpc::code::REFUSED_BY_POLICY);
         refusal.0.as_tool_result = true;
+        refusal
+    }
+
+    /// A JSON-RPC result that asks for something before the call can be made (`resultType: input_required`).
+    #[must_use]
+    pub fn input_required(public: impl Into<Cow<'static, str>>, requests: serde_json::Value) -> Self {
+        let mut refusal = Self::new(StatusCode::OK, public).with_code(rpc::code::NOT_CONNECTED);
+        refusal.0.result = Some(serde_json::json!({ "resultType": "input_required", "inputRequests": requests }));
         refusal
     }
 
@@ -155,6 +165,8 @@ impl Refusal {
         let body = if self.0.as_tool_result {
             let modern = message.is_some_and(|message| message.era == Era::Modern);
             tool_result(id, &self.0.public, modern)
+        } else if let Some(result) = &self.0.result {
+            result_body(id, result)
         } else {
             rpc::error_body(id, self.0.code, &self.0.public, self.0.data.as_ref())
         };
@@ -228,6 +240,10 @@ pub(crate) fn tool_result(id: Option<&[u8]>, text: &str, modern: bool) -> Bytes 
     if modern {
         result["resultType"] = "complete".into();
     }
+    result_body(id, &result)
+}
+
+fn result_body(id: Option<&[u8]>, result: &serde_json::Value) -> Bytes {
     let id = id.and_then(|id| std::str::from_utf8(id).ok()).unwrap_or("null");
     format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#).into()
 }

@@ -18,9 +18,9 @@ use tower_service::Service;
 
 use super::initialize::negotiated;
 use super::response::{Silence, UpstreamBody, admit};
-use super::{headers, response};
+use super::{credential, headers, response};
 use crate::context::McpContext;
-use crate::contract::{Address, Clock, SystemClock, UpstreamError, UpstreamErrorKind};
+use crate::contract::{Address, Clock, SystemClock, UpstreamCredentials, UpstreamError, UpstreamErrorKind};
 use crate::egress::{Blocked, Connections, EgressConnector, EgressPolicy, PlainClient, PlainError, connector};
 use crate::layer::audit::micros;
 use crate::layer::resolve::no_such_path;
@@ -49,6 +49,8 @@ pub struct ForwardOptions {
     pub pool_idle_per_host: usize,
     /// `limits.pool_idle`: how long they are kept.
     pub pool_idle: Duration,
+    /// As whom servers are called whose entries say `auth`; such calls are refused where nothing says so.
+    pub credentials: Option<Arc<dyn UpstreamCredentials>>,
     /// Counts the connections.
     pub connections: Arc<Connections>,
     /// The clock.
@@ -65,6 +67,7 @@ impl Default for ForwardOptions {
             stream_idle: Duration::from_secs(10 * 60),
             pool_idle_per_host: 128,
             pool_idle: Duration::from_secs(60),
+            credentials: None,
             connections: Arc::default(),
             clock: Arc::new(SystemClock),
         }
@@ -184,6 +187,18 @@ impl Inner {
         if !remote {
             headers::forwarded(&mut parts.headers, cx, route);
         }
+        let credential = match route.auth() {
+            // Most servers: nobody is asked.
+            None => None,
+            Some(_) => Some(credential::Calling::begin(self.options.credentials.as_ref(), cx, route).await?),
+        };
+        let body = match &credential {
+            None => body,
+            Some(credential) => {
+                credential.put(&mut parts.headers);
+                credential::without_our_answer(body, cx)?
+            }
+        };
         cx.forward();
         let called = micros(cx, &*self.options.clock);
         cx.timings().upstream_called(called);
@@ -195,7 +210,10 @@ impl Inner {
             Address::Http(_) => {
                 let clients = if remote { &self.remote } else { &self.hosted };
                 let exchange = self.options.connections.exchange();
-                let answer = self.call_http(clients, parts, body, cx, route).await?;
+                let answer = match credential {
+                    None => self.call_http(clients, parts, body, cx, route).await?,
+                    Some(credential) => self.call_as(credential, clients, parts, body, cx, route).await?,
+                };
                 let alone = answer.version() != http::Version::HTTP_2;
                 (answer, alone.then_some(exchange))
             }
@@ -215,6 +233,37 @@ impl Inner {
             let over = http_body::Body::is_end_stream(&body);
             if over { body } else { Body::new(UpstreamBody::new(body, silence, cx.clone(), exchange)) }
         }))
+    }
+
+    /// Calls as somebody, and once more when the server refuses the credential and there is another one.
+    async fn call_as(
+        &self,
+        mut credential: credential::Calling,
+        clients: &Clients,
+        parts: http::request::Parts,
+        body: Body,
+        cx: &McpContext,
+        route: &Route,
+    ) -> Result<Response<Body>, Refusal> {
+        let message = body.bytes();
+        let (method, uri, mut fields) = (parts.method.clone(), parts.uri.clone(), parts.headers.clone());
+        let answer = self.call_http(clients, parts, body, cx, route).await?;
+        let Some(refused) = credential::refused(&answer) else { return Ok(answer) };
+        drop(answer);
+        credential.renew(&refused, cx, route).await?;
+        let Some(message) = message else { return Err(credential::try_again()) };
+        credential.put(&mut fields);
+        let mut request = Request::new(Body::from(message));
+        (*request.method_mut(), *request.uri_mut(), *request.headers_mut()) = (method, uri, fields);
+        let (parts, body) = request.into_parts();
+        let answer = self.call_http(clients, parts, body, cx, route).await?;
+        if let Some(refused) = credential::refused(&answer) {
+            drop(answer);
+            // What is left is to say why.
+            credential.renew(&refused, cx, route).await?;
+            return Err(credential::not_accepted(route));
+        }
+        Ok(answer)
     }
 
     async fn call_http(

@@ -216,7 +216,8 @@ mod tests {
 
         let RouteTarget::Remote { url, incarnation, .. } = route(&[], &[]).target else { unreachable!() };
         let own = [(HeaderName::from_static("x-api-key"), HeaderValue::from_static("ours"))].into();
-        let remote = Route { target: RouteTarget::Remote { url, headers: own, incarnation }, ..route(&[], &[]) };
+        let remote =
+            Route { target: RouteTarget::Remote { url, headers: own, auth: None, incarnation }, ..route(&[], &[]) };
         let mut headers = HeaderMap::new();
         headers.insert("x-api-key", HeaderValue::from_static("the caller's"));
         prepare(&mut headers, &Method::GET, &cx, &remote);

@@ -1,5 +1,6 @@
 //! The shim: what stands in front of each server and decides by what the message says.
 
+mod credential;
 mod forward;
 mod headers;
 mod initialize;

@@ -97,7 +97,7 @@ async fn a_redirect_is_followed_with_the_message_that_the_filters_left() {
         id: "a".into(),
         name: "A".into(),
         resource: Mount::new("https://gw.example", "/m").unwrap().resource("a"),
-        target: RouteTarget::Remote { url: base, headers: [].into(), incarnation },
+        target: RouteTarget::Remote { url: base, headers: [].into(), auth: None, incarnation },
         sub_paths: [].into(),
         query_parameters: [].into(),
         response_headers: [].into(),

@@ -105,6 +105,12 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
         Ok(value)
     }
 
+    /// What is held of a key, without a read: `Some(None)` is an absence that is known.
+    #[must_use]
+    pub fn peek(&self, key: &Key) -> Option<Option<V>> {
+        self.shared.lock().get(key)
+    }
+
     /// How many records it holds.
     #[must_use]
     pub fn len(&self) -> usize {

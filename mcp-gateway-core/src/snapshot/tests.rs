@@ -48,6 +48,7 @@ fn compile(entry: &Entry) -> Result<Route, EntryError> {
         target: RouteTarget::Remote {
             url: "https://up.example/mcp".parse().unwrap(),
             headers: Arc::new([]),
+            auth: None,
             incarnation: crate::contract::Incarnation("a~1".into()),
         },
         sub_paths: Arc::new([]),

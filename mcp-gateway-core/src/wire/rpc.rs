@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde_json::Value;
 
-/// Error codes: JSON-RPC 2.0 §5.1, MCP 2026-07-28, and one of our own.
+/// Error codes: JSON-RPC 2.0 §5.1, MCP 2026-07-28, and two of our own.
 pub mod code {
     /// The body is not JSON.
     pub const PARSE_ERROR: i64 = -32700;
@@ -25,6 +25,8 @@ pub mod code {
     pub const RESOURCE_NOT_FOUND: i64 = -32002;
     /// The user must visit an address first (MCP 2025-11-25 only).
     pub const URL_ELICITATION_REQUIRED: i64 = -32042;
+    /// The person has to connect an account first. Outside the range that JSON-RPC reserves.
+    pub const NOT_CONNECTED: i64 = 40101;
     /// A rule refuses this prompt or resource to this caller. Outside the range that JSON-RPC reserves.
     pub const REFUSED_BY_POLICY: i64 = 40301;
 }

@@ -15,8 +15,8 @@ use utoipa::{OpenApi, ToSchema};
 use super::answer::{Problem, ProblemDetails, plain, tagged};
 use super::operation::OPERATIONS;
 use super::{
-    audit, bodies, entries, evaluate, filters, groups, identities, keys, logs, me, oauth, policies, replay, servers,
-    session_keys, users,
+    audit, bodies, connections, entries, evaluate, filters, groups, identities, keys, logs, me, oauth, policies,
+    replay, servers, session_keys, users,
 };
 
 #[derive(OpenApi)]
@@ -70,6 +70,8 @@ use super::{
         keys::create,
         keys::read,
         keys::revoke,
+        connections::list,
+        connections::disconnect,
         oauth::clients,
         oauth::create_client,
         oauth::client,

@@ -130,6 +130,11 @@ fn shown(entry: &Entry) -> Value {
     for header in json.pointer_mut("/remoteConfig/headers").and_then(Value::as_array_mut).into_iter().flatten() {
         hide(header);
     }
+    if let Some(client) = json.pointer_mut("/remoteConfig/auth/client").and_then(Value::as_object_mut)
+        && client.remove("clientSecret").is_some()
+    {
+        client.insert("hasClientSecret".to_owned(), json!(true));
+    }
     if let Some(Value::String(url)) = json.pointer_mut("/remoteConfig/fixedURL") {
         *url = without_secrets(url);
     }
@@ -178,6 +183,7 @@ mod tests {
             "remoteConfig": {
                 "fixedURL": "https://user:hunter2@x.example/mcp?api_key=hunter2&v=hunter2",
                 "headers": [{ "key": "X-Team", "value": "hunter2" }, { "key": "X-Empty" }],
+                "auth": { "type": "oauth", "client": { "type": "static", "issuer": "https://as.example", "clientId": "c", "clientSecret": "hunter2" } },
             },
             "env": [
                 { "key": "LEVEL", "value": "debug" },

@@ -13,6 +13,7 @@
 mod answer;
 mod audit;
 mod bodies;
+mod connections;
 mod document;
 mod entries;
 mod evaluate;

@@ -475,12 +475,12 @@ fn oauth(app: &App) -> Result<&OAuth, Problem> {
     Ok(app.oauth.as_ref().ok_or_else(off)?)
 }
 
-fn sees_all(caller: &Principal) -> bool {
+pub(super) fn sees_all(caller: &Principal) -> bool {
     let held = caller.roles.with_included();
     held.contains(Roles::ADMIN) || held.contains(Roles::AUDITOR)
 }
 
-fn ends_all(caller: &Principal) -> bool {
+pub(super) fn ends_all(caller: &Principal) -> bool {
     caller.roles.with_included().contains(Roles::ADMIN)
 }
 

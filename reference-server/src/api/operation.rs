@@ -10,8 +10,8 @@ use mcp_gateway_core::record::{ActorKind, Principal, Roles, Scope};
 use mcp_gateway_core::refusal::Refusal;
 
 use super::{
-    Shared, audit, bodies, document, entries, evaluate, filters, groups, identities, keys, logs, me, oauth, policies,
-    replay, servers, session_keys, users,
+    Shared, audit, bodies, connections, document, entries, evaluate, filters, groups, identities, keys, logs, me,
+    oauth, policies, replay, servers, session_keys, users,
 };
 
 /// An operation of the admin API.
@@ -141,6 +141,9 @@ operations! {
     POST post "/api/v1/api-keys", in_person(EVERYBODY), "api-key.create", Write => keys::create;
     GET get "/api/v1/api-keys/{id}", read(EVERYBODY), "api-key.read", No => keys::read;
     DELETE delete "/api/v1/api-keys/{id}", write(EVERYBODY), "api-key.revoke", Write => keys::revoke;
+    // Their own accounts at servers; an admin ends everybody's, an auditor sees that they exist.
+    GET get "/api/v1/connections", read(EVERYBODY), "connection.list", No => connections::list;
+    DELETE delete "/api/v1/connections/{id}", write(EVERYBODY), "connection.disconnect", Write => connections::disconnect;
     GET get "/api/v1/oauth/clients", read(AUDITORS), "oauth-client.list", No => oauth::clients;
     // A client has rights by what people agree to: a program may keep the list of them. One with rights of its own is made
     // in person.

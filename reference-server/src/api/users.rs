@@ -265,6 +265,8 @@ pub(super) async fn delete(
     let when = expected(&headers)?;
     let revision = app.logins.users.delete(&caller.0, &id, when).await?;
     end_all(&app, &id).await?;
+    let subject = User::subject(TenantId::default(), &id);
+    app.accounts.forget(&subject).await.map_err(StoreError::halfway)?;
     let status = if applied(&app, revision).await { StatusCode::NO_CONTENT } else { StatusCode::ACCEPTED };
     Ok(status.into_response())
 }

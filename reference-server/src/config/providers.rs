@@ -257,6 +257,14 @@ impl Config {
         self.policy_of(&[("egress.identity.allow", &self.egress.identity.allow)])
     }
 
+    /// Where calls to the authorization servers of remote servers may go.
+    ///
+    /// # Errors
+    /// As [`egress_policy`](Self::egress_policy).
+    pub fn authorization_policy(&self) -> Result<EgressPolicy, ConfigError> {
+        self.policy_of(&[("egress.oauth.allow", &self.egress.oauth.allow)])
+    }
+
     /// Where calls to services that filters ask may go.
     ///
     /// # Errors

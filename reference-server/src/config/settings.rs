@@ -144,6 +144,9 @@ section! {
         upstream: EgressPurpose = EgressPurpose::default(),
         /// Calls to identity providers.
         identity: EgressPurpose = EgressPurpose::default(),
+        /// Calls to authorization servers that remote servers name, and to those of clients in entries. What the list names
+        /// may be called by plain http, too.
+        oauth: EgressPurpose = EgressPurpose::default(),
         /// Calls to services that filters ask. What the list names may be called by plain http, too.
         filter: EgressPurpose = EgressPurpose::default(),
     }

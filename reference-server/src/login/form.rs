@@ -12,10 +12,10 @@ use mcp_gateway_core::record::Secret;
 use super::notice;
 
 /// A form (`application/x-www-form-urlencoded`), each field at most once.
-pub(super) struct Form(pub(super) Fields);
+pub(crate) struct Form(pub(crate) Fields);
 
 /// What was typed. Wiped when it is dropped.
-pub(super) struct Fields(BTreeMap<String, Secret>);
+pub(crate) struct Fields(BTreeMap<String, Secret>);
 
 impl Fields {
     /// Reads the body of a form; `None` when it is not one, or a field is there twice.
@@ -30,7 +30,7 @@ impl Fields {
     }
 
     /// A field that may be shown again; empty when it is absent.
-    pub(super) fn text(&self, name: &str) -> &str {
+    pub(crate) fn text(&self, name: &str) -> &str {
         self.0.get(name).map_or("", Secret::expose)
     }
 

@@ -16,7 +16,7 @@
 //! attempt is in the audit trail, without name or password when it failed.
 
 mod company;
-mod form;
+pub(crate) mod form;
 mod link;
 mod trail;
 
@@ -296,7 +296,7 @@ fn checked(app: &App, headers: &HeaderMap, sent: &Fields) -> Result<(), Box<Resp
 }
 
 /// Whether a form came from a page of another site.
-fn is_foreign(app: &App, headers: &HeaderMap) -> bool {
+pub(crate) fn is_foreign(app: &App, headers: &HeaderMap) -> bool {
     // On loopback the gateway has several names; the browser knows whether the form came from the one in use.
     // Over plain http beyond it the browser says nothing of that, and a page without referrers has the origin `null`:
     // there the token decides alone.
@@ -309,15 +309,15 @@ fn is_foreign(app: &App, headers: &HeaderMap) -> bool {
 }
 
 /// Whoever is signed in at a browser.
-struct SignedInAs {
-    cookie: String,
+pub(crate) struct SignedInAs {
+    pub(crate) cookie: String,
     /// The id of the session's record.
-    id: Box<str>,
-    session: Session,
-    name: String,
+    pub(crate) id: Box<str>,
+    pub(crate) session: Session,
+    pub(crate) name: String,
 }
 
-async fn signed_in(app: &App, headers: &HeaderMap) -> Result<Option<SignedInAs>, Box<Response>> {
+pub(crate) async fn signed_in(app: &App, headers: &HeaderMap) -> Result<Option<SignedInAs>, Box<Response>> {
     let Ok(Some(token)) = read_cookie(headers, app.logins.cookies.session()) else { return Ok(None) };
     let failed = |error: &dyn std::fmt::Display| {
         tracing::warn!(%error, "sessions cannot be read");
@@ -356,23 +356,23 @@ fn refused(cx: &McpContext, error: &LoginError) -> Result<Said, Box<Response>> {
     }
 }
 
-fn unavailable(cx: &McpContext, error: &dyn std::fmt::Display) -> Box<Response> {
+pub(crate) fn unavailable(cx: &McpContext, error: &dyn std::fmt::Display) -> Box<Response> {
     tracing::error!(%error, request_id = %cx.request_id(), "a login failed at the gateway");
     let text = "The gateway cannot do this now. Try again soon.";
     notice(StatusCode::SERVICE_UNAVAILABLE, "Not now", text, Some(&cx.request_id().to_string()))
 }
 
-fn forged() -> Box<Response> {
+pub(crate) fn forged() -> Box<Response> {
     let text = "This form is too old, or was not made by this gateway for this browser. Open the login page again; \
                 cookies must be allowed.";
     notice(StatusCode::FORBIDDEN, "Start again", text, None)
 }
 
-fn notice(status: StatusCode, title: &str, text: &str, request_id: Option<&str>) -> Box<Response> {
+pub(crate) fn notice(status: StatusCode, title: &str, text: &str, request_id: Option<&str>) -> Box<Response> {
     Box::new(ErrorPage { title, text, request_id }.render().into_response(status))
 }
 
-fn see(path: &str) -> Response {
+pub(crate) fn see(path: &str) -> Response {
     let location = HeaderValue::from_str(path).unwrap_or(HeaderValue::from_static(HERE));
     (StatusCode::SEE_OTHER, [(LOCATION, location)]).into_response()
 }
@@ -391,7 +391,7 @@ fn local(next: &str) -> String {
 }
 
 /// The request's context.
-struct Cx(McpContext);
+pub(crate) struct Cx(pub(crate) McpContext);
 
 impl<S: Send + Sync> axum::extract::FromRequestParts<S> for Cx {
     type Rejection = StatusCode;

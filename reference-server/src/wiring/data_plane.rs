@@ -6,7 +6,9 @@ use std::time::Duration;
 use mcp_gateway_auth::api_key::{ApiKeyAuthenticator, LastUsed};
 use mcp_gateway_auth::token::TokenAuthenticator;
 use mcp_gateway_core::context::{McpContext, Sampling};
-use mcp_gateway_core::contract::{Action, AuditSink, Authenticator, Authorizer, Clock, RateLimiter, Runtime, Target};
+use mcp_gateway_core::contract::{
+    Action, AuditSink, Authenticator, Authorizer, Clock, RateLimiter, Runtime, Target, UpstreamCredentials,
+};
 use mcp_gateway_core::egress::{Connections, FetchOptions, Fetcher};
 use mcp_gateway_core::filter::{FilterLimits, ServerRequestFilter, SnapshotFilters};
 use mcp_gateway_core::gateway::{Built, Gateway, GatewayOptions, Parts};
@@ -39,6 +41,8 @@ pub(super) struct Ingredients {
     pub(super) sessions: Arc<dyn SessionCodec>,
     pub(super) runtime: Option<Arc<dyn Runtime>>,
     pub(super) sink: Arc<dyn AuditSink>,
+    /// As whom servers are called.
+    pub(super) credentials: Arc<dyn UpstreamCredentials>,
     pub(super) connections: Arc<Connections>,
     pub(super) clock: Arc<dyn Clock>,
 }
@@ -57,6 +61,7 @@ pub(super) fn build(config: &Config, with: Ingredients) -> Result<Built, ConfigE
         sessions,
         runtime,
         sink,
+        credentials,
         connections,
         clock,
     } = with;
@@ -105,6 +110,7 @@ pub(super) fn build(config: &Config, with: Ingredients) -> Result<Built, ConfigE
             stream_idle: Duration::from_secs(limits.stream_idle_seconds),
             pool_idle_per_host: limits.pool_idle_per_host,
             pool_idle: Duration::from_secs(limits.pool_idle_seconds),
+            credentials: Some(credentials),
             connections,
             clock: Arc::clone(&clock),
         })

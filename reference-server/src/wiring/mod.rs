@@ -4,6 +4,7 @@
 //! stores ─▶ keys ─▶ spool ─▶ catalog ─▶ snapshot ─▶ runtime ─▶ gateway ─▶ listeners
 //! ```
 
+mod accounts;
 mod banner;
 mod catalog;
 #[cfg(all(feature = "sqlite", feature = "postgres"))]

@@ -16,6 +16,7 @@ use mcp_gateway_core::refusal::Refusal;
 use crate::api;
 use crate::app::App;
 use crate::config::ProcessRole;
+use crate::connect;
 use crate::listen::is_below;
 use crate::login;
 use crate::metrics;
@@ -38,7 +39,11 @@ pub(super) fn public(app: &Arc<App>) -> Router {
         router = router.merge(api::router(Arc::clone(app)));
     }
     if app.config.does(ProcessRole::Auth) {
-        router = router.merge(login::router(app)).merge(scim::router(app)).merge(oauth::router(app));
+        router = router
+            .merge(login::router(app))
+            .merge(scim::router(app))
+            .merge(oauth::router(app))
+            .merge(connect::router(app));
     }
     let nothing = Nothing::of(app);
     let said = nothing.clone();

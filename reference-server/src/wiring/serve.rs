@@ -29,7 +29,7 @@ use tokio_util::task::TaskTracker;
 use super::banner::Banner;
 use super::data_plane::{self, Ingredients};
 use super::tasks::{Background, Upkeep};
-use super::{issuers, logins, oauth, router, storage};
+use super::{accounts, issuers, logins, oauth, router, storage};
 use crate::app::{App, DataPlaneLoad, Logins};
 #[cfg(feature = "process")]
 use crate::config::Database;
@@ -202,6 +202,9 @@ impl Server {
         let scim_tokens = logins::scim_tokens(&config, &options.secrets)?;
         let secrets = (&options.secrets, &issuers::withheld(&bootstrap, &scim_tokens));
         let tokens = oauth::authenticator(&config, &mount, oauth.as_ref(), who, secrets, &clock)?;
+        let upstream_keys = accounts::keys(&typed, &clock).await?;
+        let (accounts, driver) = accounts::open(&config, &mount, &typed, &upstream_keys, &sink, &clock).await?;
+        tasks.spawn_once("accounts", driver);
         let built = data_plane::build(
             &config,
             Ingredients {
@@ -216,6 +219,7 @@ impl Server {
                 sessions: Arc::new(storage.sessions),
                 runtime: runtime.clone(),
                 sink: Arc::clone(&sink),
+                credentials: Arc::new(accounts.clone()),
                 connections: Arc::clone(&connections),
                 clock: Arc::clone(&clock),
             },
@@ -275,6 +279,8 @@ impl Server {
             scim_tokens,
             logins,
             oauth,
+            accounts,
+            upstream_keys,
             limiter,
             spool_stats: Some(Arc::new(move || spool.stats())),
             strangers: built.strangers,

@@ -7,6 +7,7 @@
 #![allow(clippy::disallowed_methods, reason = "a client that shows every byte")]
 
 mod access;
+mod accounts;
 mod answers;
 mod audit;
 mod bodies;

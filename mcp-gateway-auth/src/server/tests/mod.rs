@@ -88,7 +88,7 @@ impl Resolve for Servers {
                 id: id.into(),
                 name: format!("The {id}").into(),
                 resource: Mount::new(ORIGIN, "/mcp-connect").unwrap().resource(id),
-                target: RouteTarget::Remote { url, headers: Arc::from([]), incarnation },
+                target: RouteTarget::Remote { url, headers: Arc::from([]), auth: None, incarnation },
                 sub_paths: Arc::from([]),
                 query_parameters: Arc::from([]),
                 response_headers: Arc::from([]),

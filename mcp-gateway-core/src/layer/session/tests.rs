@@ -65,6 +65,7 @@ impl World {
             target: RouteTarget::Remote {
                 url: http::Uri::from_static("http://up.example"),
                 headers: [].into(),
+                auth: None,
                 incarnation: incarnation.clone(),
             },
             sub_paths: [].into(),

@@ -13,6 +13,7 @@ use mcp_gateway_auth::oidc::Providers;
 use mcp_gateway_auth::scim::Scim;
 use mcp_gateway_auth::server::{AuthorizationServer, ServerParts};
 use mcp_gateway_auth::token::{SigningKeyOptions, SigningKeys};
+use mcp_gateway_auth::upstream::{AccountParts, Accounts, Fetchers};
 use mcp_gateway_auth::user::{UserOptions, Users};
 use mcp_gateway_core::BoxFuture;
 use mcp_gateway_core::conformance::{FlakyStore, ManualClock};
@@ -147,6 +148,25 @@ impl World {
         let sink = Arc::new(MemoryAuditSink::with_store(10_000, audit.clone()));
         let metrics = Arc::new(Metrics::new());
         let metered = MeteredSink::new(sink.clone() as Arc<dyn AuditSink>, metrics.clone());
+        let ring = Resources::new(resources.clone(), sealer.clone(), tenant.clone());
+        let mut options = SigningKeyOptions::default();
+        "upstream".clone_into(&mut options.name);
+        let upstream_keys = SigningKeys::open(ring, clock.clone(), options).await.unwrap();
+        let nowhere = Arc::new(mcp_gateway_core::egress::Fetcher::new(Default::default()));
+        let (accounts, driver) = Accounts::open(AccountParts {
+            store: resources.clone(),
+            sealer: sealer.clone(),
+            tenant: tenant.clone(),
+            origin: mount.origin().to_owned(),
+            fetchers: Fetchers { servers: nowhere.clone(), issuers: nowhere },
+            signer: None,
+            issuers: Vec::new(),
+            sink: sink.clone(),
+            clock: clock.clone(),
+        })
+        .await
+        .unwrap();
+        tokio::spawn(driver);
         let runtime = Arc::new(MemoryRuntime::new(Arc::new(Uncalled)));
         let entries = Resources::new(resources.clone(), sealer.clone(), tenant);
         let base = format!("{}/scim/v2", mount.origin());
@@ -170,6 +190,8 @@ impl World {
             session_keys,
             logins,
             oauth: Some(oauth),
+            accounts,
+            upstream_keys,
             admin_authenticators: authenticators,
             limiter,
             spool_stats: None,
