@@ -19,8 +19,8 @@ pub use audit::{
     ActorFacts, AuditBodies, AuditEvent, Category, EventKind, FilterFact, FilterVerdict, Label, Outcome, SpanFacts,
 };
 pub use entry::{
-    Entry, EntryLimits, EntryOrigin, EnvVar, HeaderSpec, NpxConfig, RemoteConfig, RuntimeKind, ServerUserType,
-    UvxConfig,
+    Entry, EntryLimits, EntryOrigin, EnvVar, FirstUse, HeaderSpec, NpxConfig, OnToolChange, RemoteConfig, RuntimeKind,
+    ServerUserType, ToolPinningSpec, UvxConfig,
 };
 pub use mount::{Mount, MountError};
 pub use principal::{

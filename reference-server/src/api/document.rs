@@ -16,7 +16,7 @@ use super::answer::{Problem, ProblemDetails, plain, tagged};
 use super::operation::OPERATIONS;
 use super::{
     audit, bodies, entries, evaluate, filters, groups, identities, keys, logs, me, oauth, policies, replay, servers,
-    session_keys, users,
+    session_keys, tools, users,
 };
 
 #[derive(OpenApi)]
@@ -52,6 +52,8 @@ use super::{
         servers::read,
         servers::restart,
         servers::stop,
+        tools::list,
+        tools::approve,
         logs::follow,
         policies::list,
         policies::create,
