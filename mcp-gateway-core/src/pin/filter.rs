@@ -1,5 +1,8 @@
 //! Lists without the tools that are held back.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::observe::Extent;
@@ -11,6 +14,9 @@ use crate::context::McpContext;
 use crate::contract::{Filter, Head, Needs, Verdict, View};
 use crate::record::FilterVerdict;
 use crate::wire::list::{Item, Listed, Lists};
+
+/// How long a list waits until what is new about it is recorded; it is recorded all the same.
+const RECORD: Duration = Duration::from_secs(4);
 
 impl Filter for ToolPinning {
     fn name(&self) -> &'static str {
@@ -52,7 +58,7 @@ impl Filter for ToolPinning {
             return self.left(&view.body, &lists, &known, policy).into();
         }
         let (this, cx, body) = (self.clone(), cx.clone(), view.body.clone());
-        MaybeReady::wait(async move { this.with_news(&cx, &body, &seen, &extent, policy).await })
+        MaybeReady::wait(async move { this.with_news(&cx, &body, Arc::new(seen), extent, policy).await })
     }
 }
 
@@ -61,12 +67,19 @@ impl ToolPinning {
         &self,
         cx: &McpContext,
         body: &Bytes,
-        seen: &Observed,
-        extent: &Extent,
+        seen: Arc<Observed>,
+        extent: Extent,
         policy: PinPolicy,
     ) -> Verdict {
-        let server = cx.route().map_or("", |route| &*route.id);
-        match (self.record(server, seen, extent, policy).await, Lists::of_response(body)) {
+        let server: Arc<str> = cx.route().map_or_else(|| "".into(), |route| Arc::clone(&route.id));
+        let (this, list) = (self.clone(), Arc::clone(&seen));
+        // Whoever hangs up must not keep the trail from hearing of it.
+        let recording = tokio::spawn(async move { this.record(&server, &list, &extent, policy).await });
+        let recorded = match tokio::time::timeout(RECORD, recording).await {
+            Ok(Ok(recorded)) => recorded,
+            Ok(Err(_)) | Err(_) => Err(Unpinned::Late),
+        };
+        match (recorded, Lists::of_response(body)) {
             (Ok(inventory), Ok(lists)) => {
                 if seen.tools.keys().any(|name| inventory.tools.get(name).is_some_and(super::PinnedTool::waits)) {
                     self.flag(cx, "changed");

@@ -22,6 +22,8 @@ pub(super) enum Unpinned {
     LongName,
     #[error("what is new about it cannot be recorded: {0}")]
     Store(#[from] StoreError),
+    #[error("what is new about it is not recorded yet")]
+    Late,
 }
 
 /// The tools of one page.

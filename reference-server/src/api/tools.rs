@@ -290,7 +290,9 @@ pub(super) async fn approve(
         ApproveError::Digest => {
             invalid("digests", "`digests` names a definition that the tool did not have.".to_owned()).into()
         }
-        _ => Refusal::new(StatusCode::PRECONDITION_FAILED, "It was changed meanwhile: read it again.").into(),
+        ApproveError::Changed => {
+            Refusal::new(StatusCode::PRECONDITION_FAILED, "It was changed meanwhile: read it again.").into()
+        }
     })?;
     let status = if applied(&app, revision).await { StatusCode::OK } else { StatusCode::ACCEPTED };
     let waiting = app
