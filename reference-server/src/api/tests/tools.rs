@@ -61,5 +61,6 @@ async fn tools_are_listed_page_by_page_and_approved_as_they_were_seen() {
     let tag = both.headers["etag"].to_str().unwrap();
     assert_eq!(approve(json!({}), Some(tag)).await.body["waiting"], 0);
     assert_eq!(states(&world.get(&path).await.body), ["a pinned", "b pinned", "c pinned"]);
-    assert_eq!(world.recorded().last().unwrap().method.as_deref(), Some("tool.approve"));
+    let recorded = world.recorded();
+    assert!(recorded.iter().any(|event| event.method.as_deref() == Some("tool.approve")));
 }
