@@ -18,6 +18,7 @@ pub mod gateway;
 pub mod layer;
 pub mod lease;
 pub mod memory;
+pub mod pin;
 pub mod policy;
 pub mod record;
 pub mod refusal;

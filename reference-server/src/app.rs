@@ -19,6 +19,7 @@ use mcp_gateway_core::filter::SnapshotFilters;
 use mcp_gateway_core::layer::admit::Load;
 use mcp_gateway_core::layer::refusals::Strangers;
 use mcp_gateway_core::lease::Leases;
+use mcp_gateway_core::pin::ToolPinning;
 use mcp_gateway_core::policy::SnapshotRules;
 use mcp_gateway_core::record::{FieldSealer, Mount, Revoked, Subject};
 use mcp_gateway_core::seal::SessionKeyRing;
@@ -54,6 +55,8 @@ pub struct App {
     pub access: Arc<SnapshotRules>,
     /// What messages are judged by.
     pub filters: Arc<SnapshotFilters>,
+    /// What tools servers have shown.
+    pub pinning: ToolPinning,
     /// Runs servers; `None` when this server runs none.
     pub runtime: Option<Arc<dyn Runtime>>,
     /// Makes, lists and revokes API keys.

@@ -80,9 +80,48 @@ pub struct Entry {
     /// What its server may ask of clients; everything by default.
     #[serde(default, skip_serializing_if = "ServerRequests::is_all")]
     pub server_requests: ServerRequests,
+    /// What becomes of changes of its tools.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_pinning: Option<ToolPinningSpec>,
     /// Who provided it. The catalog sets it and keeps it with the entry; a file or request that states one is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<EntryOrigin>,
+}
+
+/// What becomes of changes of a server's tools; what is absent is as the configuration says.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ToolPinningSpec {
+    /// What becomes of a change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_change: Option<OnToolChange>,
+    /// Whether what is seen first is trusted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_use: Option<FirstUse>,
+}
+
+/// What becomes of a tool that is not as it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnToolChange {
+    /// Nobody looks.
+    Off,
+    /// It is recorded, and served.
+    Allow,
+    /// It is served, and calls of it are marked in the audit trail.
+    Flag,
+    /// It is not served until somebody approves it.
+    Block,
+}
+
+/// What becomes of a tool that nobody has seen before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FirstUse {
+    /// It is trusted, if it is among the first that its server shows.
+    Trust,
+    /// It is not served until somebody approves it.
+    Approve,
 }
 
 /// Where an entry came from. Only what the operator wrote or built in may name a `command`.

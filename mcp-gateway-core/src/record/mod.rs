@@ -20,8 +20,9 @@ pub use audit::{
     ActorFacts, AuditBodies, AuditEvent, Category, EventKind, FilterFact, FilterVerdict, Label, Outcome, SpanFacts,
 };
 pub use entry::{
-    Entry, EntryLimits, EntryOrigin, EnvVar, HeaderSpec, NpxConfig, RemoteAuth, RemoteAuthKind, RemoteClient,
-    RemoteClientKind, RemoteConfig, RuntimeKind, ServerUserType, UvxConfig,
+    Entry, EntryLimits, EntryOrigin, EnvVar, FirstUse, HeaderSpec, NpxConfig, OnToolChange, RemoteAuth, RemoteAuthKind,
+    RemoteClient, RemoteClientKind, RemoteConfig, RuntimeKind,
+    ServerUserType, ToolPinningSpec, UvxConfig,
 };
 pub use mount::{Mount, MountError};
 pub use principal::{

@@ -40,6 +40,7 @@ use crate::contract::{
     Clock, EntryError, Resolve, ResolveError, ResourceStore, Revision, StoreError, StoreErrorKind, SystemClock,
 };
 use crate::filter::Filters;
+use crate::pin::ToolInventory;
 use crate::policy::AccessRules;
 use crate::record::{Entry, FieldSealer, Principal, Revocations, Route, Subject, TenantId};
 use crate::{Map, MaybeReady};
@@ -64,6 +65,8 @@ pub struct Snapshot {
     pub rules: Arc<AccessRules>,
     /// What filters there are.
     pub filters: Arc<Filters>,
+    /// What tools servers have shown, by the server's id.
+    pub tools: Arc<Map<Arc<str>, Arc<ToolInventory>>>,
     /// Whether a person has taken over, at any time since [`SnapshotOptions::owned`] was last said to be false: what
     /// was good before there were owners is good for nothing. A user who cannot be read may be an owner.
     pub owned: bool,

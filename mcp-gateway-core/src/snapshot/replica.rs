@@ -9,12 +9,21 @@ use super::people::People;
 use super::{KeyFacts, Snapshot, SnapshotOptions};
 use crate::contract::{Change, Key, Kind, Record, Revision, StoreError, StoreErrorKind};
 use crate::filter::{Compiled, FilterSpec, Filters, of_kept};
+use crate::pin::ToolInventory;
 use crate::policy::{AccessPolicy, AccessRules};
 use crate::record::{ApiKey, Entry, Group, Resource, Revocation, Stored, User};
 
 /// The kinds that are in a snapshot.
-pub(super) const KINDS: [Kind; 7] =
-    [AccessPolicy::KIND, FilterSpec::KIND, Entry::KIND, ApiKey::KIND, Revocation::KIND, User::KIND, Group::KIND];
+pub(super) const KINDS: [Kind; 8] = [
+    AccessPolicy::KIND,
+    FilterSpec::KIND,
+    ToolInventory::KIND,
+    Entry::KIND,
+    ApiKey::KIND,
+    Revocation::KIND,
+    User::KIND,
+    Group::KIND,
+];
 
 /// A snapshot in the making. Each map is copied at most once between two swaps, when its first change comes.
 pub(super) struct Replica {
@@ -115,6 +124,9 @@ impl Replica {
             self.policies_changed = true;
         } else if key.kind == FilterSpec::KIND {
             self.set_filter(&record);
+        } else if key.kind == ToolInventory::KIND {
+            let inventory = self.read::<ToolInventory>(&record).unwrap_or_else(ToolInventory::unreadable);
+            Arc::make_mut(&mut self.snapshot.tools).insert(Arc::from(&*key.id), Arc::new(inventory));
         } else if key.kind == Entry::KIND {
             self.set_entry(&record);
         } else if key.kind == ApiKey::KIND {
@@ -221,6 +233,8 @@ impl Replica {
         } else if key.kind == FilterSpec::KIND {
             self.filters.remove(&key.id);
             self.filters_changed = true;
+        } else if key.kind == ToolInventory::KIND {
+            Arc::make_mut(&mut self.snapshot.tools).remove(&*key.id);
         } else if key.kind == Entry::KIND {
             Arc::make_mut(&mut self.snapshot.entries).remove(&*key.id);
             Arc::make_mut(&mut self.snapshot.routes).remove(&*key.id);

@@ -69,7 +69,7 @@ impl<'a> Json<'a> {
         if self.pos < self.bytes.len() { self.fail(Fault::TrailingData) } else { Ok(()) }
     }
 
-    fn eat(&mut self, byte: u8) -> Result<(), PeekError> {
+    pub(super) fn eat(&mut self, byte: u8) -> Result<(), PeekError> {
         if self.peek() == Some(byte) {
             self.pos += 1;
             Ok(())
@@ -78,7 +78,7 @@ impl<'a> Json<'a> {
         }
     }
 
-    fn enter(&self, depth: u32) -> Result<(), PeekError> {
+    pub(super) fn enter(&self, depth: u32) -> Result<(), PeekError> {
         if depth > self.limits.depth() { self.fail(Fault::TooDeep) } else { Ok(()) }
     }
 
@@ -223,7 +223,7 @@ impl<'a> Json<'a> {
     }
 
     /// Reads `"name" :` and the space around it.
-    fn key(&mut self) -> Result<Text<'a>, PeekError> {
+    pub(super) fn key(&mut self) -> Result<Text<'a>, PeekError> {
         self.space();
         let key = self.string()?;
         self.space();

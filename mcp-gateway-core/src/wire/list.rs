@@ -41,18 +41,30 @@ pub struct Lists<'a> {
     lists: Vec<(Range<usize>, usize)>,
     /// Where `result.cacheScope` is, when it says `public`.
     public: Option<Range<usize>>,
+    /// `result.nextCursor`, as it is written; `None` when it is absent or `null`: there is no further page.
+    pub next_cursor: Option<&'a [u8]>,
+    tools: bool,
+}
+
+/// Members of a result that are read.
+#[derive(Clone, Copy)]
+enum Member {
+    List(Listed),
+    CacheScope,
+    NextCursor,
 }
 
 const MESSAGE: &[(&str, ())] = &[("result", ())];
 const REQUEST: &[(&str, ())] = &[("params", ())];
 const PARAMS: &[(&str, ())] = &[("notifications", ())];
 const NOTIFICATIONS: &[(&str, ())] = &[("resourceSubscriptions", ())];
-const RESULT: &[(&str, Option<Listed>)] = &[
-    ("tools", Some(Listed::Tool)),
-    ("prompts", Some(Listed::Prompt)),
-    ("resources", Some(Listed::Resource)),
-    ("resourceTemplates", Some(Listed::Template)),
-    ("cacheScope", None),
+const RESULT: &[(&str, Member)] = &[
+    ("tools", Member::List(Listed::Tool)),
+    ("prompts", Member::List(Listed::Prompt)),
+    ("resources", Member::List(Listed::Resource)),
+    ("resourceTemplates", Member::List(Listed::Template)),
+    ("cacheScope", Member::CacheScope),
+    ("nextCursor", Member::NextCursor),
 ];
 
 /// Bounds for what somebody else has bounded already: a whole answer, or a message that was let through.
@@ -63,6 +75,14 @@ const LIMITS: Limits = Limits {
     max_string: usize::MAX,
     max_id: usize::MAX,
 };
+
+impl Item<'_> {
+    /// The element as it stands in the body that it was read from.
+    #[must_use]
+    pub fn text<'b>(&self, body: &'b [u8]) -> &'b [u8] {
+        &body[self.at.clone()]
+    }
+}
 
 impl<'a> Lists<'a> {
     /// Reads the lists of a response. An error response has none.
@@ -87,8 +107,12 @@ impl<'a> Lists<'a> {
         let mut lists = Self::default();
         json.object(1, MESSAGE, |json, ()| {
             json.object(2, RESULT, |json, member| match member {
-                Some(kind) => lists.list(json, kind),
-                None => lists.cache_scope(json),
+                Member::List(kind) => lists.list(json, kind),
+                Member::CacheScope => lists.cache_scope(json),
+                Member::NextCursor => {
+                    lists.next_cursor = Some(json.raw(2)?).filter(|cursor| *cursor != b"null");
+                    Ok(())
+                }
             })
         })?;
         json.end()?;
@@ -109,6 +133,12 @@ impl<'a> Lists<'a> {
         })?;
         json.end()?;
         Ok(lists)
+    }
+
+    /// Whether there is a list of tools, though it may be empty.
+    #[must_use]
+    pub fn has_tools(&self) -> bool {
+        self.tools
     }
 
     /// The body without the items that are not to be kept, byte for byte but for them; where it says so, with a
@@ -150,6 +180,7 @@ impl<'a> Lists<'a> {
             Some(b'n') => return json.raw(3).map(drop),
             _ => return json.fail(Fault::Syntax),
         }
+        self.tools |= kind == Listed::Tool;
         let (open, before) = (json.pos(), self.items.len());
         json.array(3, |json| {
             let from = json.pos();

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`peek`] | one JSON-RPC message: kind, id, method, targets, `_meta` |
 //! | [`duplicates`](fn@duplicates) | repeated members at any depth |
+//! | [`canonical`](fn@canonical) | any value, written in one way |
 //! | [`version`], [`method`] | protocol revisions, their eras and their methods |
 //! | [`mirror`] | the headers that mirror the body since revision 2026-07-28 |
 //! | [`sse`] | server-sent events, byte-exact |
@@ -17,6 +18,7 @@
 //! | [`untrusted`] | foreign text on its way into a log |
 
 mod bytes;
+mod canonical;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod check;
 mod duplicates;
@@ -37,6 +39,7 @@ mod text;
 pub mod untrusted;
 pub mod version;
 
+pub use self::canonical::canonical;
 pub use self::duplicates::{MAX_OPEN_MEMBERS, duplicates};
 pub use self::error::{Fault, PeekError};
 pub use self::id::same_id;

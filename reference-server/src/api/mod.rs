@@ -32,6 +32,7 @@ mod policies;
 mod replay;
 mod servers;
 mod session_keys;
+mod tools;
 mod users;
 
 use std::sync::Arc;

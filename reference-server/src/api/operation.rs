@@ -10,8 +10,8 @@ use mcp_gateway_core::record::{ActorKind, Principal, Roles, Scope};
 use mcp_gateway_core::refusal::Refusal;
 
 use super::{
-    Shared, audit, bodies, connections, document, entries, evaluate, filters, groups, identities, keys, logs, me,
-    oauth, policies, replay, servers, session_keys, users,
+    Shared, audit, bodies, connections, document, entries, evaluate, filters, groups, identities, keys, logs, me, oauth, policies,
+    replay, servers, session_keys, tools, users,
 };
 
 /// An operation of the admin API.
@@ -119,6 +119,9 @@ operations! {
     GET get "/api/v1/servers/{id}/logs", read(ADMINS), "server.logs", Look => logs::follow;
     POST post "/api/v1/servers/{id}/restart", write(ADMINS), "server.restart", Write => servers::restart;
     POST post "/api/v1/servers/{id}/stop", write(ADMINS), "server.stop", Write => servers::stop;
+    GET get "/api/v1/servers/{id}/tools", read(AUDITORS), "tool.list", No => tools::list;
+    // What is approved is given to models as it is.
+    POST post "/api/v1/servers/{id}/tools/approve", in_person(ADMINS), "tool.approve", Write => tools::approve;
     // A deleted rule may have been the one that forbade: every change may give somebody something.
     GET get "/api/v1/policies", read(AUDITORS), "policy.list", No => policies::list;
     POST post "/api/v1/policies", in_person(ADMINS), "policy.create", Write => policies::create;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::{HeaderName, Uri};
 use mcp_gateway_auth::server::RegistrationMode;
 use mcp_gateway_core::egress::{AllowRule, EgressPolicy};
+use mcp_gateway_core::pin::PinLimits;
 use mcp_gateway_core::record::{Mount, Roles, Secret};
 #[cfg(feature = "postgres")]
 use mcp_gateway_store::postgres::PostgresOptions;
@@ -105,6 +106,8 @@ impl Config {
             ("limits.filter_body_bytes", self.limits.filter_body_bytes as u64),
             ("limits.id_bytes", self.limits.id_bytes as u64),
             ("limits.message_depth", self.limits.message_depth.into()),
+            ("tools.max_tools", self.tools.max_tools as u64),
+            ("tools.text_bytes", self.tools.text_bytes as u64),
             ("sessions.max_age_days", self.sessions.max_age_days),
             ("auth.max_staleness_seconds", self.auth.max_staleness_seconds),
             ("login.session_idle_seconds", self.login.session_idle_seconds),
@@ -144,6 +147,12 @@ impl Config {
         }
         if self.limits.id_bytes > mcp_gateway_core::wire::Limits::default().max_string {
             return Err(ConfigError::value("limits.id_bytes", "must be at most 8192"));
+        }
+        if self.tools.max_tools > PinLimits::TOOLS {
+            return Err(ConfigError::value("tools.max_tools", "must be at most 1000"));
+        }
+        if self.tools.text_bytes > PinLimits::TEXT {
+            return Err(ConfigError::value("tools.text_bytes", "must be at most 98304"));
         }
         let process = &self.runtime.process;
         if !self.login.providers.is_empty() && process.enabled && !process.i_trust_all_servers {

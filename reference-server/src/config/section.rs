@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use mcp_gateway_auth::server::{Issuers, RegistrationMode};
 use mcp_gateway_core::layer::audit::OnFull;
 use mcp_gateway_core::layer::peek::UnknownMethods;
-use mcp_gateway_core::record::Secret;
+use mcp_gateway_core::record::{FirstUse, OnToolChange, Secret};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -86,7 +86,7 @@ macro_rules! leaf {
 
 leaf! {
     Text: String, Secret, PathBuf, SocketAddr, AuditDurability, OnFull, UnknownMethods, LogFormat, Issuers,
-        RegistrationMode;
+        RegistrationMode, OnToolChange, FirstUse;
     Number: u16, u32, u64, usize;
     Part: f64;
     Flag: bool;

@@ -9,7 +9,8 @@ use mcp_gateway_core::layer::audit::OnFull;
 use mcp_gateway_core::layer::cors::KNOWN_WEB_CLIENTS;
 use mcp_gateway_core::layer::limit::Rate;
 use mcp_gateway_core::layer::peek::UnknownMethods;
-use mcp_gateway_core::record::Secret;
+use mcp_gateway_core::pin::PinOptions;
+use mcp_gateway_core::record::{FirstUse, OnToolChange, Secret};
 use serde::{Deserialize, Serialize};
 
 use super::issuers::{IdentityProviderSettings, IssuerSettings};
@@ -61,6 +62,8 @@ section! {
         limits: Limits = Limits::default(),
         /// What may be called.
         policy: Policy = Policy::default(),
+        /// What becomes of tools that are not as they were.
+        tools: ToolSettings = ToolSettings::default(),
         /// Sessions of clients before 2026-07-28.
         sessions: Sessions = Sessions::default(),
         /// Who may call.
@@ -379,6 +382,38 @@ section! {
     pub struct Policy {
         /// Whether methods that no revision of MCP of the message's era has are forwarded: `allow` or `deny`.
         unknown_methods: UnknownMethods = UnknownMethods::Allow,
+    }
+}
+
+section! {
+    /// `tools`.
+    pub struct ToolSettings {
+        /// What becomes of a tool that is new or not as it was, where its catalog entry does not say otherwise: `off`,
+        /// nobody looks; `allow`, it is recorded; `flag`, calls of it are marked in the audit trail, too; `block`, it is
+        /// not served until an administrator approves it.
+        on_change: OnToolChange = PinOptions::default().on_change,
+        /// What becomes of the first tools that a server shows, where its catalog entry does not say otherwise: `trust`,
+        /// they are what later ones are compared with; `approve`, they are not served until an administrator approves
+        /// them.
+        first_use: FirstUse = PinOptions::default().first_use,
+        /// Tools of one server; at most 1000. Lists with more are not compared: where anything is held back they are
+        /// refused, else they are marked in the audit trail.
+        max_tools: usize = PinOptions::default().tools,
+        /// Bytes of a tool's definition that are kept to be shown; at most 98304. It is compared by all of it.
+        text_bytes: usize = PinOptions::default().text_bytes,
+    }
+}
+
+impl ToolSettings {
+    /// How tools are pinned.
+    #[must_use]
+    pub fn options(&self) -> PinOptions {
+        PinOptions {
+            on_change: self.on_change,
+            first_use: self.first_use,
+            tools: self.max_tools,
+            text_bytes: self.text_bytes,
+        }
     }
 }
 

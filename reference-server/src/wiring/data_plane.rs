@@ -19,6 +19,7 @@ use mcp_gateway_core::layer::limit::AtOnce;
 use mcp_gateway_core::layer::peek::PeekOptions;
 use mcp_gateway_core::layer::revoke::{RevokeLayer, Standing};
 use mcp_gateway_core::layer::session::SessionCodec;
+use mcp_gateway_core::pin::{PinnedTools, ToolPinning};
 use mcp_gateway_core::policy::{RuleFilter, SnapshotRules};
 use mcp_gateway_core::record::{ActorKind, Dependence, Mount, Principal, Route};
 use mcp_gateway_core::shim::{ForwardOptions, Shim};
@@ -34,6 +35,7 @@ pub(super) struct Ingredients {
     pub(super) snapshots: Snapshots,
     pub(super) access: Arc<SnapshotRules>,
     pub(super) filters: Arc<SnapshotFilters>,
+    pub(super) pinning: ToolPinning,
     pub(super) last_used: Arc<LastUsed>,
     /// What accepts OAuth tokens, where somebody gives them.
     pub(super) tokens: Option<TokenAuthenticator>,
@@ -55,6 +57,7 @@ pub(super) fn build(config: &Config, with: Ingredients) -> Result<Built, ConfigE
         snapshots,
         access,
         filters,
+        pinning,
         last_used,
         tokens,
         limiter,
@@ -81,11 +84,12 @@ pub(super) fn build(config: &Config, with: Ingredients) -> Result<Built, ConfigE
     let authorizer: Arc<dyn Authorizer> = access.clone();
     let rules = Arc::clone(&access);
     let lists = RuleFilter::new(Arc::clone(&authorizer), move |server| rules.reach(server));
+    let called: Arc<dyn Authorizer> = Arc::new(PinnedTools::new(Arc::clone(&authorizer), pinning.clone()));
     let shim = Shim::builder(Arc::clone(&sink))
-        .authorizer(Arc::clone(&authorizer))
+        .authorizer(called)
         .filters(
-            // What filters make of a message has to pass the rules.
-            vec![Arc::new(ServerRequestFilter), filters.clone(), Arc::new(lists)],
+            // Tools are compared as the server lists them; what filters make of a message has to pass the rules.
+            vec![Arc::new(ServerRequestFilter), Arc::new(pinning), filters.clone(), Arc::new(lists)],
             FilterOptions {
                 body_bytes: limits.filter_body_bytes,
                 event_bytes: limits.event_bytes,

@@ -17,6 +17,7 @@ use mcp_gateway_core::catalog;
 use mcp_gateway_core::contract::{AuditSink, Authenticator, Clock, ResourceStore, Runtime, SystemClock};
 use mcp_gateway_core::egress::Connections;
 use mcp_gateway_core::memory::MemoryRateLimiter;
+use mcp_gateway_core::pin::ToolPinning;
 use mcp_gateway_core::policy::{AccessPolicy, SnapshotRules, everybody_at_first};
 use mcp_gateway_core::record::{FieldSealer, Mount, Resource, Resources, Secret, TenantId};
 #[cfg(feature = "process")]
@@ -205,6 +206,13 @@ impl Server {
         let upstream_keys = accounts::keys(&typed, &clock).await?;
         let (accounts, driver) = accounts::open(&config, &mount, &typed, &upstream_keys, &sink, &clock).await?;
         tasks.spawn_once("accounts", driver);
+        let pinning = ToolPinning::new(
+            snapshots.clone(),
+            typed.of(),
+            Arc::clone(&sink),
+            Arc::clone(&clock),
+            config.tools.options(),
+        );
         let built = data_plane::build(
             &config,
             Ingredients {
@@ -213,6 +221,7 @@ impl Server {
                 snapshots: snapshots.clone(),
                 access: Arc::clone(&access),
                 filters: Arc::clone(&filters),
+                pinning: pinning.clone(),
                 last_used: Arc::clone(&last_used),
                 tokens,
                 limiter: limiter.clone(),
@@ -264,6 +273,7 @@ impl Server {
             snapshots: snapshots.clone(),
             access,
             filters,
+            pinning,
             runtime,
             keys,
             last_used,

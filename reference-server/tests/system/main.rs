@@ -26,6 +26,7 @@ mod keys;
 mod leading;
 mod limits;
 mod oauth;
+mod pinning;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod resumption;

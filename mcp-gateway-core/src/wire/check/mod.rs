@@ -2,6 +2,7 @@
 //!
 //! Property tests, the replay of the corpus under `fuzz/corpus` and the fuzz targets all call these.
 
+mod canonical;
 mod duplicates;
 mod list;
 mod mirror;
@@ -10,6 +11,7 @@ mod peek;
 mod sse;
 mod tree;
 
+pub use self::canonical::canonical;
 pub use self::duplicates::duplicates;
 pub use self::list::list;
 pub use self::mirror::mirror;

@@ -21,6 +21,8 @@ fn the_corpora_hold() {
     replay("peek", super::peek);
     replay("duplicates", super::duplicates);
     replay("list", super::list);
+    replay("canonical", super::canonical);
+    replay("tools", crate::pin::check);
     replay("mirror", super::mirror);
     replay("sse", super::sse);
     replay("outcome", super::outcome);

@@ -5,6 +5,7 @@ mod people;
 mod policies;
 mod reads;
 mod schema;
+mod tools;
 mod trail;
 pub(crate) mod world;
 

@@ -27,6 +27,7 @@ use mcp_gateway_core::lease::Leases;
 use mcp_gateway_core::memory::{
     MemoryAuditSink, MemoryAuditStore, MemoryKeys, MemoryRateLimiter, MemoryRuntime, MemoryStore,
 };
+use mcp_gateway_core::pin::ToolPinning;
 use mcp_gateway_core::policy::{SnapshotRules, Visible, everybody_at_first};
 use mcp_gateway_core::record::{ApiKey, AuditEvent, Entry, Mount, Resources, Scope, Secret, Subject, TenantId};
 use mcp_gateway_core::seal::{RingOptions, Sealer, SessionKeyRing};
@@ -172,6 +173,8 @@ impl World {
         let base = format!("{}/scim/v2", mount.origin());
         let scim = Scim::new(logins.users.clone(), logins.sessions.clone(), Arc::default(), clock.clone(), base);
         let (unled, nobodys) = tokio::sync::watch::channel(Vec::new());
+        let pinning =
+            ToolPinning::new(snapshots.clone(), entries.of_kind(), sink.clone(), clock.clone(), config.tools.options());
         let app = Arc::new(App {
             scim,
             scim_tokens: Vec::new(),
@@ -184,6 +187,7 @@ impl World {
             snapshots,
             access,
             filters: Arc::new(filters),
+            pinning,
             runtime: Some(runtime.clone()),
             keys,
             last_used,
