@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use ulid::Ulid;
 
 use crate::contract::{AuditFilter, AuditFull, AuditRow, AuditSink, AuditStore, Seq};
-use crate::record::{AuditEvent, Category, EventKind, FilterFact, FilterVerdict, Outcome};
+use crate::record::{AuditEvent, Category, ChangeFact, EventKind, FilterFact, FilterVerdict, Outcome};
 
 /// A sink and the store that its events end in.
 pub struct Fixture {
@@ -114,6 +114,12 @@ async fn intents_merge_with_their_ends(fixture: Fixture) {
             messages: 1,
             found: vec!["jwt".into()],
         }],
+        changes: vec![ChangeFact {
+            kind: "policy".into(),
+            id: "default".into(),
+            before: None,
+            after: Some("00".repeat(32).into()),
+        }],
         bytes_in: 12,
         ..event(1, EventKind::Intent)
     };
@@ -138,6 +144,7 @@ async fn intents_merge_with_their_ends(fixture: Fixture) {
         forwarded_target: intent.forwarded_target.clone(),
         request_mutated: true,
         filters: intent.filters.clone(),
+        changes: intent.changes.clone(),
         bytes_in: 12,
         ..end.clone()
     };

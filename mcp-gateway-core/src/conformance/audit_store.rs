@@ -13,8 +13,8 @@ use crate::contract::{
     UsageWindow,
 };
 use crate::record::{
-    ActorFacts, ActorKind, AuditBodies, AuditEvent, Category, EventKind, FilterFact, FilterVerdict, Outcome, Subject,
-    TenantId,
+    ActorFacts, ActorKind, AuditBodies, AuditEvent, Category, ChangeFact, EventKind, FilterFact, FilterVerdict,
+    Outcome, Subject, TenantId,
 };
 use crate::trail::{Checkpoint, Head, Link, MARKS, Notary, Report, sign_beginning, sign_head, sign_retention, verify};
 
@@ -90,6 +90,12 @@ fn full_event() -> AuditEvent {
             verdict: FilterVerdict::Replaced,
             messages: 2,
             found: vec!["jwt".into(), "it\0em".into()],
+        }],
+        changes: vec![ChangeFact {
+            kind: "policy".into(),
+            id: "default".into(),
+            before: Some("00".repeat(32).into()),
+            after: None,
         }],
         rpc_id: Some("\"a\"".into()),
         session: Some("5f".into()),

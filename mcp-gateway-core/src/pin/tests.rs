@@ -386,7 +386,13 @@ async fn what_cannot_be_compared_is_refused_or_marked_but_never_silent() {
 #[tokio::test]
 async fn an_entry_says_otherwise_and_off_looks_at_nothing() {
     let world = World::new(PinOptions { on_change: OnToolChange::Off, ..PinOptions::default() }).await;
-    let head = |server| Head { server, method: Some("tools/list"), target: None, era: Era::Legacy };
+    let head = |server| Head {
+        server,
+        method: Some("tools/list"),
+        target: None,
+        era: Era::Legacy,
+        server_requests: crate::record::ServerRequests::default(),
+    };
     let pinning = &world.replicas[0];
     assert!(!pinning.needs(&head("a")).response && !pinning.resumed("a"));
     let entry = json!({

@@ -63,6 +63,9 @@ pub struct AuditEvent {
     /// What the configured filters said, of a stream up to this row.
     #[serde(default)]
     pub filters: Vec<FilterFact>,
+    /// Of an administrative act: which records it changed.
+    #[serde(default)]
+    pub changes: Vec<ChangeFact>,
     /// The JSON-RPC id as it was sent; at most 128 bytes.
     pub rpc_id: Option<Arc<str>>,
     /// A keyed hash of the session id.
@@ -123,6 +126,7 @@ impl AuditEvent {
             request_mutated: false,
             response_mutated: false,
             filters: Vec::new(),
+            changes: Vec::new(),
             rpc_id: None,
             session: None,
             outcome: Outcome::Unknown,
@@ -169,6 +173,25 @@ pub struct ActorFacts {
     pub id: Arc<str>,
     /// Its name.
     pub name: Option<Arc<str>>,
+}
+
+/// A record that an administrative act changed. Digests are SHA-256 of the record as the store keeps it, with its secrets
+/// sealed, in 64 hexadecimal digits: they tell versions apart, and nothing of what is in them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeFact {
+    /// The record's kind (`policy`, `api-key`).
+    pub kind: Label,
+    /// Its id.
+    pub id: Arc<str>,
+    /// What it was; `None` if it was made.
+    pub before: Option<Box<str>>,
+    /// What it became; `None` if it was removed.
+    pub after: Option<Box<str>>,
+}
+
+impl ChangeFact {
+    /// Facts of one act; its further changes are not told apart.
+    pub const MOST: usize = 16;
 }
 
 /// What a configured filter said of messages of an exchange.

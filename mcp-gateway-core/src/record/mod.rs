@@ -17,12 +17,12 @@ mod user;
 
 pub use api_key::ApiKey;
 pub use audit::{
-    ActorFacts, AuditBodies, AuditEvent, Category, EventKind, FilterFact, FilterVerdict, Label, Outcome, SpanFacts,
+    ActorFacts, AuditBodies, AuditEvent, Category, ChangeFact, EventKind, FilterFact, FilterVerdict, Label, Outcome,
+    SpanFacts,
 };
 pub use entry::{
     Entry, EntryLimits, EntryOrigin, EnvVar, FirstUse, HeaderSpec, NpxConfig, OnToolChange, RemoteAuth, RemoteAuthKind,
-    RemoteClient, RemoteClientKind, RemoteConfig, RuntimeKind,
-    ServerUserType, ToolPinningSpec, UvxConfig,
+    RemoteClient, RemoteClientKind, RemoteConfig, RuntimeKind, ServerUserType, ToolPinningSpec, UvxConfig,
 };
 pub use mount::{Mount, MountError};
 pub use principal::{

@@ -8,7 +8,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::contract::{AuditRow, StreamId};
-use crate::record::{ActorFacts, AuditBodies, AuditEvent, Category, EventKind, FilterFact, Outcome};
+use crate::record::{ActorFacts, AuditBodies, AuditEvent, Category, ChangeFact, EventKind, FilterFact, Outcome};
 
 const HEAD: &[u8] = b"mcp-gateway trail v1\0";
 const BODIES: &[u8] = b"mcp-gateway trail bodies v1\0";
@@ -115,6 +115,7 @@ pub fn canonical(event: &AuditEvent, bodies: Option<&[u8; 32]>) -> Vec<u8> {
         request_mutated: event.request_mutated,
         response_mutated: event.response_mutated,
         filters: &event.filters,
+        changes: &event.changes,
         rpc_id: event.rpc_id.as_deref(),
         session: event.session.as_deref(),
         outcome: event.outcome,
@@ -171,6 +172,8 @@ struct Canonical<'a> {
     response_mutated: bool,
     #[serde(skip_serializing_if = "<[FilterFact]>::is_empty")]
     filters: &'a [FilterFact],
+    #[serde(skip_serializing_if = "<[ChangeFact]>::is_empty")]
+    changes: &'a [ChangeFact],
     #[serde(skip_serializing_if = "Option::is_none")]
     rpc_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]

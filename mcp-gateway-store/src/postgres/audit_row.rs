@@ -9,7 +9,9 @@ use base64::engine::general_purpose::STANDARD_NO_PAD;
 use bytes::Bytes;
 use mcp_gateway_core::BoxError;
 use mcp_gateway_core::contract::{AuditRow, StreamId};
-use mcp_gateway_core::record::{ActorFacts, ActorKind, AuditBodies, AuditEvent, FilterFact, Label, Subject, TenantId};
+use mcp_gateway_core::record::{
+    ActorFacts, ActorKind, AuditBodies, AuditEvent, ChangeFact, FilterFact, Label, Subject, TenantId,
+};
 use mcp_gateway_core::trail::Link;
 use serde::de::IntoDeserializer;
 use serde::de::value::{Error as ValueError, StrDeserializer};
@@ -67,6 +69,8 @@ struct Detail<'a> {
     response_mutated: bool,
     #[serde(skip_serializing_if = "<[FilterFact]>::is_empty")]
     filters: Cow<'a, [FilterFact]>,
+    #[serde(skip_serializing_if = "<[ChangeFact]>::is_empty")]
+    changes: Cow<'a, [ChangeFact]>,
     bytes_in: u64,
     bytes_out: u64,
     #[serde(skip_serializing_if = "is_zero")]
@@ -108,6 +112,7 @@ impl<'a> Detail<'a> {
             request_mutated: event.request_mutated,
             response_mutated: event.response_mutated,
             filters: Cow::Borrowed(&event.filters),
+            changes: Cow::Borrowed(&event.changes),
             bytes_in: event.bytes_in,
             bytes_out: event.bytes_out,
             messages: event.messages,
@@ -258,6 +263,7 @@ pub(super) fn read(row: &PgRow) -> Result<AuditRow, sqlx::Error> {
         request_mutated: detail.request_mutated,
         response_mutated: detail.response_mutated,
         filters: detail.filters.into_owned(),
+        changes: detail.changes.into_owned(),
         bytes_in: detail.bytes_in,
         bytes_out: detail.bytes_out,
         messages: detail.messages,

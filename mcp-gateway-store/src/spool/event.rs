@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use bytes::Bytes;
 use jiff::Timestamp;
 use mcp_gateway_core::record::{
-    ActorFacts, ActorKind, AuditBodies, AuditEvent, Category, EventKind, FilterFact, Outcome, Subject, TenantId,
+    ActorFacts, ActorKind, AuditBodies, AuditEvent, Category, ChangeFact, EventKind, FilterFact, Outcome, Subject,
+    TenantId,
 };
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
@@ -27,6 +28,8 @@ pub(super) enum Entry<'a> {
     Filtered(Cow<'a, [FilterFact]>),
     /// The salt of the bodies of the entry that follows.
     Salted([u8; 16]),
+    /// What the act of the entry that follows changed.
+    Changed(Cow<'a, [ChangeFact]>),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -69,6 +72,9 @@ pub(super) struct Event<'a> {
     /// In an entry of its own, and only when there are some.
     #[serde(skip)]
     pub(super) filters: Cow<'a, [FilterFact]>,
+    /// In an entry of its own, and only when there are some.
+    #[serde(skip)]
+    pub(super) changes: Cow<'a, [ChangeFact]>,
     /// Of its bodies; in an entry of its own, and only when there are some.
     #[serde(skip)]
     pub(super) salt: Option<[u8; 16]>,
@@ -118,7 +124,7 @@ impl<'a> Entry<'a> {
     pub(super) fn event_mut(&mut self) -> Option<&mut Event<'a>> {
         match self {
             Self::Intent(event) | Self::Row(event) | Self::Carried(_, event) => Some(event),
-            Self::Filtered(_) | Self::Salted(_) => None,
+            Self::Filtered(_) | Self::Salted(_) | Self::Changed(_) => None,
         }
     }
 }
@@ -172,6 +178,7 @@ impl<'a> From<&'a AuditEvent> for Event<'a> {
                 response_headers: borrow(&bodies.response_headers),
             }),
             filters: Cow::Borrowed(&event.filters),
+            changes: Cow::Borrowed(&event.changes),
             salt: event.bodies.as_deref().map(|bodies| bodies.salt),
         }
     }
@@ -209,6 +216,7 @@ impl Event<'_> {
             request_mutated: self.request_mutated,
             response_mutated: self.response_mutated,
             filters: self.filters.into_owned(),
+            changes: self.changes.into_owned(),
             rpc_id: self.rpc_id.map(Into::into),
             session: self.session.map(Into::into),
             outcome: self.outcome,

@@ -161,6 +161,10 @@ pub(super) fn push_entry(mut entry: Entry<'_>, out: &mut Vec<u8>) {
         let filtered = Entry::Filtered(std::mem::take(&mut event.filters));
         append::postcard(&filtered, out).expect("every field is of a known length");
     }
+    if let Some(event) = entry.event_mut().filter(|event| !event.changes.is_empty()) {
+        let changed = Entry::Changed(std::mem::take(&mut event.changes));
+        append::postcard(&changed, out).expect("every field is of a known length");
+    }
     if let Some(salt) = entry.event_mut().and_then(|event| event.salt) {
         append::postcard(&Entry::Salted(salt), out).expect("every field is of a known length");
     }
@@ -265,19 +269,21 @@ impl<S: Source> SegmentReader<S> {
 fn decode(mut body: &[u8], head: &BlockHead, out: &mut Vec<Read>) -> Option<()> {
     let (mut seq, mut row) = (head.first_seq, head.first_row);
     for _ in 0..head.entries {
-        let (mut entry, mut rest) = postcard::take_from_bytes::<Entry<'_>>(body).ok()?;
-        if let Entry::Filtered(filters) = entry {
-            (entry, rest) = postcard::take_from_bytes::<Entry<'_>>(rest).ok()?;
-            if let Entry::Salted(salt) = entry {
-                (entry, rest) = postcard::take_from_bytes::<Entry<'_>>(rest).ok()?;
-                entry.event_mut()?.salt = Some(salt);
+        let (mut filters, mut changes, mut salt) = (None, None, None);
+        let mut entry = loop {
+            let (entry, rest) = postcard::take_from_bytes::<Entry<'_>>(body).ok()?;
+            body = rest;
+            match entry {
+                Entry::Filtered(facts) if filters.is_none() => filters = Some(facts),
+                Entry::Changed(facts) if changes.is_none() => changes = Some(facts),
+                Entry::Salted(bytes) if salt.is_none() => salt = Some(bytes),
+                entry => break entry,
             }
-            entry.event_mut()?.filters = filters;
-        } else if let Entry::Salted(salt) = entry {
-            (entry, rest) = postcard::take_from_bytes::<Entry<'_>>(rest).ok()?;
-            entry.event_mut()?.salt = Some(salt);
-        }
-        body = rest;
+        };
+        let event = entry.event_mut()?;
+        event.salt = salt;
+        event.filters = filters.unwrap_or_default();
+        event.changes = changes.unwrap_or_default();
         match entry {
             Entry::Intent(event) => out.push(Read::Intent { seq, event: event.into_event()? }),
             Entry::Row(event) => {
@@ -289,7 +295,7 @@ fn decode(mut body: &[u8], head: &BlockHead, out: &mut Vec<Read>) -> Option<()> 
                 continue;
             }
             // One belongs to no other one.
-            Entry::Filtered(_) | Entry::Salted(_) => return None,
+            Entry::Filtered(_) | Entry::Salted(_) | Entry::Changed(_) => return None,
         }
         seq = seq.checked_add(1)?;
     }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use mcp_gateway_core::BoxError;
-use mcp_gateway_core::record::{ActorKind, AuditEvent, FilterFact};
+use mcp_gateway_core::record::{ActorKind, AuditEvent, ChangeFact, FilterFact};
 use serde::{Deserialize, Serialize};
 
 /// The version of the form, its first byte.
@@ -12,7 +12,8 @@ const VERSION: u8 = 1;
 /// The column `detail`, in postcard behind a byte with its version: bytes are what a row costs.
 ///
 /// A mirror of [`AuditEvent`] of its own, because a trail outlives the program that wrote it: the order and types of
-/// these fields are the form of [`VERSION`]. What filters said stands behind it, where they said something.
+/// these fields are the form of [`VERSION`]. What filters said stands behind it, where they said
+/// something, and behind that what an act changed.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Detail<'a> {
     pub(super) actor_kind: Option<ActorKind>,
@@ -39,6 +40,8 @@ pub(super) struct Detail<'a> {
     pub(super) first_byte_us: Option<u64>,
     #[serde(skip)]
     pub(super) filters: Vec<FilterFact>,
+    #[serde(skip)]
+    pub(super) changes: Vec<ChangeFact>,
 }
 
 impl<'a> Detail<'a> {
@@ -68,11 +71,15 @@ impl<'a> Detail<'a> {
             upstream_us: event.upstream_us,
             first_byte_us: event.first_byte_us,
             filters: Vec::new(),
+            changes: Vec::new(),
         };
         out.clear();
         out.push(VERSION);
         crate::append::postcard(&detail, out)?;
-        if event.filters.is_empty() { Ok(()) } else { crate::append::postcard(&event.filters, out) }
+        if !event.filters.is_empty() || !event.changes.is_empty() {
+            crate::append::postcard(&event.filters, out)?;
+        }
+        if event.changes.is_empty() { Ok(()) } else { crate::append::postcard(&event.changes, out) }
     }
 
     /// Reads what [`write`](Self::write) made.
@@ -81,7 +88,11 @@ impl<'a> Detail<'a> {
             Some((&VERSION, detail)) => {
                 let (mut detail, rest) = postcard::take_from_bytes::<Self>(detail)?;
                 if !rest.is_empty() {
-                    detail.filters = postcard::from_bytes(rest)?;
+                    let (filters, rest) = postcard::take_from_bytes(rest)?;
+                    detail.filters = filters;
+                    if !rest.is_empty() {
+                        detail.changes = postcard::from_bytes(rest)?;
+                    }
                 }
                 Ok(detail)
             }

@@ -116,6 +116,7 @@ pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<AuditRow> {
         request_mutated: detail.request_mutated,
         response_mutated: detail.response_mutated,
         filters: detail.filters,
+        changes: detail.changes,
         bytes_in: detail.bytes_in,
         bytes_out: detail.bytes_out,
         messages: detail.messages,

@@ -12,7 +12,7 @@ use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 use mcp_gateway_core::contract::{AuditCursor, AuditFilter, AuditRow, StreamId, UsageWindow};
 use mcp_gateway_core::layer::authenticate::Caller;
-use mcp_gateway_core::record::{ActorKind, Category, FilterFact, Outcome};
+use mcp_gateway_core::record::{ActorKind, Category, ChangeFact, FilterFact, Outcome};
 use mcp_gateway_core::refusal::Refusal;
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
@@ -100,6 +100,7 @@ pub(super) struct EventParameters {
     "request_mutated": false,
     "response_mutated": false,
     "filters": [{ "filter": "no-secrets", "verdict": "replaced", "messages": 1, "found": ["jwt"] }],
+    "changes": [],
     "rpc_id": "3",
     "session": null,
     "outcome": "ok",
@@ -159,6 +160,8 @@ pub(super) struct EventView {
     response_mutated: bool,
     /// What filters said of its messages.
     filters: Vec<FilterFactView>,
+    /// Which records an act changed, at most 16.
+    changes: Vec<ChangeFactView>,
     /// The JSON-RPC id as it was sent.
     rpc_id: Option<String>,
     /// A keyed hash of the session id.
@@ -215,6 +218,27 @@ impl FilterFactView {
     }
 }
 
+/// A record that an act changed. Digests are SHA-256 of the record as it is kept, its secrets sealed, in hexadecimal: equal
+/// ones are the same version.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ChangeFactView {
+    /// Its kind.
+    kind: String,
+    /// Its id.
+    id: String,
+    /// What it was; `null` if it was made.
+    before: Option<String>,
+    /// What it became; `null` if it was removed.
+    after: Option<String>,
+}
+
+impl ChangeFactView {
+    fn of(fact: ChangeFact) -> Self {
+        let ChangeFact { kind, id, before, after } = fact;
+        Self { kind: kind.into(), id: id.to_string(), before: before.map(Into::into), after: after.map(Into::into) }
+    }
+}
+
 /// Who did it, with which credential.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ActorView {
@@ -260,6 +284,7 @@ impl From<AuditRow> for EventView {
             request_mutated: event.request_mutated,
             response_mutated: event.response_mutated,
             filters: event.filters.into_iter().map(FilterFactView::of).collect(),
+            changes: event.changes.into_iter().map(ChangeFactView::of).collect(),
             rpc_id: text(event.rpc_id),
             session: text(event.session),
             outcome: event.outcome.as_str().to_owned(),

@@ -15,8 +15,8 @@ use utoipa::{OpenApi, ToSchema};
 use super::answer::{Problem, ProblemDetails, plain, tagged};
 use super::operation::OPERATIONS;
 use super::{
-    audit, bodies, connections, entries, evaluate, filters, groups, identities, keys, logs, me, oauth, policies, replay, servers,
-    session_keys, tools, users,
+    audit, bodies, connections, entries, evaluate, filters, groups, identities, keys, logs, me, oauth, policies,
+    replay, servers, session_keys, tools, users,
 };
 
 #[derive(OpenApi)]

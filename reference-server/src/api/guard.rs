@@ -18,6 +18,7 @@ use mcp_gateway_core::refusal::Refusal;
 
 use super::answer::{Problem, as_problem};
 use super::operation::{Operation, Recorded};
+use super::witness::witness;
 use crate::app::App;
 
 /// Bytes of a target in the trail.
@@ -80,8 +81,10 @@ pub(super) async fn guard(State(guard): State<Guard>, request: Request, next: Ne
             let act = tokio::spawn({
                 let cx = cx.clone();
                 async move {
-                    let response = as_problem(next.run(request).await, Some(&cx));
-                    if let Err(error) = guard.record(guard.ended(event, &cx, &response)).await {
+                    let (response, changes) = witness(next.run(request)).await;
+                    let response = as_problem(response, Some(&cx));
+                    let event = AuditEvent { changes, ..guard.ended(event, &cx, &response) };
+                    if let Err(error) = guard.record(event).await {
                         let action = guard.operation.action;
                         tracing::error!(%error, action, request_id = %cx.request_id(), "the end of an act is not in the audit trail");
                     }

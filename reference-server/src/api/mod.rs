@@ -34,6 +34,7 @@ mod servers;
 mod session_keys;
 mod tools;
 mod users;
+mod witness;
 
 use std::sync::Arc;
 
@@ -58,6 +59,7 @@ pub use self::operation::{Access, OPERATIONS, Operation, Recorded};
 
 #[cfg(feature = "process")]
 pub(crate) use self::answer::escaped_line;
+pub(crate) use self::witness::WitnessedStore;
 
 use self::answer::Problem;
 use crate::app::App;

@@ -10,8 +10,8 @@ use mcp_gateway_core::record::{ActorKind, Principal, Roles, Scope};
 use mcp_gateway_core::refusal::Refusal;
 
 use super::{
-    Shared, audit, bodies, connections, document, entries, evaluate, filters, groups, identities, keys, logs, me, oauth, policies,
-    replay, servers, session_keys, tools, users,
+    Shared, audit, bodies, connections, document, entries, evaluate, filters, groups, identities, keys, logs, me,
+    oauth, policies, replay, servers, session_keys, tools, users,
 };
 
 /// An operation of the admin API.

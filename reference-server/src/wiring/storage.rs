@@ -22,6 +22,7 @@ use mcp_gateway_core::seal::{LocalKeyFile, RingOptions, Sealer, SessionKeyRing, 
 use mcp_gateway_core::trail::{MARKS, sign_beginning};
 use mcp_gateway_store::spool::{self, Checkpoints, Durability, Imported, Spool, SpoolDriver, SpoolKey, SpoolOptions};
 
+use crate::api::WitnessedStore;
 use crate::config::{AuditDurability, Config, Database};
 
 /// The file of the master key, in `data_dir`.
@@ -87,6 +88,8 @@ pub(super) async fn open(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Res
         // A file has one process.
         _ => Leases::alone(),
     };
+    // From here on, what acts change is noted; the keys that open the store are none of theirs.
+    let resources = WitnessedStore::over(resources);
     Ok(Storage {
         resources,
         sweep,

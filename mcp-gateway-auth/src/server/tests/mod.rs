@@ -92,6 +92,7 @@ impl Resolve for Servers {
                 sub_paths: Arc::from([]),
                 query_parameters: Arc::from([]),
                 response_headers: Arc::from([]),
+                server_requests: mcp_gateway_core::record::ServerRequests::default(),
             })
         });
         Ok(route).into()

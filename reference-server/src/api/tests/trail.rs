@@ -1,3 +1,4 @@
+use axum::body::Body;
 use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 use mcp_gateway_core::contract::{AuditRow, AuditStore as _, StreamId};
@@ -9,7 +10,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use ulid::Ulid;
 
-use super::world::World;
+use super::world::{World, owners};
 use crate::api::OPERATIONS;
 
 fn event(ts: i64, n: u128) -> AuditEvent {
@@ -78,6 +79,34 @@ async fn every_filter_finds_its_row_alone() {
     }
     let edge = format!("/api/v1/audit-events?target={}", "x".repeat(512));
     assert_eq!(world.get(&edge).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn an_act_says_which_versions_it_replaced() {
+    let world = World::new().await;
+    let document = |server: &str| {
+        let rule = json!({ "effect": "allow", "subjects": ["everyone"], "targets": [{ "servers": [server] }] });
+        json!({ "name": "p", "rules": [rule] })
+    };
+    let mut new = document("a");
+    new["id"] = "p".into();
+    assert_eq!(world.post("/api/v1/policies", &new).await.status, StatusCode::CREATED);
+    assert_eq!(world.post("/api/v1/policies", &new).await.status, StatusCode::CONFLICT);
+    let put = owners("PUT", "/api/v1/policies/p").header("content-type", "application/json");
+    let put = world.ask(put.body(Body::from(document("b").to_string())).unwrap()).await;
+    let gone = world.ask(owners("DELETE", "/api/v1/policies/p").body(Body::empty()).unwrap()).await;
+    assert_eq!((put.status, gone.status), (StatusCode::OK, StatusCode::NO_CONTENT));
+    let page = world.get("/api/v1/audit-events?category=admin").await.body;
+    let acts = page["items"].as_array().unwrap().iter().filter(|item| item["kind"] == "act");
+    let acts = acts.filter(|item| item["method"].as_str().unwrap().starts_with("policy."));
+    let changes: Vec<&Value> = acts.map(|item| &item["changes"]).collect();
+    let [removed, replaced, refused, made] = changes[..] else { panic!("{changes:#?}") };
+    assert_eq!(refused, &json!([]));
+    assert_eq!((&made[0]["kind"], &made[0]["id"], &made[0]["before"]), (&json!("policy"), &json!("p"), &Value::Null));
+    assert_eq!(made[0]["after"].as_str().unwrap().len(), 64);
+    assert_eq!((&replaced[0]["before"], &removed[0]["before"]), (&made[0]["after"], &replaced[0]["after"]));
+    assert_ne!(replaced[0]["before"], replaced[0]["after"]);
+    assert_eq!(removed[0]["after"], Value::Null);
 }
 
 #[tokio::test]

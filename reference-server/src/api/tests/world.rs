@@ -18,8 +18,8 @@ use mcp_gateway_auth::user::{UserOptions, Users};
 use mcp_gateway_core::BoxFuture;
 use mcp_gateway_core::conformance::{FlakyStore, ManualClock};
 use mcp_gateway_core::contract::{
-    AuditSink, AuditStore, Authenticator, Clock, Observation, ResourceStore, RuntimeError, RuntimeErrorKind,
-    SystemClock, Upstream, UpstreamError, UpstreamErrorKind, When, WorkloadId, WorkloadState,
+    AuditSink, AuditStore, Authenticator, Clock, Observation, RuntimeError, RuntimeErrorKind, SystemClock, Upstream,
+    UpstreamError, UpstreamErrorKind, When, WorkloadId, WorkloadState,
 };
 use mcp_gateway_core::filter::SnapshotFilters;
 use mcp_gateway_core::layer::refusals::Strangers;
@@ -36,7 +36,7 @@ use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
 use super::schema;
-use crate::api::router;
+use crate::api::{WitnessedStore, router};
 use crate::app::{App, DataPlaneLoad, Logins};
 use crate::config::Config;
 use crate::metrics::{MeteredSink, Metrics};
@@ -75,7 +75,7 @@ impl World {
     pub(crate) async fn with(config: Config) -> Self {
         let clock = Arc::new(ManualClock::default());
         let store = FlakyStore::new(Arc::new(MemoryStore::new(Arc::new(SystemClock))));
-        let resources: Arc<dyn ResourceStore> = store.clone();
+        let resources = WitnessedStore::over(store.clone());
         let master = Arc::new(MemoryKeys::new());
         let sealer = Sealer::open(resources.clone(), master.clone(), clock.clone()).await.unwrap();
         let ring = SessionKeyRing::open(resources.clone(), master, clock.clone(), RingOptions::default());
