@@ -70,7 +70,7 @@ impl Refusal {
 
     /// A JSON-RPC result that asks for something before the call can be made (`resultType: input_required`).
     #[must_use]
-    pub fn input_required(public: impl Into<Cow<'static, str>>, requests: serde_json::Value) -> Self {
+    pub fn input_required(public: impl Into<Cow<'static, str>>, requests: &serde_json::Value) -> Self {
         let mut refusal = Self::new(StatusCode::OK, public).with_code(rpc::code::NOT_CONNECTED);
         refusal.0.result = Some(serde_json::json!({ "resultType": "input_required", "inputRequests": requests }));
         refusal

@@ -122,7 +122,7 @@ fn connect(url: &str, why: ConnectReason, cx: &McpContext, route: &Route) -> Ref
         Era::Modern if cx.is_probe() => Refusal::new(StatusCode::BAD_GATEWAY, text).with_data(json!({ "url": url })),
         Era::Modern if takes_input(method) && declares_url(message) => {
             let requests = json!({ OURS: { "method": "elicitation/create", "params": elicitation } });
-            Refusal::input_required(text, requests)
+            Refusal::input_required(text, &requests)
         }
         Era::Legacy if cx.session().is_some_and(|session| session.agreed.elicitation.url) => {
             let data = json!({ "elicitations": [elicitation] });
