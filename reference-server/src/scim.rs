@@ -19,12 +19,13 @@ use mcp_gateway_core::context::McpContext;
 use mcp_gateway_core::contract::{AuthError, Authenticator, Effort, Resource, Revision};
 use mcp_gateway_core::layer::authenticate::{AuthenticateLayer, Caller, Rendering};
 use mcp_gateway_core::layer::context::ContextLayer;
-use mcp_gateway_core::record::{ActorFacts, AuditEvent, Category, EventKind, Outcome, Principal};
+use mcp_gateway_core::record::{ActorFacts, AuditEvent, Category, ChangeFact, EventKind, Outcome, Principal};
 use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
+use crate::api::witness;
 use crate::app::App;
 
 /// The media type (RFC 7644 §8.1).
@@ -320,11 +321,11 @@ async fn record(State(app): App_, request: Request<Body>, next: Next) -> Respons
         return next.run(request).await;
     }
     let acted = tokio::spawn(async move {
-        let response = next.run(request).await;
+        let (response, changes) = witness(next.run(request)).await;
         if let Some(cx) = cx {
             let target = response.extensions().get::<Target>().map(|target| target.0.clone());
             let target = target.or_else(|| path.rsplit('/').next().map(Box::from));
-            note(&app, &cx, action(&method, &path), target, response.status()).await;
+            note(&app, &cx, action(&method, &path), target, response.status(), changes).await;
         }
         response
     });
@@ -347,7 +348,14 @@ fn action(method: &Method, path: &str) -> &'static str {
     }
 }
 
-async fn note(app: &App, cx: &McpContext, action: &'static str, target: Option<Box<str>>, status: StatusCode) {
+async fn note(
+    app: &App,
+    cx: &McpContext,
+    action: &'static str,
+    target: Option<Box<str>>,
+    status: StatusCode,
+    changes: Vec<ChangeFact>,
+) {
     let mut event = AuditEvent::new(cx.began_at(), cx.request_id(), Category::Admin, EventKind::Act);
     event.actor = cx.principal().map(|principal| ActorFacts {
         subject: principal.subject.clone(),
@@ -357,6 +365,7 @@ async fn note(app: &App, cx: &McpContext, action: &'static str, target: Option<B
     });
     event.address = cx.address().copied();
     event.method = Some(action.into());
+    event.changes = changes;
     event.target = target.map(Arc::from);
     event.status = status.as_u16();
     event.outcome = match status {

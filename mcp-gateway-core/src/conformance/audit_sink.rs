@@ -115,7 +115,7 @@ async fn intents_merge_with_their_ends(fixture: Fixture) {
             found: vec!["jwt".into()],
         }],
         changes: vec![ChangeFact {
-            kind: "policy".into(),
+            kind: "access-policy".into(),
             id: "default".into(),
             before: None,
             after: Some("00".repeat(32).into()),

@@ -92,7 +92,7 @@ fn full_event() -> AuditEvent {
             found: vec!["jwt".into(), "it\0em".into()],
         }],
         changes: vec![ChangeFact {
-            kind: "policy".into(),
+            kind: "access-policy".into(),
             id: "default".into(),
             before: Some("00".repeat(32).into()),
             after: None,

@@ -9,42 +9,43 @@ use super::elicitation::{called, inputs};
 use crate::MaybeReady;
 use crate::context::McpContext;
 use crate::contract::{Filter, Head, Needs, Verdict, View};
-use crate::record::ServerRequests;
+use crate::record::{FilterVerdict, ServerRequests};
 use crate::wire::duplicates;
 use crate::wire::rpc::code::URL_ELICITATION_REQUIRED;
 use crate::wire::version::Era;
 
 /// Keeps clients from being asked for what the [entry](crate::record::Entry::server_requests) denies its server.
 ///
-/// Servers are not told of the client's capability, so they do without. What one of 2026-07-28 asks for all the same
-/// (`inputRequests`) is refused; whole requests, of older revisions, are withheld by the
-/// [`AuditLayer`](crate::layer::audit::AuditLayer), which lets none go unrecorded. Servers that are denied nothing cost
-/// nothing.
+/// Servers are not told of the client's capability, so they do without. What one asks for all the same is refused: the
+/// `inputRequests` of 2026-07-28, and the error -32042 of older revisions. Their whole requests are withheld by the
+/// [`AuditLayer`](crate::layer::audit::AuditLayer), which lets none go unrecorded; what it could not read for sure is stopped
+/// here. Every [`Shim`](crate::shim::Shim) has this filter. Servers that are denied nothing cost nothing.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ServerRequestFilter;
 
+const NAME: &str = "server-requests";
 const ELICITATION: &str = "elicitation/create";
 
 /// Where a client says what it can: at `initialize`, and with each request since 2026-07-28.
-const DECLARED: [&[&str]; 2] =
-    [&["params", "capabilities"], &["params", "_meta", "io.modelcontextprotocol/clientCapabilities"]];
+const DECLARED: [&[&str]; 4] = [
+    &["params", "capabilities"],
+    &["params", "capabilities", "tasks", "requests"],
+    &["params", "_meta", "io.modelcontextprotocol/clientCapabilities"],
+    &["params", "_meta", "io.modelcontextprotocol/clientCapabilities", "tasks", "requests"],
+];
 
 impl Filter for ServerRequestFilter {
     fn name(&self) -> &'static str {
-        "server-requests"
+        NAME
     }
 
     fn needs(&self, head: &Head<'_>) -> Needs {
         if head.server_requests.is_all() {
             return Needs::NONE;
         }
-        let modern = head.era == Era::Modern;
-        Needs {
-            request: modern || head.method == Some("initialize"),
-            // An error of a legacy server may send the user somewhere.
-            response: modern || head.server_requests.denies(ELICITATION),
-            events: modern,
-        }
+        let declares = head.era == Era::Modern || head.method == Some("initialize");
+        // Whatever is looked at reaches no client that cannot be read in one way only.
+        Needs { request: declares, response: true, events: true }
     }
 
     fn resumed(&self, _: &str) -> bool {
@@ -65,11 +66,11 @@ impl Filter for ServerRequestFilter {
     }
 
     fn response(&self, cx: &McpContext, view: &View) -> MaybeReady<Verdict> {
-        judge(denied(cx), &view.body).into()
+        answered(cx, view).into()
     }
 
     fn event(&self, cx: &McpContext, view: &View) -> MaybeReady<Verdict> {
-        judge(denied(cx), &view.body).into()
+        answered(cx, view).into()
     }
 }
 
@@ -77,23 +78,45 @@ fn denied(cx: &McpContext) -> ServerRequests {
     cx.route().map(|route| route.server_requests).unwrap_or_default()
 }
 
+fn answered(cx: &McpContext, view: &View) -> Verdict {
+    let verdict = judge(denied(cx), &view.body);
+    if verdict != Verdict::Pass {
+        cx.note_filter(&NAME.into(), FilterVerdict::Refused, Vec::new());
+    }
+    verdict
+}
+
+/// Whether a message may ask for something: one that holds neither a name that does nor an escape is not read.
+fn may_ask(body: &[u8]) -> bool {
+    let holds = |word: &[u8]| body.windows(word.len()).any(|part| part.eq_ignore_ascii_case(word));
+    memchr::memmem::find(body, b"\\u").is_some() || holds(b"inputrequests") || holds(b"\"error\"")
+}
+
 fn judge(denied: ServerRequests, body: &[u8]) -> Verdict {
+    if !may_ask(body) {
+        return Verdict::Pass;
+    }
     let message = duplicates(body).ok().and_then(|()| serde_json::from_slice::<Value>(body).ok());
     let Some(message) = message else {
         return Verdict::failed(
             "what the server may not ask for cannot be told from a message with more than one reading",
         );
     };
-    let sends_away = denied.denies(ELICITATION) && error_codes(&message).any(|code| *code == URL_ELICITATION_REQUIRED);
+    let sends_away = denied.denies(ELICITATION) && sends_away(&message);
     if sends_away || inputs(&message).any(|input| asked(input).is_none_or(|method| denied.denies(method))) {
         return Verdict::refuse("The server asks for what it may not ask for.");
     }
     Verdict::Pass
 }
 
-/// The codes of a message's error. Some readers tell no capitals from small letters.
-fn error_codes(message: &Value) -> impl Iterator<Item = &Value> {
-    called(message, "ERROR").flat_map(|error| called(error, "CODE"))
+/// Whether a message's error sends the user to an address. Some readers tell no capitals from small letters, and take
+/// numbers with a fraction for whole ones.
+fn sends_away(message: &Value) -> bool {
+    called(message, "ERROR").any(|error| {
+        let code = |code: &Value| code.as_i64().is_none_or(|code| code == URL_ELICITATION_REQUIRED);
+        called(error, "CODE").any(code)
+            || called(error, "DATA").any(|data| called(data, "ELICITATIONS").next().is_some())
+    })
 }
 
 /// The method of an input request; `None` when readers could find none or several.
@@ -140,12 +163,16 @@ mod tests {
         let message = r#"{"id":18446744073709551616,"params":{"capabilities":{"sampling":{},"roots":{"a":1e400}}}}"#;
         let left = r#"{"id":18446744073709551616,"params":{"capabilities":{"roots":{"a":1e400}}}}"#;
         assert_eq!(without(message, DECLARED[0], &gone).as_deref(), Some(left));
-        assert_eq!(without(message, DECLARED[1], &gone), None);
+        assert_eq!(without(message, DECLARED[2], &gone), None);
         assert_eq!(without(left, DECLARED[0], &gone), None);
+        let tasks =
+            r#"{"params":{"capabilities":{"tasks":{"requests":{"sampling":{"createMessage":{}},"tools":{}}}}}}"#;
+        let left = r#"{"params":{"capabilities":{"tasks":{"requests":{"tools":{}}}}}}"#;
+        assert_eq!(without(tasks, DECLARED[1], &gone).as_deref(), Some(left));
         let modern =
             r#"{"params":{"_meta":{"io.modelcontextprotocol/clientCapabilities":{"sampling":{"tools":{}}},"x":1}}}"#;
         let left = r#"{"params":{"_meta":{"io.modelcontextprotocol/clientCapabilities":{},"x":1}}}"#;
-        assert_eq!(without(modern, DECLARED[1], &gone).as_deref(), Some(left));
+        assert_eq!(without(modern, DECLARED[2], &gone).as_deref(), Some(left));
     }
 
     #[test]
@@ -155,6 +182,7 @@ mod tests {
             r#"{"result":{"inputRequests":{"a":{"method":"elicitation/create","params":{}}}}}"#,
             r#"{"result":{"content":[{"text":"sampling/createMessage","method":"sampling/createMessage"}]}}"#,
             r#"{"method":"notifications/progress","params":{}}"#,
+            r#"{"result":{"structuredContent":{"a":1,"a":2}}}"#,
         ] {
             assert!(!refused(good), "{good}");
         }
@@ -165,13 +193,22 @@ mod tests {
             r#"{"result":{"inputRequests":{"a":{"method":"x","METHOD":"sampling/createMessage"}}}}"#,
             r#"{"result":{"inputRequests":{"a":{}}}}"#,
             r#"{"result":{},"result":{"inputRequests":{"a":{"method":"sampling/createMessage"}}}}"#,
-            "x",
+            r#"{"result":{"input\u0052equests":{"a":{"method":"sampling/createMessage"}}}}"#,
         ] {
             assert!(refused(bad), "{bad}");
         }
         let away = br#"{"id":1,"error":{"code":-32042,"message":"x","data":{"elicitations":[]}}}"#;
         assert_eq!(judge(denied(), away), Verdict::Pass);
         let silent = ServerRequests { elicitation: ServerRequest::Deny, ..denied() };
-        assert_ne!(judge(silent, away), Verdict::Pass);
+        for away in [
+            &away[..],
+            br#"{"id":1,"error":{"code":-32042.0}}"#,
+            br#"{"id":1,"error":{"code":-3.2042e4}}"#,
+            br#"{"id":1,"Error":{"Code":-1,"data":{"elicitations":[]}}}"#,
+            br#"{"id":1,"\u0065rror":{"code":-32042}}"#,
+        ] {
+            assert_ne!(judge(silent, away), Verdict::Pass, "{}", String::from_utf8_lossy(away));
+        }
+        assert_eq!(judge(silent, br#"{"id":1,"error":{"code":-32602,"message":"x"}}"#), Verdict::Pass);
     }
 }

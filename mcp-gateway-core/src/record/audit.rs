@@ -179,7 +179,7 @@ pub struct ActorFacts {
 /// sealed, in 64 hexadecimal digits: they tell versions apart, and nothing of what is in them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChangeFact {
-    /// The record's kind (`policy`, `api-key`).
+    /// The record's kind (`access-policy`, `api-key`).
     pub kind: Label,
     /// Its id.
     pub id: Arc<str>,

@@ -24,6 +24,9 @@ impl AuditEvent {
         if self.filters.is_empty() {
             self.filters.clone_from(&intent.filters);
         }
+        if self.changes.is_empty() {
+            self.changes.clone_from(&intent.changes);
+        }
         if self.bytes_in == 0 {
             self.bytes_in = intent.bytes_in;
         }

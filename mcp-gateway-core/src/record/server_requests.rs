@@ -43,6 +43,12 @@ impl ServerRequests {
         *self == Self::default()
     }
 
+    /// Whether it denies something that the other allows.
+    #[must_use]
+    pub fn denies_more(self, than: Self) -> bool {
+        self.denied().any(|(_, method)| !than.denies(method))
+    }
+
     /// Whether this method is among what it may not ask for.
     #[must_use]
     pub fn denies(&self, method: &str) -> bool {

@@ -17,6 +17,7 @@ use tower_service::Service;
 pub use self::forward::{Forward, ForwardFuture, ForwardOptions};
 pub use self::response::UpstreamBody;
 use crate::contract::{AuditSink, Authorizer, Clock, Filter, RateLimiter, SystemClock, Upstream, UpstreamError};
+use crate::filter::ServerRequestFilter;
 use crate::layer::Gated;
 use crate::layer::audit::{AuditLayer, AuditOptions, AuditService, IntentLayer};
 use crate::layer::authorize::{AuthorizeLayer, KeyServers};
@@ -129,7 +130,9 @@ impl ShimBuilder {
         // Innermost: what is about to be forwarded is in the trail before it is.
         let stack = audit.intent().layer(self.forward);
         // Sees only what is allowed; what it changes is asked about again.
-        let stack = FilterLayer::new(self.filters, Arc::clone(&self.authorizer), self.filter).layer(stack);
+        let mut filters: Vec<Arc<dyn Filter>> = vec![Arc::new(ServerRequestFilter)];
+        filters.extend(self.filters);
+        let stack = FilterLayer::new(filters, Arc::clone(&self.authorizer), self.filter).layer(stack);
         // By the message: the gateway has only granted that the server may be reached.
         let stack = AuthorizeLayer::new(self.authorizer).layer(stack);
         // Behind the peek, because the tool is in the body.

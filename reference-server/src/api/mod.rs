@@ -59,7 +59,7 @@ pub use self::operation::{Access, OPERATIONS, Operation, Recorded};
 
 #[cfg(feature = "process")]
 pub(crate) use self::answer::escaped_line;
-pub(crate) use self::witness::WitnessedStore;
+pub(crate) use self::witness::{WitnessedStore, witness};
 
 use self::answer::Problem;
 use crate::app::App;

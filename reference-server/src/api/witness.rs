@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use mcp_gateway_core::contract::{
-    Class, FeedStream, Key, Kind, Page, Query, Record, ResourceStore, Revision, StoreError, StoreLimits, Write,
+    FeedStream, Key, Kind, Page, Query, Record, ResourceStore, Revision, StoreError, StoreErrorKind, StoreLimits, Write,
 };
 use mcp_gateway_core::record::ChangeFact;
 use sha2::{Digest as _, Sha256};
@@ -13,8 +13,8 @@ tokio::task_local! {
     static CHANGES: Arc<Mutex<Vec<ChangeFact>>>;
 }
 
-/// Runs an act, and tells what its commits changed: the first [`ChangeFact::MOST`] records that are logged.
-pub(super) async fn witness<T>(act: impl Future<Output = T>) -> (T, Vec<ChangeFact>) {
+/// Runs an act, and tells what its commits changed: the first [`ChangeFact::MOST`] records.
+pub(crate) async fn witness<T>(act: impl Future<Output = T>) -> (T, Vec<ChangeFact>) {
     let changes = Arc::<Mutex<Vec<ChangeFact>>>::default();
     let done = CHANGES.scope(Arc::clone(&changes), act).await;
     let changes = std::mem::take(&mut *changes.lock().unwrap_or_else(PoisonError::into_inner));
@@ -37,7 +37,11 @@ impl WitnessedStore {
         let (keys, after): (Vec<Key>, Vec<_>) =
             writes.iter().filter_map(written).take(room.min(StoreLimits::PAGE)).unzip();
         let before = if keys.is_empty() { Vec::new() } else { self.0.get(&keys).await? };
-        let revision = self.0.commit(writes).await?;
+        let committed = self.0.commit(writes).await;
+        // What may have been written is told like what was.
+        if committed.as_ref().is_err_and(|error| error.kind() != StoreErrorKind::Unknown) {
+            return committed;
+        }
         let facts = keys.iter().zip(before).zip(after).map(|((key, before), after)| ChangeFact {
             kind: key.kind.name.into(),
             id: key.id.as_ref().into(),
@@ -47,9 +51,30 @@ impl WitnessedStore {
         // Deleting what is not there changes nothing.
         let facts = facts.filter(|fact| fact.before.is_some() || fact.after.is_some());
         changes.lock().unwrap_or_else(PoisonError::into_inner).extend(facts);
-        Ok(revision)
+        committed
     }
 }
+
+/// Kinds that come and go with what they are for: leases, counters, codes, attempts, sessions.
+const PASSING: [&str; 17] = [
+    "access-policy-state",
+    "api-key-use",
+    "held-link",
+    "known-device",
+    "lease",
+    "lease-term",
+    "login-transaction",
+    "oauth-assertion",
+    "oauth-code",
+    "oauth-device",
+    "oauth-device-poll",
+    "oauth-request",
+    "oauth-user-code",
+    "session",
+    "upstream-connect",
+    "upstream-refresh",
+    "used-logout-token",
+];
 
 /// The key of a write and the digest of what it puts there, if it is to be noted.
 fn written(write: &Write) -> Option<(Key, Option<Box<str>>)> {
@@ -58,7 +83,7 @@ fn written(write: &Write) -> Option<(Key, Option<Box<str>>)> {
         Write::Delete { key, .. } => (key, None),
         Write::Check { .. } => return None,
     };
-    (key.kind.class == Class::Logged).then(|| (key.clone(), after))
+    (!PASSING.contains(&key.kind.name)).then(|| (key.clone(), after))
 }
 
 /// SHA-256 of a record as it is kept, its secrets sealed.

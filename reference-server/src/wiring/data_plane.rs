@@ -10,7 +10,7 @@ use mcp_gateway_core::contract::{
     Action, AuditSink, Authenticator, Authorizer, Clock, RateLimiter, Runtime, Target, UpstreamCredentials,
 };
 use mcp_gateway_core::egress::{Connections, FetchOptions, Fetcher};
-use mcp_gateway_core::filter::{FilterLimits, ServerRequestFilter, SnapshotFilters};
+use mcp_gateway_core::filter::{FilterLimits, SnapshotFilters};
 use mcp_gateway_core::gateway::{Built, Gateway, GatewayOptions, Parts};
 use mcp_gateway_core::layer::admit::AdmitLimits;
 use mcp_gateway_core::layer::audit::AuditOptions;
@@ -89,7 +89,7 @@ pub(super) fn build(config: &Config, with: Ingredients) -> Result<Built, ConfigE
         .authorizer(called)
         .filters(
             // Tools are compared as the server lists them; what filters make of a message has to pass the rules.
-            vec![Arc::new(ServerRequestFilter), Arc::new(pinning), filters.clone(), Arc::new(lists)],
+            vec![Arc::new(pinning), filters.clone(), Arc::new(lists)],
             FilterOptions {
                 body_bytes: limits.filter_body_bytes,
                 event_bytes: limits.event_bytes,
@@ -141,10 +141,15 @@ pub(super) fn build(config: &Config, with: Ingredients) -> Result<Built, ConfigE
                 || kind == ActorKind::Client && snapshot.user(&principal.subject).is_some_and(|user| !user.enabled)
         };
         let removed = |route: &Arc<Route>| !snapshot.routes.contains_key(&route.id);
+        let denied_more = |route: &Arc<Route>| {
+            let now = snapshot.routes.get(&route.id);
+            now.is_some_and(|now| now.server_requests.denies_more(route.server_requests))
+        };
         match () {
             () if cx.principal().is_some_and(revoked) || cx.route().is_some_and(removed) => Standing::Revoked,
             () => match standing(&access, &filters, cx) {
                 Standing::Stands | Standing::Outdated if known.refuses() => Standing::Unknown,
+                Standing::Stands if cx.route().is_some_and(denied_more) => Standing::Outdated,
                 of_now => of_now,
             },
         }

@@ -61,6 +61,8 @@ pub(super) async fn open(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Res
     let keys: Arc<dyn KeyManagement> = Arc::new(LocalKeyFile::open_or_create(dir.join(MASTER_KEY))?);
     let data_keys = Sealer::open(Arc::clone(&resources), Arc::clone(&keys), Arc::clone(clock)).await?;
     let sealer: Arc<dyn FieldSealer> = data_keys.clone();
+    // From here on, what acts change is noted; the keys that open records are none of theirs.
+    let resources = WitnessedStore::over(resources);
     let max_age = Duration::from_secs(config.sessions.max_age_days.saturating_mul(24 * 3_600));
     let options = RingOptions::default().with_max_age(max_age);
     let ring = SessionKeyRing::open(Arc::clone(&resources), keys, Arc::clone(clock), options).await?;
@@ -88,8 +90,6 @@ pub(super) async fn open(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Res
         // A file has one process.
         _ => Leases::alone(),
     };
-    // From here on, what acts change is noted; the keys that open the store are none of theirs.
-    let resources = WitnessedStore::over(resources);
     Ok(Storage {
         resources,
         sweep,

@@ -148,14 +148,14 @@ impl Recorder {
         if self.is_modern() {
             return Decision::deny("no-server-requests").into();
         }
+        if self.cx.route().is_some_and(|route| route.server_requests.denies(method)) {
+            return Decision::deny("entry-server-requests").into();
+        }
         let Some(authorizer) = &self.auditor.authorizer else { return Decision::allow("no-authorizer").into() };
         let (Some(principal), Some(route)) = (self.cx.principal(), self.cx.route()) else {
             tracing::error!("a server's request is withheld: the layers that set principal and route are absent");
             return Decision::deny("layer-absent").into();
         };
-        if route.server_requests.denies(method) {
-            return Decision::deny("entry-server-requests").into();
-        }
         authorizer.decide(&Ask {
             principal,
             action: Action::ServerRequest(method),

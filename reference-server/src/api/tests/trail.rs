@@ -85,7 +85,7 @@ async fn every_filter_finds_its_row_alone() {
 async fn an_act_says_which_versions_it_replaced() {
     let world = World::new().await;
     let document = |server: &str| {
-        let rule = json!({ "effect": "allow", "subjects": ["everyone"], "targets": [{ "servers": [server] }] });
+        let rule = json!({ "effect": "allow", "subjects": ["everyone"], "targets": [{ "server": server }] });
         json!({ "name": "p", "rules": [rule] })
     };
     let mut new = document("a");
@@ -102,7 +102,10 @@ async fn an_act_says_which_versions_it_replaced() {
     let changes: Vec<&Value> = acts.map(|item| &item["changes"]).collect();
     let [removed, replaced, refused, made] = changes[..] else { panic!("{changes:#?}") };
     assert_eq!(refused, &json!([]));
-    assert_eq!((&made[0]["kind"], &made[0]["id"], &made[0]["before"]), (&json!("policy"), &json!("p"), &Value::Null));
+    assert_eq!(
+        (&made[0]["kind"], &made[0]["id"], &made[0]["before"]),
+        (&json!("access-policy"), &json!("p"), &Value::Null)
+    );
     assert_eq!(made[0]["after"].as_str().unwrap().len(), 64);
     assert_eq!((&replaced[0]["before"], &removed[0]["before"]), (&made[0]["after"], &replaced[0]["after"]));
     assert_ne!(replaced[0]["before"], replaced[0]["after"]);
