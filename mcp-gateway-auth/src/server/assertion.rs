@@ -216,5 +216,5 @@ impl Inner {
 }
 
 fn exchange<'a>(client: &'a str, subject: Option<&'a Subject>, server: Option<&'a str>, outcome: Outcome) -> Act<'a> {
-    Act { name: "oauth.exchange", subject, client, server, target: client, outcome }
+    Act { name: "oauth.exchange", subject, client, server, target: client, outcome, why: None }
 }

@@ -28,6 +28,8 @@ pub(crate) struct Act<'a> {
     pub(crate) target: &'a str,
     /// Whether it was done or refused.
     pub(crate) outcome: Outcome,
+    /// Why, for the person who reads it, where the name does not say it.
+    pub(crate) why: Option<&'a str>,
 }
 
 impl Inner {
@@ -58,6 +60,7 @@ impl Inner {
         event.method = Some(act.name.into());
         event.target = Some(cut(act.target).into());
         event.outcome = act.outcome;
+        event.error = act.why.map(|why| cut(why).into());
         let recorded = sink.record(event).await;
         if let Err(error) = &recorded {
             tracing::error!(act = act.name, %error, "an act of the authorization server is not in the audit trail");

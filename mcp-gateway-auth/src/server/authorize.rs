@@ -525,7 +525,7 @@ fn consented<'a>(
     outcome: Outcome,
 ) -> Act<'a> {
     let (subject, client, target) = (Some(&who.subject), &*held.value.client_id, &*held.id);
-    Act { name, subject, client, server, target, outcome }
+    Act { name, subject, client, server, target, outcome, why: None }
 }
 
 /// The form of an S256 challenge (RFC 7636 §4.2): a SHA-256, base64url.

@@ -45,7 +45,7 @@ impl Inner {
 
     async fn revoked(&self, head: &Parts, client: &str, target: &str) {
         let outcome = Outcome::Ok;
-        let act = Act { name: "oauth.revoke", subject: None, client, server: None, target, outcome };
+        let act = Act { name: "oauth.revoke", subject: None, client, server: None, target, outcome, why: None };
         // Ended whether it is recorded or not.
         let _ = self.record(head, act).await;
     }

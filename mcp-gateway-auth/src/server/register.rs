@@ -195,7 +195,7 @@ fn metadata(body: &[u8]) -> Result<ClientMetadata, OAuthError> {
 }
 
 fn registration<'a>(name: &'static str, id: &'a str) -> Act<'a> {
-    Act { name, subject: None, client: id, server: None, target: id, outcome: Outcome::Ok }
+    Act { name, subject: None, client: id, server: None, target: id, outcome: Outcome::Ok, why: None }
 }
 
 fn unauthorized(why: &str) -> OAuthError {

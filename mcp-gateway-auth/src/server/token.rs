@@ -274,12 +274,13 @@ impl Inner {
         tracing::warn!(grant = id, how, "the grant has ended: somebody else has its tokens");
         let ended = self.state.end_grant(id, how, &*self.clock).await;
         // Ended whether it is recorded or not.
-        let _ = self.record(head, act("oauth.reuse", id, grant, Outcome::Denied)).await;
+        let why = format!("{how}: somebody else may have what this client was given, so all of it has ended");
+        let _ = self.record(head, Act { why: Some(&why), ..act("oauth.reuse", id, grant, Outcome::Denied) }).await;
         ended.map_err(OAuthError::unavailable)
     }
 }
 
 fn act<'a>(name: &'static str, id: &'a str, grant: &'a Grant, outcome: Outcome) -> Act<'a> {
     let (subject, client, server) = (Some(&grant.subject), &*grant.client_id, Some(&*grant.server));
-    Act { name, subject, client, server, target: id, outcome }
+    Act { name, subject, client, server, target: id, outcome, why: None }
 }

@@ -28,9 +28,9 @@ impl Roles {
     pub const ADMIN: Self = Self(1 << 1);
     /// May read the audit trail with its bodies, and most lists of the admin API; changes nothing.
     pub const AUDITOR: Self = Self(1 << 2);
-    /// May also publish servers for others and say who may use them.
+    /// May also read groups. For those who publish servers for others, which nobody can yet.
     pub const POWER_USER_PLUS: Self = Self(1 << 3);
-    /// May also publish servers for themselves.
+    /// For those who publish servers for themselves, which nobody can yet.
     pub const POWER_USER: Self = Self(1 << 4);
     /// May use the servers that they are let to, and their own keys.
     pub const BASIC: Self = Self(1 << 5);

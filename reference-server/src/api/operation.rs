@@ -62,6 +62,8 @@ const OWNER: &[Roles] = &[Roles::OWNER];
 pub(super) const ADMINS: &[Roles] = &[Roles::ADMIN];
 const READERS: &[Roles] = &[Roles::OWNER, Roles::AUDITOR];
 pub(super) const AUDITORS: &[Roles] = &[Roles::ADMIN, Roles::AUDITOR];
+/// Who publishes for others has to know for whom.
+const GROUP_READERS: &[Roles] = &[Roles::POWER_USER_PLUS, Roles::AUDITOR];
 const EVERYBODY: &[Roles] = &[Roles::BASIC, Roles::AUDITOR];
 
 const fn read(roles: &'static [Roles]) -> Access {
@@ -109,8 +111,8 @@ operations! {
     POST post "/api/v1/users/{id}/disable", write(ADMINS), "user.disable", Write => users::disable;
     POST post "/api/v1/users/{id}/end-sessions", write(ADMINS), "user.end-sessions", Write => users::end_sessions;
     POST post "/api/v1/users/{id}/enable", in_person(ADMINS), "user.enable", Write => users::enable;
-    GET get "/api/v1/groups", read(AUDITORS), "group.list", No => groups::list;
-    GET get "/api/v1/groups/{id}", read(AUDITORS), "group.read", No => groups::read;
+    GET get "/api/v1/groups", read(GROUP_READERS), "group.list", No => groups::list;
+    GET get "/api/v1/groups/{id}", read(GROUP_READERS), "group.read", No => groups::read;
     PUT put "/api/v1/groups/{id}/roles", in_person(ADMINS), "group.set-roles", Write => groups::set_roles;
     GET get "/api/v1/entries", read(AUDITORS), "entry.list", No => entries::list;
     GET get "/api/v1/entries/{id}", read(AUDITORS), "entry.read", No => entries::read;

@@ -129,6 +129,8 @@ async fn refresh_tokens_rotate_and_reuse_ends_what_came_of_them() {
     client.refresh(&gateway, &second.refresh).await.expect(400);
     let rows = gateway.audit_of(1, |row| row["method"] == "oauth.reuse").await;
     assert_eq!(rows[0]["outcome"], "denied");
+    let why = rows[0]["error"].as_str().unwrap();
+    assert!(why.starts_with("a refresh token was used again after its grace"), "{why}");
 }
 
 /// Each way to end access ends it, and nobody else's.

@@ -111,7 +111,8 @@ impl Inner {
         self.limit_tries(head, &who.subject, options).await.map_err(|_| Problem::TooMany)?;
         let Some((stored, client)) = self.waiting(&code).await? else {
             let (subject, outcome) = (Some(&who.subject), Outcome::Denied);
-            let act = Act { name: "oauth.device-code", subject, client: "", server: None, target: "", outcome };
+            let act =
+                Act { name: "oauth.device-code", subject, client: "", server: None, target: "", outcome, why: None };
             // Nothing is given: the answer does not depend on the trail.
             let _ = self.record(head, act).await;
             return Ok(self.entry_page(head, Some(&code), true).await);
@@ -265,5 +266,5 @@ fn consented<'a>(
     outcome: Outcome,
 ) -> Act<'a> {
     let (subject, client, target) = (Some(&who.subject), &*stored.value.client_id, &*stored.id);
-    Act { name: "oauth.device-consent", subject, client, server, target, outcome }
+    Act { name: "oauth.device-consent", subject, client, server, target, outcome, why: None }
 }

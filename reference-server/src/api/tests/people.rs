@@ -79,6 +79,9 @@ async fn the_table_says_who_may_do_what() {
             let may = operation.access.roles.iter().any(|role| roles.with_included().contains(*role));
             assert_eq!(answer.status != StatusCode::FORBIDDEN, may, "{name} {operation:?}: {}", answer.body);
         }
+        let groups = world.as_person(&person, "GET", "/api/v1/groups", None).await.status;
+        let publishes = ["admin", "auditor", "power_user_plus"].contains(&name);
+        assert_eq!(groups, if publishes { StatusCode::OK } else { StatusCode::FORBIDDEN }, "{name}");
         // An auditor looks, and changes nothing but their own keys, ways to sign in, and what clients may do in their name.
         let changes = |roles: Roles| {
             OPERATIONS.iter().filter(move |operation| {
