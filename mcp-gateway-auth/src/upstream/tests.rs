@@ -430,6 +430,26 @@ async fn a_client_that_an_administrator_has_registered_is_what_the_entry_says_no
 }
 
 #[tokio::test]
+async fn what_a_call_needs_is_asked_of_whoever_gave_the_rest() {
+    let replicas = Replicas::new(1).await;
+    replicas.connect(0, "ada").await;
+    let mut noted = replicas.kept("ada").await.unwrap();
+    (noted.value.wanted, noted.value.step_ups) = (vec!["more".to_owned()], AccountLimits::STEP_UPS);
+    replicas.world.of::<Connection>().save(&noted.id, &noted.value, When::At(noted.revision)).await.unwrap();
+    let subject = Subject::local("ada");
+    let asks = async |route: &Route| {
+        let who = AtBrowser { subject: &subject, session: "ada" };
+        replicas.all[0].prepare(who, route).await.unwrap().scopes.contains(&"more".to_owned())
+    };
+    assert!(asks(&replicas.route).await);
+    let other = "entryKey: x\nname: X\nruntime: remote\nremoteConfig: {fixedURL: 'https://up.example/mcp', auth: {type: oauth, client: {type: static, issuer: 'https://as.example', clientId: other}}}";
+    assert!(!asks(&route(other)).await);
+    replicas.connect(0, "ada").await;
+    let granted = replicas.kept("ada").await.unwrap().value;
+    assert_eq!((granted.wanted.len(), granted.step_ups), (0, 0));
+}
+
+#[tokio::test]
 async fn who_is_gone_when_the_browser_comes_back_has_no_account() {
     let replicas = Replicas::new(1).await;
     let known = replicas.known.clone();

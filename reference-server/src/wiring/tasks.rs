@@ -333,8 +333,13 @@ mod tests {
         let world = World::new().await;
         let (ring, signing) = (&world.app.session_keys, &world.app.oauth.as_ref().unwrap().keys);
         let renew = async || {
-            renew_keys((ring, &[Some(signing), Some(&*world.app.upstream_keys)]), || None, &*world.sink, &*world.clock)
-                .await;
+            renew_keys(
+                (ring, &[Some(&**signing), Some(&*world.app.upstream_keys)]),
+                || None,
+                &*world.sink,
+                &*world.clock,
+            )
+            .await;
             world.recorded().iter().map(|event| event.method.as_deref().unwrap().to_owned()).collect::<Vec<_>>()
         };
         assert!(renew().await.is_empty(), "nothing is due");
