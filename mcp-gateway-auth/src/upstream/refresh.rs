@@ -198,11 +198,9 @@ impl Accounts {
         loop {
             let Some(renewed) = unsaved.as_mut() else { return Err(AccountError::NotYours) };
             match self.keep_once(renewed).await {
+                // Somebody has written it, or the lease has run out, which must not keep the tokens from being kept.
+                Err(AccountError::Store(error)) if error.kind() == StoreErrorKind::Conflict => renewed.lease = None,
                 Err(AccountError::Store(error)) if tokio::time::Instant::now() < until => {
-                    // A lease that has run out must not keep the tokens from being kept.
-                    if error.kind() == StoreErrorKind::Conflict {
-                        renewed.lease = None;
-                    }
                     tracing::warn!(%error, connection = %renewed.before.id, "renewed tokens are not kept yet; trying again");
                 }
                 Err(AccountError::Store(error)) => return Err(error.into()),
