@@ -240,4 +240,14 @@ mod tests {
             assert!(cut(other).is_none(), "{other}");
         }
     }
+
+    #[test]
+    fn every_challenge_of_an_answer_is_read() {
+        let answer = Response::builder().status(401).header(WWW_AUTHENTICATE, "Basic realm=x");
+        let answer = answer.header(WWW_AUTHENTICATE, "Bearer error=invalid_token").body(Body::empty()).unwrap();
+        let refusal = refused(&answer).unwrap();
+        assert_eq!(refusal.challenge.as_deref(), Some("Basic realm=x, Bearer error=invalid_token"));
+        let plain = Response::builder().status(403).body(Body::empty()).unwrap();
+        assert!(refused(&plain).unwrap().challenge.is_none());
+    }
 }
