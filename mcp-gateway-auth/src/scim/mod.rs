@@ -36,6 +36,7 @@ use self::error::bad;
 use self::list::Listings;
 use crate::login::Sessions;
 use crate::server::Grant;
+use crate::upstream::Accounts;
 use crate::user::{Identity, IdentityKey, UserLimits, Users};
 
 /// The bounds of what clients send.
@@ -71,6 +72,7 @@ pub struct Scim {
     names: Resources<ScimName>,
     groups: Resources<ScimGroup>,
     grants: Resources<Grant>,
+    accounts: Option<Accounts>,
     presets: Arc<RolePresets>,
     clock: Arc<dyn Clock>,
     listings: Arc<Listings>,
@@ -119,6 +121,7 @@ impl Scim {
             names: any.of_kind(),
             groups: any.of_kind(),
             grants: any.of_kind(),
+            accounts: None,
             users,
             sessions,
             presets,
@@ -126,6 +129,12 @@ impl Scim {
             listings: Arc::default(),
             base: base.into(),
         }
+    }
+
+    /// The same, ending the accounts at servers of whoever is deactivated.
+    #[must_use]
+    pub fn with_accounts(self, accounts: Accounts) -> Self {
+        Self { accounts: Some(accounts), ..self }
     }
 
     /// Makes a user, or takes over one who has signed in with the provider before.
@@ -379,6 +388,9 @@ impl Scim {
             self.sessions.end_all(id).await?;
             let subject = User::subject(self.users.users.key(id).tenant, id);
             crate::server::forget(&self.grants, Revoked::Subject(&subject)).await?;
+            if let Some(accounts) = &self.accounts {
+                accounts.forget(&subject).await?;
+            }
         }
         Ok(changed.then_some(applied))
     }

@@ -112,8 +112,15 @@ pub(super) async fn revoke(
     token: &Secret,
     kind: &str,
 ) -> Result<(), AccountError> {
-    let request = posted(endpoint, client, &[("token", token.expose()), ("token_type_hint", kind)])?;
-    match fetch.fetch(request).await.map_err(foreign)?.status {
+    let fields = [("token", token.expose()), ("token_type_hint", kind)];
+    let request = posted(endpoint, client, &fields)?;
+    let mut status = fetch.fetch(request).await.map_err(foreign)?.status;
+    if client.basic && status == StatusCode::BAD_REQUEST {
+        // The Python SDK takes tokens back from whoever has the secret in the form, whatever it says of itself.
+        let request = posted(endpoint, &ClientAtIssuer { basic: false, ..client.clone() }, &fields)?;
+        status = fetch.fetch(request).await.map_err(foreign)?.status;
+    }
+    match status {
         StatusCode::OK => Ok(()),
         status => Err(foreign(format!("its revocation endpoint answers {status}"))),
     }

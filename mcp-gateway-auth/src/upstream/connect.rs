@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::{SignedDuration, Timestamp};
-use mcp_gateway_core::contract::{Revision, StoreErrorKind, When};
+use mcp_gateway_core::contract::{Revision, StoreError, StoreErrorKind, When};
 use mcp_gateway_core::record::{OAuthClientSource, Route, RouteAuth, RouteTarget, Secret, Subject};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
@@ -106,7 +106,13 @@ impl Accounts {
             false => scopes.iter().map(ToString::to_string).collect(),
         };
         let before = self.0.connections.get(&Connection::id_of(&route.id, who.subject)).await?;
-        let wanted = before.map(|before| [before.value.scopes, before.value.wanted].concat()).unwrap_or_default();
+        // What was agreed to with somebody else says nothing here.
+        let before = before.map(|before| before.value).filter(|before| {
+            before.issuer == issuer.issuer
+                && before.origin == server.origin().ascii_serialization()
+                && before.client.id == client.id
+        });
+        let wanted = before.map(|before| [before.scopes, before.wanted].concat()).unwrap_or_default();
         let offline = issuer.offline.then(|| OFFLINE.to_owned());
         for scope in wanted.into_iter().chain(offline) {
             if !scopes.contains(&scope) {
@@ -202,9 +208,9 @@ impl Accounts {
             tokens => tokens?,
         };
         let id = Connection::id_of(&attempt.server, &attempt.subject);
-        let connection = Connection {
+        let mut connection = Connection {
             server: attempt.server.clone(),
-            subject: attempt.subject,
+            subject: attempt.subject.clone(),
             origin: attempt.origin,
             resource: attempt.resource,
             issuer: attempt.issuer,
@@ -216,16 +222,60 @@ impl Accounts {
             expires_at: tokens.expires_at,
             scopes: tokens.scopes.unwrap_or(attempt.scopes),
             wanted: Vec::new(),
-            step_ups: match self.0.connections.get(&id).await? {
-                Some(before) => before.value.step_ups,
-                None => 0,
-            },
+            step_ups: 0,
             state: ConnectionState::Connected,
             connected_at: now,
             refreshed_at: now,
         };
-        let revision = self.0.connections.save(&id, &connection, When::Any).await?;
+        // The entry holds the secret of a client that an administrator has registered.
+        let route = self.0.known.route(&connection.server);
+        if route.is_some_and(|route| connection.client_of(&route).is_some()) {
+            connection.client.secret = None;
+        }
+        let kept = self.keep_connected(&id, &mut connection).await;
+        let revision = match kept {
+            Ok(revision) => revision,
+            Err(error) => {
+                // Those of a commit that may have been done are not anybody's to end.
+                if error.kind() != StoreErrorKind::Unknown {
+                    self.give_back(&connection).await;
+                }
+                return Err(error.into());
+            }
+        };
+        // Asked after it is kept: who removes a person then sees the account, or it is seen here that they are removed.
+        if !self.0.known.may_have(&attempt.subject).await? {
+            self.disconnect(&id).await?;
+            return Err(AccountError::NotYours);
+        }
         Ok(Finished { server: attempt.server, id, revision })
+    }
+
+    /// Keeps a new account in the place of the one before.
+    async fn keep_connected(&self, id: &str, connection: &mut Connection) -> Result<Revision, StoreError> {
+        loop {
+            let before = self.0.connections.get(id).await?;
+            let when = before.as_ref().map_or(When::Absent, |before| When::At(before.revision));
+            let before = before.map(|before| before.value);
+            // Rights that were granted may be asked for again another time; those that were not, not without end.
+            connection.step_ups = match &before {
+                Some(before) if before.wanted.iter().any(|scope| !connection.scopes.contains(scope)) => before.step_ups,
+                _ => 0,
+            };
+            let revision = match self.0.connections.save(id, connection, when).await {
+                // Its tokens were renewed in between, or a call has noted what it needs.
+                Err(error) if error.kind() == StoreErrorKind::Conflict => continue,
+                revision => revision?,
+            };
+            // Of the same client, an issuer may end the new tokens with the old ones (RFC 7009 §2.1).
+            let other =
+                |before: &Connection| before.issuer != connection.issuer || before.client.id != connection.client.id;
+            if let Some(before) = before.filter(other) {
+                let this = self.clone();
+                tokio::spawn(async move { this.give_back(&before).await });
+            }
+            return Ok(revision);
+        }
     }
 
     /// As which client of an issuer.

@@ -63,7 +63,8 @@ impl UpstreamCredentials for Accounts {
         match ask.route.auth().map(|auth| &**auth) {
             Some(RouteAuth::Account { .. }) => {
                 let id = Connection::id_of(&ask.route.id, &ask.subject);
-                let held = self.0.cache.peek(&self.0.connections.key(&id)).flatten();
+                let held =
+                    self.0.cache.peek(&self.0.connections.key(&id)).flatten().filter(|_| !self.0.cache.is_stale());
                 if let Some(ready) = held.and_then(|held| held.usable(&ask.route, self.0.clock.now())) {
                     return Ok(ready).into();
                 }
@@ -95,6 +96,9 @@ impl UpstreamCredentials for Accounts {
                 Some(RouteAuth::Machine { .. }) if refusal.status == StatusCode::UNAUTHORIZED => {
                     this.of_machine(&ask.route, Some(&used)).await
                 }
+                Some(RouteAuth::Minted { audience }) if refusal.status == StatusCode::UNAUTHORIZED => {
+                    this.minted_anew(&ask, audience, &used).await
+                }
                 _ => Err(CredentialError::Denied("the server refuses the credential")),
             }
         })
@@ -118,17 +122,21 @@ impl Accounts {
     async fn held(&self, ask: &CredentialAsk, id: &str) -> Result<Arc<Held>, CredentialError> {
         let connections = &self.0.connections;
         let read = async { connections.get(id).await.map(|found| found.map(Held::of)) };
-        let held = self.0.cache.get_or_read(&connections.key(id), read).await.map_err(unavailable)?;
+        // What is in memory may have been disconnected while nothing was heard.
+        let held = match self.0.cache.is_stale() {
+            true => read.await,
+            false => self.0.cache.get_or_read(&connections.key(id), read).await,
+        };
+        let held = held.map_err(unavailable)?;
         held.ok_or_else(|| self.connect(ask, ConnectReason::NotConnected))
     }
 
     async fn renewed(&self, ask: &CredentialAsk, held: &Arc<Held>) -> Result<UpstreamCredential, CredentialError> {
-        let renewed = match self.renew(held).await {
-            Ok(renewed) => renewed,
-            Err(AccountError::NotYours) => return Err(self.connect(ask, ConnectReason::NotConnected)),
-            Err(AccountError::Refused(_)) => return Err(self.connect(ask, ConnectReason::Reconnect)),
-            Err(error) => return Err(unavailable(error)),
-        };
+        let renewed = self.renew(held, &ask.route).await.map_err(|error| match &*error {
+            AccountError::NotYours => self.connect(ask, ConnectReason::NotConnected),
+            AccountError::Refused(_) => self.connect(ask, ConnectReason::Reconnect),
+            _ => unavailable(error),
+        })?;
         let ready = renewed.usable(&ask.route, self.0.clock.now());
         ready.ok_or_else(|| self.connect(ask, ConnectReason::Reconnect))
     }

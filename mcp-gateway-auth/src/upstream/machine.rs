@@ -10,14 +10,16 @@ use url::Url;
 
 use super::credentials::{bearer, unavailable};
 use super::discovery::canonical;
-use super::record::ClientAtIssuer;
+use super::flight::Flight;
+use super::record::{ClientAtIssuer, is_fresh};
 use super::{AccountError, AccountLimits, Accounts, client, discovery, lock};
 
 /// One token for each server, in memory: a replica that starts asks for its own.
 #[derive(Debug, Default)]
 pub(super) struct MachineTokens {
     held: Mutex<HashMap<Arc<str>, Machine>>,
-    asking: tokio::sync::Mutex<()>,
+    /// By server, with what the entry said when a token was asked for last.
+    flights: Mutex<HashMap<Arc<str>, Arc<Flight<Option<Arc<RouteAuth>>>>>>,
 }
 
 #[derive(Debug)]
@@ -36,16 +38,13 @@ impl Machine {
     }
 
     fn is_fresh(&self, now: Timestamp) -> bool {
-        let margin = SignedDuration::try_from(AccountLimits::RENEWED_BEFORE).unwrap_or_default();
-        self.expires_at.is_none_or(|at| at.duration_since(now) > margin)
+        is_fresh(self.expires_at, self.made_at, now)
     }
 }
 
 impl Accounts {
     pub(super) fn machine_ready(&self, route: &Route) -> Option<UpstreamCredential> {
-        let held = lock(&self.0.machines.held);
-        let machine = held.get(&route.id)?;
-        (machine.is_for(route) && machine.is_fresh(self.0.clock.now())).then(|| machine.credential.clone())
+        self.machine_held(route).filter(|(_, _, is_fresh)| *is_fresh).map(|(credential, ..)| credential)
     }
 
     /// A token for all callers; another one than the `refused`.
@@ -57,23 +56,50 @@ impl Accounts {
         let (this, route, refused) = (self.clone(), Arc::clone(route), refused.cloned());
         // In a task of its own, so that who waits gets it though the first has hung up.
         let asking = tokio::spawn(async move {
-            let _one_at_a_time = this.0.machines.asking.lock().await;
-            if let Some(ready) = this.machine_ready(&route) {
-                match &refused {
-                    Some(refused) if *refused == ready => {
-                        let made_at = lock(&this.0.machines.held).get(&route.id).map(|machine| machine.made_at);
-                        let old = SignedDuration::try_from(AccountLimits::REFUSED_ANEW).unwrap_or_default();
-                        let now = this.0.clock.now();
-                        if made_at.is_some_and(|at| now.duration_since(at) < old) {
-                            return Err(CredentialError::Denied("the server refuses the gateway's token"));
-                        }
-                    }
-                    _ => return Ok(ready),
+            let flight = Arc::clone(lock(&this.0.machines.flights).entry(Arc::clone(&route.id)).or_default());
+            let mut turn = flight.turn().await;
+            let held = this.machine_held(&route);
+            if let Some((credential, made_at, is_fresh)) = held.clone()
+                && is_fresh
+            {
+                if refused.as_ref() != Some(&credential) {
+                    return Ok(credential);
+                }
+                let old = SignedDuration::try_from(AccountLimits::REFUSED_ANEW).unwrap_or_default();
+                if this.0.clock.now().duration_since(made_at) < old {
+                    return Err(CredentialError::Denied("the server refuses the gateway's token"));
                 }
             }
-            this.ask_for_machine(&route).await
+            // An entry that was changed since has failed at nothing.
+            let is_of = turn.kept().as_ref() == route.auth();
+            if let Some(error) = turn.failure(this.0.clock.monotonic()).filter(|_| is_of) {
+                return Err(unavailable(error));
+            }
+            // What was just given is for all who have waited, however short it lives.
+            if let Some((credential, ..)) = held.filter(|(one, ..)| turn.waited && refused.as_ref() != Some(one)) {
+                return Ok(credential);
+            }
+            let asked = this.ask_for_machine(&route).await;
+            let failed = match &asked {
+                Err(CredentialError::Unavailable(error)) => {
+                    // From its end: an issuer that does not answer takes longer than the pause.
+                    let error = Arc::new(AccountError::Foreign(error.to_string().into()));
+                    Some((error, this.0.clock.monotonic() + AccountLimits::RETRY))
+                }
+                _ => None,
+            };
+            *turn.kept() = route.auth().cloned();
+            turn.land(failed);
+            asked
         });
         asking.await.unwrap_or_else(|error| Err(unavailable(error)))
+    }
+
+    /// What is held for an entry, since when, and whether it is good for a call that begins now.
+    fn machine_held(&self, route: &Route) -> Option<(UpstreamCredential, Timestamp, bool)> {
+        let held = lock(&self.0.machines.held);
+        let machine = held.get(&route.id).filter(|machine| machine.is_for(route))?;
+        Some((machine.credential.clone(), machine.made_at, machine.is_fresh(self.0.clock.now())))
     }
 
     async fn ask_for_machine(&self, route: &Route) -> Result<UpstreamCredential, CredentialError> {

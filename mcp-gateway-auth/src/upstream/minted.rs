@@ -80,6 +80,9 @@ impl Accounts {
         {
             return Ok(minted.credential.clone()).into();
         }
+        if self.0.known.is_other(&ask.route.id, audience) {
+            return Err(CredentialError::Denied("the audience is another entry's server")).into();
+        }
         let expires_at = now.saturating_add(AccountLimits::MINTED).unwrap_or(now);
         let claims = claims(&issuer.issuer, ask, audience, now, expires_at);
         let signed = issuer.signer.sign(TYPE, claims.to_string().as_bytes());
@@ -101,6 +104,34 @@ impl Accounts {
                 MaybeReady::wait(async move { signed.await.map_err(unavailable).and_then(keep) })
             }
         }
+    }
+}
+
+impl Accounts {
+    /// Another token after this one was refused: the key that has signed it may have been replaced.
+    pub(super) async fn minted_anew(
+        &self,
+        ask: &CredentialAsk,
+        audience: &Arc<str>,
+        refused: &UpstreamCredential,
+    ) -> Result<UpstreamCredential, CredentialError> {
+        {
+            let (now, mut held) = (self.0.clock.now(), lock(&self.0.minted.0));
+            let key = (Arc::clone(&ask.route.id), tag(&ask.subject));
+            let is_new = |minted: &Minted| {
+                let lives = [AccountLimits::MINTED, AccountLimits::REFUSED_ANEW]
+                    .map(|one| SignedDuration::try_from(one).unwrap_or_default());
+                minted.expires_at.duration_since(now) > lives[0] - lives[1]
+            };
+            match held.get(&key) {
+                Some(minted) if minted.credential != *refused => {}
+                Some(minted) if is_new(minted) => {
+                    return Err(CredentialError::Denied("the server refuses the gateway's token"));
+                }
+                _ => drop(held.remove(&key)),
+            }
+        }
+        self.minted(ask, audience).await
     }
 }
 

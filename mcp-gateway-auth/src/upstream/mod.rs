@@ -14,10 +14,13 @@ mod connect;
 mod credentials;
 mod discovery;
 mod error;
+mod flight;
 mod machine;
 mod minted;
 mod record;
 mod refresh;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -25,9 +28,10 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use mcp_gateway_core::contract::{AuditSink, Clock, ResourceStore, Revision, Signer, StoreError, StoreErrorKind, When};
 use mcp_gateway_core::egress::Fetch;
-use mcp_gateway_core::record::{FieldSealer, Resource, Resources, Stored, Subject, TenantId};
+use mcp_gateway_core::record::{FieldSealer, Resource, Resources, Route, Stored, Subject, TenantId};
 use mcp_gateway_core::snapshot::Cache;
 use url::Url;
 
@@ -39,10 +43,11 @@ pub use self::record::{
 };
 
 use self::credentials::Held;
+use self::flight::Flight;
 use self::machine::MachineTokens;
 use self::minted::MintedTokens;
 use self::record::tag;
-use self::refresh::Flight;
+use self::refresh::Renewals;
 
 /// Bounds of what is kept and asked.
 #[derive(Debug)]
@@ -90,10 +95,28 @@ pub struct AccountParts {
     pub signer: Option<Arc<dyn Signer>>,
     /// Issuers for whom no token is made.
     pub issuers: Vec<String>,
+    /// What else is known.
+    pub known: Arc<dyn Known>,
     /// Where failures are recorded.
     pub sink: Arc<dyn AuditSink>,
     /// Time.
     pub clock: Arc<dyn Clock>,
+}
+
+/// What is true of servers and people now.
+#[async_trait]
+pub trait Known: Send + Sync {
+    /// The entry of a server.
+    fn route(&self, server: &str) -> Option<Arc<Route>>;
+
+    /// Whether another server than this one is called at what an audience names.
+    fn is_other(&self, server: &str, audience: &str) -> bool;
+
+    /// Whether somebody may have accounts, by the store and not from memory: who is gone or blocked may not.
+    ///
+    /// # Errors
+    /// Those of the store.
+    async fn may_have(&self, subject: &Subject) -> Result<bool, StoreError>;
 }
 
 /// What calls servers and issuers. Clients of the egress, whatever a server says of where its issuer is.
@@ -118,12 +141,13 @@ struct Inner {
     registrations: Resources<Registration>,
     leases: Resources<RefreshLease>,
     cache: Cache<Arc<Held>>,
-    flights: Mutex<HashMap<String, Arc<Flight>>>,
+    flights: Mutex<HashMap<String, Arc<Flight<Renewals>>>>,
     machines: MachineTokens,
     minted: MintedTokens,
     issuer: Option<UpstreamIssuer>,
     origin: String,
     fetchers: Fetchers,
+    known: Arc<dyn Known>,
     sink: Arc<dyn AuditSink>,
     clock: Arc<dyn Clock>,
 }
@@ -134,7 +158,7 @@ impl Accounts {
     /// # Errors
     /// Those of the store.
     pub async fn open(parts: AccountParts) -> Result<(Self, impl Future<Output = ()> + Send + 'static), StoreError> {
-        let AccountParts { store, sealer, tenant, origin, fetchers, signer, issuers, sink, clock } = parts;
+        let AccountParts { store, sealer, tenant, origin, fetchers, signer, issuers, known, sink, clock } = parts;
         fn of<T: Resource>(
             (store, sealer, tenant): (&Arc<dyn ResourceStore>, &Arc<dyn FieldSealer>, &TenantId),
         ) -> Resources<T> {
@@ -156,6 +180,7 @@ impl Accounts {
             issuer,
             origin,
             fetchers,
+            known,
             sink,
             clock,
         };
@@ -183,37 +208,62 @@ impl Accounts {
         self.0.connections.get(id).await
     }
 
-    /// Forgets an account, then gives its tokens back to the issuer (RFC 7009). When this returns, no replica that has
-    /// applied the revision sends a token of it. `None`: there is none. Whether the issuer took them comes with the
-    /// revision.
+    /// Forgets an account, then gives its tokens back to the issuer (RFC 7009). When a replica
+    /// [has applied](Self::wait_for) the revision, it sends no token of it. `None`: there is none. Whether the issuer took
+    /// them comes with the revision.
     ///
     /// # Errors
     /// Those of the store.
     pub async fn disconnect(&self, id: &str) -> Result<Option<(Revision, bool)>, StoreError> {
-        loop {
-            let Some(found) = self.0.connections.get(id).await? else { return Ok(None) };
-            match self.0.connections.delete(id, When::At(found.revision)).await {
-                // Its tokens were renewed in between: those are to be given back.
-                Err(error) if error.kind() == StoreErrorKind::Conflict => {}
-                revision => return Ok(Some((revision?, self.give_back(&found.value).await))),
-            }
-        }
+        let Some((revision, gone)) = self.remove(id).await? else { return Ok(None) };
+        Ok(Some((revision, self.give_back(&gone).await)))
     }
 
-    /// Forgets everything of a subject who is gone for good.
+    /// Forgets everything of a subject who is gone for good, at once; the issuers get the tokens back afterwards.
     ///
     /// # Errors
     /// Those of the store; what was forgotten until then is.
     pub async fn forget(&self, subject: &Subject) -> Result<(), StoreError> {
+        let mut gone = Vec::new();
+        let forgotten = self.remove_all(subject, &mut gone).await;
+        if !gone.is_empty() {
+            let this = self.clone();
+            // An issuer that does not answer keeps nobody from being gone.
+            tokio::spawn(async move {
+                for connection in gone {
+                    this.give_back(&connection).await;
+                }
+            });
+        }
+        forgotten
+    }
+
+    async fn remove_all(&self, subject: &Subject, gone: &mut Vec<Connection>) -> Result<(), StoreError> {
         loop {
             let (found, _) = self.list(Some(subject), None, 100).await?;
             if found.is_empty() {
                 return Ok(());
             }
             for one in found {
-                self.disconnect(&one.id).await?;
+                gone.extend(self.remove(&one.id).await?.map(|(_, connection)| connection));
             }
         }
+    }
+
+    async fn remove(&self, id: &str) -> Result<Option<(Revision, Connection)>, StoreError> {
+        loop {
+            let Some(found) = self.0.connections.get(id).await? else { return Ok(None) };
+            match self.0.connections.delete(id, When::At(found.revision)).await {
+                // Its tokens were renewed in between: those are to be given back.
+                Err(error) if error.kind() == StoreErrorKind::Conflict => {}
+                revision => return Ok(Some((revision?, found.value))),
+            }
+        }
+    }
+
+    /// Waits until this replica knows everything up to a revision. For ever when the store is away.
+    pub async fn wait_for(&self, revision: Revision) {
+        self.0.cache.wait_for(revision).await;
     }
 
     /// Gives tokens back; with the refresh token goes what came of it.
@@ -225,7 +275,9 @@ impl Accounts {
             Some(token) => (token, "refresh_token"),
             None => (&connection.access_token, "access_token"),
         };
-        match client::revoke(fetch, endpoint, &connection.client, token, kind).await {
+        let configured = self.0.known.route(&connection.server).and_then(|route| connection.client_of(&route));
+        let client = configured.as_ref().unwrap_or(&connection.client);
+        match client::revoke(fetch, endpoint, client, token, kind).await {
             Ok(()) => true,
             Err(error) => {
                 tracing::warn!(

@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::{SignedDuration, Timestamp};
 use mcp_gateway_core::contract::{IndexTerm, Kind};
-use mcp_gateway_core::record::{Resource, Secret, Subject};
+use mcp_gateway_core::record::{OAuthClientSource, Resource, Route, RouteAuth, Secret, Subject};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -105,10 +105,27 @@ impl Connection {
 
     /// Whether the access token is good for a call that begins now.
     pub(super) fn is_fresh(&self, now: Timestamp) -> bool {
-        let margin = SignedDuration::try_from(super::AccountLimits::RENEWED_BEFORE).unwrap_or_default();
-        // One that lives hardly longer is used for most of its life all the same.
-        self.expires_at.is_none_or(|at| at.duration_since(now) > margin.min(at.duration_since(self.refreshed_at) / 4))
+        is_fresh(self.expires_at, self.refreshed_at, now)
     }
+
+    /// The client that the entry names, if this was connected as that one: what the entry says of its secret counts, not
+    /// what it has said before.
+    pub(super) fn client_of(&self, route: &Route) -> Option<ClientAtIssuer> {
+        let Some(RouteAuth::Account { client: OAuthClientSource::Static(client), .. }) =
+            route.auth().map(|auth| &**auth)
+        else {
+            return None;
+        };
+        let is_same = *client.issuer == *self.issuer && *client.client_id == *self.client.id;
+        is_same.then(|| ClientAtIssuer { secret: client.client_secret.clone(), ..self.client.clone() })
+    }
+}
+
+/// Whether a token made at one time and ending at another is good for a call that begins now.
+pub(super) fn is_fresh(expires_at: Option<Timestamp>, made_at: Timestamp, now: Timestamp) -> bool {
+    let margin = SignedDuration::try_from(super::AccountLimits::RENEWED_BEFORE).unwrap_or_default();
+    // One that lives hardly longer is used for most of its life all the same.
+    expires_at.is_none_or(|at| at.duration_since(now) > margin.min(at.duration_since(made_at) / 4))
 }
 
 /// A hash that names a subject; 43 characters.

@@ -1,75 +1,101 @@
 //! Renewing tokens: once, however many calls wait for it at however many replicas.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use mcp_gateway_core::contract::{Revision, StoreError, StoreErrorKind, When, Write};
-use mcp_gateway_core::record::{ActorFacts, ActorKind, AuditEvent, Category, EventKind, Outcome, Stored};
-use tokio::sync::Mutex;
+use mcp_gateway_core::contract::{Revision, StoreErrorKind, When, Write};
+use mcp_gateway_core::record::{ActorFacts, ActorKind, AuditEvent, Category, EventKind, Outcome, Route, Stored};
 use ulid::Ulid;
 use url::Url;
 
 use super::credentials::Held;
 use super::error::unfit;
+use super::flight::Flight;
 use super::{AccountError, AccountLimits, Accounts, Connection, ConnectionState, RefreshLease, client, lock};
 
 /// Between two looks whether another replica is done.
 const LOOK: Duration = Duration::from_millis(50);
-/// How often tokens that were renewed are tried to be kept.
-const KEPT: usize = 5;
 /// Connections whose last renewal is remembered.
 const REMEMBERED: usize = 10_000;
 
-/// The renewals of one connection in this process: one at a time.
+/// What is remembered of the renewals of one connection.
 #[derive(Debug, Default)]
-pub(super) struct Flight(Mutex<Last>);
-
-#[derive(Debug, Default)]
-struct Last {
+pub(super) struct Renewals {
     renewed: Option<Arc<Held>>,
-    failed: Option<Instant>,
+    /// Which version the last attempt was for.
+    seen: Option<Revision>,
+    /// Tokens that the store did not take: the ones before may be good for nothing any more.
+    unsaved: Option<Renewed>,
+}
+
+/// Renewed tokens.
+#[derive(Debug)]
+struct Renewed {
+    before: Stored<Connection>,
+    next: Connection,
+    /// The lease under which they were renewed, as long as it may be there.
+    lease: Option<Revision>,
 }
 
 impl Accounts {
-    /// Renews the tokens of an account, or takes what somebody has renewed since it was read.
+    /// Renews the tokens of an account, or takes what somebody has renewed since it was read. Whoever waits for an attempt
+    /// gets what comes of it.
     ///
     /// # Errors
     /// [`NotYours`](AccountError::NotYours) when it is gone, [`Refused`](AccountError::Refused) when it has to be
     /// connected anew.
-    pub(super) async fn renew(&self, seen: &Arc<Held>) -> Result<Arc<Held>, AccountError> {
-        let (this, seen) = (self.clone(), Arc::clone(seen));
+    pub(super) async fn renew(&self, seen: &Arc<Held>, route: &Arc<Route>) -> Result<Arc<Held>, Arc<AccountError>> {
+        let (this, seen, route) = (self.clone(), Arc::clone(seen), Arc::clone(route));
         // In a task of its own: when its caller hangs up, a token that was rotated must still be kept.
         let renewing = tokio::spawn(async move {
             let flight = this.flight(&seen.stored.id);
-            let mut last = flight.0.lock().await;
-            if let Some(renewed) = last.renewed.as_ref().filter(|one| one.stored.revision > seen.stored.revision) {
+            let mut turn = flight.turn().await;
+            if let Some(renewed) = turn.kept().renewed.as_ref().filter(|one| one.stored.revision > seen.stored.revision)
+            {
                 return Ok(Arc::clone(renewed));
             }
-            let now = this.0.clock.monotonic();
-            if last.failed.is_some_and(|at| now.saturating_duration_since(at) < AccountLimits::RETRY) {
-                return Err(AccountError::Foreign("its issuer could not be asked a moment ago".into()));
+            // One that was connected anew since has failed at nothing.
+            let is_of = turn.kept().seen.is_some_and(|of| of >= seen.stored.revision);
+            if let Some(error) = turn.failure(this.0.clock.monotonic()).filter(|_| is_of) {
+                return Err(error);
             }
-            let renewed = this.renew_alone(&seen.stored).await;
-            last.failed = match &renewed {
-                Err(AccountError::Foreign(_)) => Some(now),
-                _ => None,
-            };
-            last.renewed = renewed.as_ref().ok().cloned();
+            let renewed = this.renew_alone(&seen.stored, &route, &mut turn.kept().unsaved).await.map_err(Arc::new);
+            // From its end: an issuer that does not answer takes longer than the pause.
+            let now = this.0.clock.monotonic();
+            turn.kept().renewed = renewed.as_ref().ok().cloned();
+            turn.kept().seen = Some(seen.stored.revision);
+            turn.land(renewed.as_ref().err().map(|error| {
+                let is_asked = !matches!(**error, AccountError::Foreign(_));
+                (Arc::clone(error), if is_asked { now } else { now + AccountLimits::RETRY })
+            }));
             renewed
         });
-        renewing.await.unwrap_or_else(|error| Err(AccountError::Foreign(error.into())))
+        renewing.await.unwrap_or_else(|error| Err(Arc::new(AccountError::Foreign(error.into()))))
     }
 
-    fn flight(&self, id: &str) -> Arc<Flight> {
+    fn flight(&self, id: &str) -> Arc<Flight<Renewals>> {
         let mut flights = lock(&self.0.flights);
         if flights.len() >= REMEMBERED {
-            // What is under way is held by others, too.
-            flights.retain(|_, flight| Arc::strong_count(flight) > 1);
+            // What is under way is held by others, too; tokens that nobody else has are not forgotten.
+            flights.retain(|_, flight| {
+                Arc::strong_count(flight) > 1 || flight.peek(|kept| kept.unsaved.is_some()).unwrap_or(true)
+            });
         }
         Arc::clone(flights.entry(id.to_owned()).or_default())
     }
 
-    async fn renew_alone(&self, seen: &Stored<Connection>) -> Result<Arc<Held>, AccountError> {
+    async fn renew_alone(
+        &self,
+        seen: &Stored<Connection>,
+        route: &Route,
+        unsaved: &mut Option<Renewed>,
+    ) -> Result<Arc<Held>, AccountError> {
+        if unsaved.is_some() {
+            let kept = self.keep_renewed(unsaved, Duration::ZERO).await?;
+            if kept.stored.value.is_fresh(self.0.clock.now()) {
+                return Ok(kept);
+            }
+        }
         let until = tokio::time::Instant::now() + AccountLimits::LEASE * 2;
         loop {
             if let Some(renewed) = self.renewed_by_others(seen).await? {
@@ -78,9 +104,11 @@ impl Accounts {
             let lease = self.0.leases.put(&seen.id, &RefreshLease {}, Some(AccountLimits::LEASE), When::Absent)?;
             match self.0.leases.store().commit(vec![lease]).await {
                 Ok(lease) => {
-                    let renewed = self.renew_leased(seen, lease).await;
-                    // What was kept has ended it already.
-                    let _ = self.0.leases.delete(&seen.id, When::At(lease)).await;
+                    let renewed = self.renew_leased(seen, route, lease, unsaved).await;
+                    // Keeping tokens ends it, too. While they are not kept, nobody else is to try the ones before.
+                    if unsaved.is_none() {
+                        let _ = self.0.leases.delete(&seen.id, When::At(lease)).await;
+                    }
                     return renewed;
                 }
                 Err(error) if error.kind() == StoreErrorKind::Conflict => {}
@@ -103,7 +131,13 @@ impl Accounts {
         Ok(renewed.then(|| Held::of(now)))
     }
 
-    async fn renew_leased(&self, seen: &Stored<Connection>, lease: Revision) -> Result<Arc<Held>, AccountError> {
+    async fn renew_leased(
+        &self,
+        seen: &Stored<Connection>,
+        route: &Route,
+        lease: Revision,
+        unsaved: &mut Option<Renewed>,
+    ) -> Result<Arc<Held>, AccountError> {
         // Once more: somebody may have come to an end between the look and the lease.
         if let Some(renewed) = self.renewed_by_others(seen).await? {
             return Ok(renewed);
@@ -125,13 +159,20 @@ impl Accounts {
         ];
         let fetch = self.0.fetchers.of(&url, &server);
         let now = self.0.clock.now();
-        let tokens = match client::tokens(fetch, &next.token_endpoint, &next.client, &fields, now).await {
+        let configured = next.client_of(route);
+        let client = configured.as_ref().unwrap_or(&next.client);
+        let tokens = match client::tokens(fetch, &next.token_endpoint, client, &fields, now).await {
             Err(AccountError::Refused(word)) => {
-                if word == "invalid_client" {
-                    self.unregister(&next.issuer, &next.client).await;
+                let is_of_client = matches!(&*word, "invalid_client" | "unauthorized_client");
+                if word == "invalid_client" && configured.is_none() {
+                    self.unregister(&next.issuer, client).await;
                 }
                 // Nothing else says that it is over: `temporarily_unavailable`, for instance, is not.
                 return Err(match &*word {
+                    // An administrator has to see to it; the person's account is as good as before.
+                    _ if is_of_client && configured.is_some() => {
+                        AccountError::Foreign(format!("its issuer refuses the entry's client: {word}").into())
+                    }
                     "invalid_grant" | "invalid_client" | "unauthorized_client" | "invalid_scope" | "invalid_target" => {
                         self.give_up(&current, &word).await?;
                         AccountError::Refused(word)
@@ -146,52 +187,58 @@ impl Accounts {
         next.expires_at = tokens.expires_at;
         next.scopes = tokens.scopes.unwrap_or(next.scopes);
         next.refreshed_at = now;
-        self.keep_renewed(&current, next, lease).await
+        *unsaved = Some(Renewed { before: current, next, lease: Some(lease) });
+        self.keep_renewed(unsaved, AccountLimits::LEASE).await
     }
 
-    /// Keeps renewed tokens before anybody uses them: the ones before may be good for nothing any more.
-    async fn keep_renewed(
-        &self,
-        current: &Stored<Connection>,
-        next: Connection,
-        lease: Revision,
-    ) -> Result<Arc<Held>, AccountError> {
-        let mut tries = 0;
+    /// Keeps renewed tokens before anybody uses them, trying for so long: the ones before may be good for nothing any more.
+    /// They stay `unsaved` when the store takes them not.
+    async fn keep_renewed(&self, unsaved: &mut Option<Renewed>, trying: Duration) -> Result<Arc<Held>, AccountError> {
+        let until = tokio::time::Instant::now() + trying;
         loop {
-            let put = self.0.connections.put(&current.id, &next, None, When::At(current.revision))?;
-            let done = Write::Delete { key: self.0.leases.key(&current.id), when: When::At(lease) };
-            // A lease that has run out must not keep the tokens from being kept.
-            let writes = if tries == 0 { vec![put, done] } else { vec![put] };
-            match self.0.connections.store().commit(writes).await {
-                Ok(revision) => {
-                    return Ok(Held::of(Stored { id: current.id.clone(), revision, value: next }));
+            let Some(renewed) = unsaved.as_mut() else { return Err(AccountError::NotYours) };
+            match self.keep_once(renewed).await {
+                // Somebody has written it, or the lease has run out, which must not keep the tokens from being kept.
+                Err(AccountError::Store(error)) if error.kind() == StoreErrorKind::Conflict => renewed.lease = None,
+                Err(AccountError::Store(error)) if tokio::time::Instant::now() < until => {
+                    tracing::warn!(%error, connection = %renewed.before.id, "renewed tokens are not kept yet; trying again");
                 }
-                Err(error) if error.kind() == StoreErrorKind::Conflict => match self.is_unchanged(current).await {
-                    Ok(true) if tries < KEPT => {}
-                    // It was disconnected or connected anew: these tokens are nobody's.
-                    _ => {
-                        self.give_back(&next).await;
-                        return Err(AccountError::NotYours);
-                    }
-                },
-                Err(error) if tries < KEPT => {
-                    tracing::warn!(%error, connection = %current.id, "renewed tokens are not kept yet; trying again");
-                    if let Ok(Some(kept)) = self.0.connections.get(&current.id).await
-                        && kept.value.access_token == next.access_token
-                    {
-                        return Ok(Held::of(kept));
-                    }
-                    tokio::time::sleep(LOOK * 4).await;
+                Err(AccountError::Store(error)) => return Err(error.into()),
+                done => {
+                    *unsaved = None;
+                    return done;
                 }
-                Err(error) => return Err(error.into()),
             }
-            tries += 1;
+            tokio::time::sleep(LOOK).await;
         }
     }
 
-    async fn is_unchanged(&self, current: &Stored<Connection>) -> Result<bool, StoreError> {
-        let now = self.0.connections.get(&current.id).await?;
-        Ok(now.is_some_and(|now| now.revision == current.revision))
+    /// One try, from what the record is now: whoever else has written it may have changed other fields, and a commit whose
+    /// outcome was unknown may have been done.
+    async fn keep_once(&self, renewed: &Renewed) -> Result<Arc<Held>, AccountError> {
+        let Renewed { before, next, lease } = renewed;
+        let now = match self.0.connections.get(&before.id).await? {
+            Some(now) if now.value.access_token == next.access_token => return Ok(Held::of(now)),
+            Some(now) if now.value.refresh_token == before.value.refresh_token => now,
+            // It was disconnected or connected anew: these tokens are nobody's.
+            other => {
+                self.give_back(next).await;
+                return other.map(Held::of).ok_or(AccountError::NotYours);
+            }
+        };
+        let merged = Connection {
+            access_token: next.access_token.clone(),
+            refresh_token: next.refresh_token.clone(),
+            expires_at: next.expires_at,
+            scopes: next.scopes.clone(),
+            state: next.state,
+            refreshed_at: next.refreshed_at,
+            ..now.value
+        };
+        let mut writes = vec![self.0.connections.put(&now.id, &merged, None, When::At(now.revision))?];
+        writes.extend(lease.map(|at| Write::Delete { key: self.0.leases.key(&now.id), when: When::At(at) }));
+        let revision = self.0.connections.store().commit(writes).await?;
+        Ok(Held::of(Stored { id: now.id, revision, value: merged }))
     }
 
     /// Its person has to connect it anew.

@@ -72,8 +72,11 @@ pub(super) fn refused(answer: &Response<Body>) -> Option<UpstreamRefusal> {
     if !matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
         return None;
     }
-    let challenge = answer.headers().get(WWW_AUTHENTICATE).and_then(|value| value.to_str().ok());
-    Some(UpstreamRefusal { status, challenge: challenge.filter(|text| text.len() <= CHALLENGE).map(Into::into) })
+    // Several fields are one list (RFC 9110 §5.3).
+    let fields = answer.headers().get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
+    let challenge = fields.collect::<Vec<_>>().join(", ");
+    let is_read = (1..=CHALLENGE).contains(&challenge.len());
+    Some(UpstreamRefusal { status, challenge: is_read.then(|| challenge.into()) })
 }
 
 /// The credential is new, but the request is gone.
@@ -236,5 +239,15 @@ mod tests {
         {
             assert!(cut(other).is_none(), "{other}");
         }
+    }
+
+    #[test]
+    fn every_challenge_of_an_answer_is_read() {
+        let answer = Response::builder().status(401).header(WWW_AUTHENTICATE, "Basic realm=x");
+        let answer = answer.header(WWW_AUTHENTICATE, "Bearer error=invalid_token").body(Body::empty()).unwrap();
+        let refusal = refused(&answer).unwrap();
+        assert_eq!(refusal.challenge.as_deref(), Some("Basic realm=x, Bearer error=invalid_token"));
+        let plain = Response::builder().status(403).body(Body::empty()).unwrap();
+        assert!(refused(&plain).unwrap().challenge.is_none());
     }
 }

@@ -87,6 +87,8 @@ impl std::fmt::Debug for ForwardOptions {
 struct Inner {
     /// Checks addresses.
     remote: Clients,
+    /// The same for calls with a credential, which is to be read by nobody on the way.
+    secret: Clients,
     /// For what our own runtimes run.
     hosted: Clients,
     options: ForwardOptions,
@@ -114,7 +116,13 @@ impl Forward {
                     .build(connector),
             }
         };
-        Self(Arc::new(Inner { remote: clients(Some(options.egress.clone())), hosted: clients(None), options }))
+        let secret = options.egress.clone().with_plain_http_in_holes_alone();
+        Self(Arc::new(Inner {
+            remote: clients(Some(options.egress.clone())),
+            secret: clients(Some(secret)),
+            hosted: clients(None),
+            options,
+        }))
     }
 }
 
@@ -208,7 +216,11 @@ impl Inner {
                 (answer.await.map_err(|error| refuse(&error, cx, route))?, None)
             }
             Address::Http(_) => {
-                let clients = if remote { &self.remote } else { &self.hosted };
+                let clients = match &credential {
+                    _ if !remote => &self.hosted,
+                    None => &self.remote,
+                    Some(_) => &self.secret,
+                };
                 let exchange = self.options.connections.exchange();
                 let answer = match credential {
                     None => self.call_http(clients, parts, body, cx, route).await?,

@@ -8,10 +8,13 @@ use tokio::net::TcpListener;
 use super::*;
 use crate::MaybeReady;
 use crate::context::McpContext;
-use crate::contract::{Address, Endpoint, Head, Incarnation, Needs, Verdict, View};
+use crate::contract::{
+    Address, CredentialAsk, CredentialError, Endpoint, Head, Incarnation, Needs, UpstreamCredential,
+    UpstreamCredentials, UpstreamRefusal, Verdict, View,
+};
 use crate::egress::EgressPolicy;
 use crate::memory::MemoryAuditSink;
-use crate::record::{Mount, Principal, Route, RouteTarget};
+use crate::record::{Mount, Principal, Route, RouteAuth, RouteTarget};
 
 /// Blanks a word of requests.
 struct Blank;
@@ -74,16 +77,8 @@ async fn redirecting() -> (http::Uri, tokio::sync::mpsc::UnboundedReceiver<(Stri
     (base, arrived)
 }
 
-#[tokio::test]
-async fn a_redirect_is_followed_with_the_message_that_the_filters_left() {
-    let (base, mut arrived) = redirecting().await;
+fn calling(base: http::Uri, auth: Option<RouteAuth>) -> McpContext {
     let incarnation = Incarnation("a~1".into());
-    let egress = EgressPolicy::new(["127.0.0.0/8".parse().unwrap()]);
-    let shim = Shim::builder(Arc::new(MemoryAuditSink::new(100)))
-        .authorizer(Arc::new(|_: &crate::contract::Ask<'_>| crate::contract::Decision::allow("yes")))
-        .filters(vec![Arc::new(Blank)], FilterOptions::default())
-        .forward(ForwardOptions { egress, ..ForwardOptions::default() })
-        .build();
     let cx = McpContext::new(&SystemClock);
     cx.set_principal(Arc::new(Principal::new("local", "ada"))).unwrap();
     cx.set_endpoint(Endpoint {
@@ -97,13 +92,72 @@ async fn a_redirect_is_followed_with_the_message_that_the_filters_left() {
         id: "a".into(),
         name: "A".into(),
         resource: Mount::new("https://gw.example", "/m").unwrap().resource("a"),
-        target: RouteTarget::Remote { url: base, headers: [].into(), auth: None, incarnation },
+        target: RouteTarget::Remote { url: base, headers: [].into(), auth: auth.map(Arc::new), incarnation },
         sub_paths: [].into(),
         query_parameters: [].into(),
         response_headers: [].into(),
         server_requests: crate::record::ServerRequests::default(),
     }))
     .unwrap();
+    cx
+}
+
+/// Has one credential for everything.
+struct Always;
+
+impl UpstreamCredentials for Always {
+    fn credential(&self, _: &CredentialAsk) -> MaybeReady<Result<UpstreamCredential, CredentialError>> {
+        let value = http::HeaderValue::from_static("Bearer secret");
+        Ok(UpstreamCredential { value, id: "always".into() }).into()
+    }
+
+    fn refused(
+        &self,
+        _: &CredentialAsk,
+        _: &UpstreamCredential,
+        _: &UpstreamRefusal,
+    ) -> crate::BoxFuture<Result<UpstreamCredential, CredentialError>> {
+        Box::pin(async { Err(CredentialError::Denied("no")) })
+    }
+}
+
+#[tokio::test]
+async fn credentials_are_readable_for_nobody_on_the_way() {
+    // Whoever is on the way: everything goes through a proxy.
+    let proxy = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let through = format!("http://{}", proxy.local_addr().unwrap()).parse().unwrap();
+    let forward = Forward::new(ForwardOptions {
+        egress: EgressPolicy::default().through(through),
+        credentials: Some(Arc::new(Always)),
+        ..ForwardOptions::default()
+    });
+    let call = |auth| {
+        let cx = calling("http://up.example/mcp".parse().unwrap(), auth);
+        let request = Request::post("/").extension(cx).body(Body::empty()).unwrap();
+        tower_service::Service::call(&mut forward.clone(), request)
+    };
+    let minted = RouteAuth::Minted { audience: "http://up.example/mcp".into() };
+    assert_eq!(call(Some(minted)).await.unwrap().status(), StatusCode::BAD_GATEWAY);
+    // Without a credential it gets there: nothing was there before.
+    let (_, arrived) = tokio::join!(
+        async { tokio::time::timeout(std::time::Duration::from_millis(500), call(None)).await },
+        proxy.accept()
+    );
+    assert!(arrived.is_ok());
+    let more = tokio::time::timeout(std::time::Duration::from_millis(50), proxy.accept()).await;
+    assert!(more.is_err(), "one connection alone");
+}
+
+#[tokio::test]
+async fn a_redirect_is_followed_with_the_message_that_the_filters_left() {
+    let (base, mut arrived) = redirecting().await;
+    let egress = EgressPolicy::new(["127.0.0.0/8".parse().unwrap()]);
+    let shim = Shim::builder(Arc::new(MemoryAuditSink::new(100)))
+        .authorizer(Arc::new(|_: &crate::contract::Ask<'_>| crate::contract::Decision::allow("yes")))
+        .filters(vec![Arc::new(Blank)], FilterOptions::default())
+        .forward(ForwardOptions { egress, ..ForwardOptions::default() })
+        .build();
+    let cx = calling(base, None);
     let message = r#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"a","arguments":{"x":"secret"}}}"#;
     let request = Request::post("/")
         .header(CONTENT_TYPE, "application/json")

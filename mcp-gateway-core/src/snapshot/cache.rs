@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
+use tokio::sync::watch;
 
 use super::Snapshots;
 use super::follow::answer;
@@ -30,6 +31,7 @@ pub struct Cache<V> {
 struct Shared<V> {
     clock: Arc<dyn Clock>,
     state: Mutex<State<V>>,
+    applied: watch::Sender<Revision>,
 }
 
 struct State<V> {
@@ -68,7 +70,8 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
             filling: HashMap::new(),
             heard: clock.monotonic(),
         };
-        let shared = Arc::new(Shared { clock, state: Mutex::new(state) });
+        let (applied, _) = watch::channel(position);
+        let shared = Arc::new(Shared { clock, state: Mutex::new(state), applied });
         let driver = drive(Arc::clone(&shared), store, kinds, position, feed);
         Ok((Self { shared }, driver))
     }
@@ -96,8 +99,7 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
         let value = read.await?;
         let mut state = self.shared.lock();
         let fresh = state.filling.get(key).is_some_and(|filling| filling.named == fill.named);
-        let stale = self.shared.clock.monotonic().saturating_duration_since(state.heard) > Snapshots::STALE_AFTER;
-        if fresh && !stale {
+        if fresh && !self.shared.is_stale(&state) {
             state.insert(key.clone(), value.clone());
         }
         drop(state);
@@ -109,6 +111,19 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
     #[must_use]
     pub fn peek(&self, key: &Key) -> Option<Option<V>> {
         self.shared.lock().get(key)
+    }
+
+    /// Whether the store was not heard from for longer than [`Snapshots::STALE_AFTER`]: what is held may be old.
+    #[must_use]
+    pub fn is_stale(&self) -> bool {
+        self.shared.is_stale(&self.shared.lock())
+    }
+
+    /// Waits until everything up to a revision is applied: nothing older is in memory then. For ever when the driver is
+    /// gone or the store is away.
+    pub async fn wait_for(&self, revision: Revision) {
+        // The sender is in `shared`, which `self` keeps.
+        let _ = self.shared.applied.subscribe().wait_for(|applied| *applied >= revision).await;
     }
 
     /// How many records it holds.
@@ -161,10 +176,14 @@ impl<V> Shared<V> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn is_stale(&self, state: &State<V>) -> bool {
+        self.clock.monotonic().saturating_duration_since(state.heard) > Snapshots::STALE_AFTER
+    }
+
     fn hear(&self, feed: Feed) -> Revision {
         let mut state = self.lock();
         state.heard = self.clock.monotonic();
-        match feed {
+        let revision = match feed {
             Feed::Commit { revision, changes } => {
                 for change in changes {
                     state.forget(&change.key);
@@ -172,7 +191,18 @@ impl<V> Shared<V> {
                 revision
             }
             Feed::Bookmark(revision) => revision,
-        }
+        };
+        drop(state);
+        self.apply(revision);
+        revision
+    }
+
+    fn apply(&self, revision: Revision) {
+        self.applied.send_if_modified(|applied| {
+            let is_later = *applied < revision;
+            *applied = revision.max(*applied);
+            is_later
+        });
     }
 
     /// Changes may have been missed: nothing that is held or being read is good any more.
@@ -253,6 +283,7 @@ async fn drive<V>(
                     if compacted {
                         // Only now: what was read between would have been missed too.
                         shared.forget_all();
+                        shared.apply(from);
                         position = from;
                     }
                     break feed;

@@ -22,7 +22,7 @@ use utoipa::ToSchema;
 use crate::app::App;
 
 /// How long an answer waits until this process has applied what it wrote.
-const APPLY: Duration = Duration::from_secs(5);
+pub(super) const APPLY: Duration = Duration::from_secs(5);
 
 /// An error on its way out. Rendered with the request's context where that is known, by [`as_problem`].
 #[derive(Debug)]

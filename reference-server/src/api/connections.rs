@@ -13,7 +13,7 @@ use mcp_gateway_core::refusal::Refusal;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::answer::{Page, Problem, ProblemDetails, applied, cursor_of, tagged};
+use super::answer::{APPLY, Page, Problem, ProblemDetails, applied, cursor_of, tagged};
 use super::extract::{Nothing, PageParameters, Parameters};
 use super::oauth::{ends_all, sees_all};
 use super::servers::SubjectView;
@@ -101,6 +101,7 @@ pub(super) async fn disconnect(
     let own = found.filter(|one| ends_all(&caller.0) || one.value.subject == caller.0.subject);
     own.ok_or_else(absent)?;
     let (revision, _) = app.accounts.disconnect(&id).await?.ok_or_else(absent)?;
-    let status = if applied(&app, revision).await { StatusCode::NO_CONTENT } else { StatusCode::ACCEPTED };
+    let heard = tokio::time::timeout(APPLY, app.accounts.wait_for(revision)).await.is_ok();
+    let status = if heard && applied(&app, revision).await { StatusCode::NO_CONTENT } else { StatusCode::ACCEPTED };
     Ok(status.into_response())
 }

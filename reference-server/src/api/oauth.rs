@@ -454,19 +454,27 @@ pub(super) async fn forget_consent(
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-/// Makes the next signing key, which is published at once and signs in 10 minutes. Nobody notices.
+/// Makes the next signing key of access tokens and of tokens for servers, which is published at once and signs in 10
+/// minutes. Nobody notices.
 #[utoipa::path(post, path = "/api/v1/oauth/signing-keys/rotate", tag = "oauth",
     responses((status = 204, description = "It is made."), (status = 409, description = "Every key of the full ring may still be needed.", body = ProblemDetails, content_type = "application/problem+json")))]
 pub(super) async fn rotate_keys(State(app): State<Arc<App>>, Nothing: Nothing) -> Result<Response, Problem> {
-    oauth(&app)?.keys.rotate().await?;
+    if let Some(oauth) = &app.oauth {
+        oauth.keys.rotate().await?;
+    }
+    app.upstream_keys.rotate().await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-/// Replaces every signing key at once, for when one may have leaked. Every access token ends; clients renew theirs.
+/// Replaces every signing key of access tokens and of tokens for servers at once, for when one may have leaked. Every
+/// access token ends; clients renew theirs.
 #[utoipa::path(post, path = "/api/v1/oauth/signing-keys/replace", tag = "oauth",
     responses((status = 204, description = "They are replaced: here at once, on other replicas when their feed says so.")))]
 pub(super) async fn replace_keys(State(app): State<Arc<App>>, Nothing: Nothing) -> Result<Response, Problem> {
-    oauth(&app)?.keys.rotate_now().await?;
+    if let Some(oauth) = &app.oauth {
+        oauth.keys.rotate_now().await?;
+    }
+    app.upstream_keys.rotate_now().await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 

@@ -23,6 +23,8 @@ mod tasks;
 mod unled;
 mod verify;
 
+#[cfg(test)]
+pub(crate) use self::accounts::Servers;
 #[cfg(all(feature = "sqlite", feature = "postgres"))]
 pub use self::copy::{Copied, copy};
 pub use self::limits::raise_open_files;

@@ -204,7 +204,8 @@ impl Server {
         let secrets = (&options.secrets, &issuers::withheld(&bootstrap, &scim_tokens));
         let tokens = oauth::authenticator(&config, &mount, oauth.as_ref(), who, secrets, &clock)?;
         let upstream_keys = accounts::keys(&typed, &clock).await?;
-        let (accounts, driver) = accounts::open(&config, &mount, &typed, &upstream_keys, &sink, &clock).await?;
+        let (accounts, driver) =
+            accounts::open(&config, &mount, &typed, (&snapshots, &upstream_keys), &sink, &clock).await?;
         tasks.spawn_once("accounts", driver);
         let pinning = ToolPinning::new(
             snapshots.clone(),
@@ -250,6 +251,7 @@ impl Server {
             data_keys: storage.data_keys,
             logins: logins.clone(),
             signing: oauth.as_ref().map(|oauth| oauth.keys.clone()),
+            upstream: Arc::clone(&upstream_keys),
             audit_store: Arc::clone(&storage.audit_store),
             audit_keys: storage.audit_keys,
             sink: Arc::clone(&sink),
@@ -285,7 +287,8 @@ impl Server {
                 Arc::new(config.group_presets()?),
                 Arc::clone(&clock),
                 format!("{}/scim/v2", mount.origin()),
-            ),
+            )
+            .with_accounts(accounts.clone()),
             scim_tokens,
             logins,
             oauth,

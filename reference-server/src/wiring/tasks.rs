@@ -115,6 +115,8 @@ pub(super) struct Upkeep {
     pub(super) logins: Logins,
     /// What signs access tokens, where any are given.
     pub(super) signing: Option<Arc<SigningKeys>>,
+    /// What signs tokens for servers.
+    pub(super) upstream: Arc<SigningKeys>,
     pub(super) audit_store: Arc<dyn AuditStore>,
     /// What signs that old events are removed.
     pub(super) audit_keys: Arc<SigningKeys>,
@@ -213,7 +215,8 @@ impl Upkeep {
 
     async fn keep_keys_new(&self, term: Term) {
         loop {
-            renew_keys((&self.ring, self.signing.as_deref()), || term.fence(), &*self.sink, &*self.clock).await;
+            let signing = [self.signing.as_deref(), Some(&*self.upstream)];
+            renew_keys((&self.ring, &signing), || term.fence(), &*self.sink, &*self.clock).await;
             tokio::time::sleep(HOUSEKEEPING).await;
         }
     }
@@ -263,7 +266,7 @@ impl Upkeep {
 
 /// Turns the rings that are due.
 async fn renew_keys(
-    (ring, signing): (&SessionKeyRing, Option<&SigningKeys>),
+    (ring, signing): (&SessionKeyRing, &[Option<&SigningKeys>]),
     fence: impl Fn() -> Option<Write>,
     sink: &dyn AuditSink,
     clock: &dyn Clock,
@@ -273,14 +276,15 @@ async fn renew_keys(
         Ok(false) => {}
         Err(error) => tracing::warn!(%error, "the session keys cannot be renewed"),
     }
-    let Some(signing) = signing else { return };
-    match signing.rotate_if_due(fence()).await {
-        Ok(true) => {
-            tracing::info!("a new key will sign access tokens in 10 minutes");
-            turned(sink, clock, "signing-key.rotate").await;
+    for signing in signing.iter().flatten() {
+        match signing.rotate_if_due(fence()).await {
+            Ok(true) => {
+                tracing::info!("a new key will sign tokens in 10 minutes");
+                turned(sink, clock, "signing-key.rotate").await;
+            }
+            Ok(false) => {}
+            Err(error) => tracing::warn!(%error, "the signing keys cannot be renewed"),
         }
-        Ok(false) => {}
-        Err(error) => tracing::warn!(%error, "the signing keys cannot be renewed"),
     }
 }
 
@@ -329,11 +333,17 @@ mod tests {
         let world = World::new().await;
         let (ring, signing) = (&world.app.session_keys, &world.app.oauth.as_ref().unwrap().keys);
         let renew = async || {
-            renew_keys((ring, Some(signing)), || None, &*world.sink, &*world.clock).await;
+            renew_keys(
+                (ring, &[Some(&**signing), Some(&*world.app.upstream_keys)]),
+                || None,
+                &*world.sink,
+                &*world.clock,
+            )
+            .await;
             world.recorded().iter().map(|event| event.method.as_deref().unwrap().to_owned()).collect::<Vec<_>>()
         };
         assert!(renew().await.is_empty(), "nothing is due");
         world.clock.advance(Duration::from_secs(400 * 24 * 3_600));
-        assert_eq!(renew().await, ["session-key.rotate", "signing-key.rotate"]);
+        assert_eq!(renew().await, ["session-key.rotate", "signing-key.rotate", "signing-key.rotate"]);
     }
 }

@@ -169,7 +169,7 @@ async fn signing_keys_turn_and_are_replaced() {
     let count =
         || serde_json::from_str::<serde_json::Value>(&keys.document()).unwrap()["keys"].as_array().unwrap().len();
     assert_eq!(count(), 1);
-    let first = keys.document();
+    let (first, of_servers) = (keys.document(), world.app.upstream_keys.document());
     assert_eq!(world.post("/api/v1/oauth/signing-keys/rotate", &json!({})).await.status, StatusCode::NO_CONTENT);
     assert_eq!(count(), 2);
     for _ in 0..4 {
@@ -180,4 +180,5 @@ async fn signing_keys_turn_and_are_replaced() {
     assert_eq!(world.post("/api/v1/oauth/signing-keys/replace", &json!({})).await.status, StatusCode::NO_CONTENT);
     assert_eq!(count(), 1);
     assert_ne!(keys.document(), first);
+    assert_ne!(world.app.upstream_keys.document(), of_servers);
 }

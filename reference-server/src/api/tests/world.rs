@@ -41,6 +41,7 @@ use crate::app::{App, DataPlaneLoad, Logins};
 use crate::config::Config;
 use crate::metrics::{MeteredSink, Metrics};
 use crate::oauth::{Browser, OAuth};
+use crate::wiring::Servers;
 
 pub(crate) const BOOTSTRAP: &str = "bootstrap-0123456789abcdef0123456789abcdef";
 
@@ -162,6 +163,10 @@ impl World {
             fetchers: Fetchers { servers: nowhere.clone(), issuers: nowhere },
             signer: None,
             issuers: Vec::new(),
+            known: Arc::new(Servers {
+                snapshots: snapshots.clone(),
+                users: Resources::new(resources.clone(), sealer.clone(), tenant.clone()),
+            }),
             sink: sink.clone(),
             clock: clock.clone(),
         })
@@ -171,7 +176,8 @@ impl World {
         let runtime = Arc::new(MemoryRuntime::new(Arc::new(Uncalled)));
         let entries = Resources::new(resources.clone(), sealer.clone(), tenant);
         let base = format!("{}/scim/v2", mount.origin());
-        let scim = Scim::new(logins.users.clone(), logins.sessions.clone(), Arc::default(), clock.clone(), base);
+        let scim = Scim::new(logins.users.clone(), logins.sessions.clone(), Arc::default(), clock.clone(), base)
+            .with_accounts(accounts.clone());
         let (unled, nobodys) = tokio::sync::watch::channel(Vec::new());
         let pinning =
             ToolPinning::new(snapshots.clone(), entries.of_kind(), sink.clone(), clock.clone(), config.tools.options());
