@@ -37,6 +37,9 @@ impl Filter for ToolPinning {
     fn response(&self, cx: &McpContext, view: &View) -> MaybeReady<Verdict> {
         let Some(route) = cx.route() else { return Verdict::failed("the layer that sets the route is absent").into() };
         let policy = self.policy(&route.id);
+        if !policy.is_on() {
+            return Verdict::Pass.into();
+        }
         let is_list = view.method.as_deref() == Some("tools/list");
         let lists = match Lists::of_response(&view.body) {
             Ok(lists) => lists,

@@ -53,7 +53,7 @@ impl PinLimits {
 /// How tools are pinned.
 #[derive(Debug, Clone, Copy)]
 pub struct PinOptions {
-    /// `tools.on_change`: what becomes of a change, where an entry does not say otherwise; flagged by default.
+    /// `tools.on_change`: what becomes of a change, where an entry does not say otherwise; off by default.
     pub on_change: OnToolChange,
     /// `tools.first_use`: whether what is seen first is trusted, where an entry does not say otherwise; it is by default.
     pub first_use: FirstUse,
@@ -65,7 +65,7 @@ pub struct PinOptions {
 
 impl Default for PinOptions {
     fn default() -> Self {
-        Self { on_change: OnToolChange::Flag, first_use: FirstUse::Trust, tools: 500, text_bytes: 64 << 10 }
+        Self { on_change: OnToolChange::Off, first_use: FirstUse::Trust, tools: 500, text_bytes: 64 << 10 }
     }
 }
 

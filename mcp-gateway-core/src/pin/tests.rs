@@ -201,6 +201,10 @@ impl FieldSealer for Plain {
     }
 }
 
+fn flagging() -> PinOptions {
+    PinOptions { on_change: OnToolChange::Flag, ..PinOptions::default() }
+}
+
 /// Two replicas over one store.
 struct World {
     store: Arc<FlakyStore>,
@@ -325,7 +329,7 @@ use crate::contract::Revision;
 
 #[tokio::test]
 async fn replicas_that_see_the_same_at_once_record_it_once() {
-    let world = World::new(PinOptions::default()).await;
+    let world = World::new(flagging()).await;
     let tools = [tool("a", "1"), tool("b", "\u{200b}")];
     let (one, other) = tokio::join!(world.see(0, &tools), world.see(1, &tools));
     assert_eq!(one, other);
@@ -334,7 +338,7 @@ async fn replicas_that_see_the_same_at_once_record_it_once() {
 
 #[tokio::test]
 async fn what_nobody_has_approved_waits_where_first_use_says_so() {
-    let world = World::new(PinOptions { first_use: FirstUse::Approve, ..PinOptions::default() }).await;
+    let world = World::new(PinOptions { first_use: FirstUse::Approve, ..flagging() }).await;
     assert!(!world.call(0, "a").await.0.allow, "nothing is approved yet");
     assert!(world.see(0, &[tool("a", "1"), tool("b", "1")]).await.is_empty());
     let revision = world.replicas[0].approve("a", Approval::All, None).await.unwrap();
@@ -345,7 +349,7 @@ async fn what_nobody_has_approved_waits_where_first_use_says_so() {
 
 #[tokio::test]
 async fn calls_of_what_is_flagged_are_marked() {
-    let world = World::new(PinOptions::default()).await;
+    let world = World::new(flagging()).await;
     world.see(0, &[tool("a", "1")]).await;
     assert_eq!(world.call(0, "a").await.1, Vec::<String>::new());
     assert_eq!(world.see(0, &[tool("a", "2")]).await, ["a"]);
@@ -355,7 +359,7 @@ async fn calls_of_what_is_flagged_are_marked() {
 
 #[tokio::test]
 async fn who_reads_all_pages_knows_what_is_missing() {
-    let world = World::new(PinOptions::default()).await;
+    let world = World::new(flagging()).await;
     let pages = async |tools: [&[Value]; 2]| {
         world.list(0, None, &page(tools[0], Some("x\u{2f}y"))).await.unwrap();
         world.list(0, Some("x/y"), &page(tools[1], None)).await.unwrap();
@@ -371,7 +375,7 @@ async fn who_reads_all_pages_knows_what_is_missing() {
 async fn what_cannot_be_compared_is_refused_or_marked_but_never_silent() {
     let repeated = r#"{"jsonrpc":"2.0","id":1,"result":{"tools":[{"name":"a","x":{"y":1,"y":2}}]}}"#;
     let strict = World::new(PinOptions { on_change: OnToolChange::Block, tools: 1, ..PinOptions::default() }).await;
-    let lax = World::new(PinOptions { tools: 1, ..PinOptions::default() }).await;
+    let lax = World::new(PinOptions { tools: 1, ..flagging() }).await;
     let many = page(&[tool("a", ""), tool("b", "")], None);
     for body in [repeated, &*many] {
         assert!(strict.list(0, None, body).await.is_err(), "{body}");
@@ -385,7 +389,14 @@ async fn what_cannot_be_compared_is_refused_or_marked_but_never_silent() {
 
 #[tokio::test]
 async fn an_entry_says_otherwise_and_off_looks_at_nothing() {
-    let world = World::new(PinOptions { on_change: OnToolChange::Off, ..PinOptions::default() }).await;
+    assert_eq!(PinOptions::default().on_change, OnToolChange::Off);
+    let world = World::new(PinOptions::default()).await;
+    // Another filter may have asked for the stream.
+    let repeated = r#"{"jsonrpc":"2.0","id":1,"result":{"tools":[{"name":"a","x":{"y":1,"y":2}}]}}"#;
+    assert!(world.list(0, None, repeated).await.is_ok());
+    assert_eq!(world.see(0, &[tool("a", "1")]).await, ["a"]);
+    assert!(world.call(0, "unheard-of").await.0.allow);
+    assert!(world.rows().is_empty() && world.replicas[0].0.kept.get("a").await.unwrap().is_none());
     let head = |server| Head {
         server,
         method: Some("tools/list"),

@@ -177,7 +177,7 @@ async fn a_legacy_session_reads_events_and_is_told_the_same_after_a_restart() {
 
 #[tokio::test]
 async fn a_change_that_is_flagged_is_served_and_marked() {
-    let (toy, _server, gateway, key) = start(&[]).await;
+    let (toy, _server, gateway, key) = start(&[("TOOLS__ON_CHANGE", "flag")]).await;
     toy.set(&[tool("a", "1")]);
     let first = list(&gateway, &key).await;
     assert_eq!(names(&first), ["a"]);

@@ -15,7 +15,7 @@ async fn tools_are_listed_page_by_page_and_approved_as_they_were_seen() {
     let path = format!("/api/v1/servers/{id}/tools");
     assert_eq!(world.get("/api/v1/servers/none/tools").await.status, StatusCode::NOT_FOUND);
     let empty = world.get(&path).await.body;
-    assert_eq!((&empty["items"], &empty["revision"], &empty["on_change"]), (&json!([]), &Value::Null, &json!("flag")));
+    assert_eq!((&empty["items"], &empty["revision"], &empty["on_change"]), (&json!([]), &Value::Null, &json!("off")));
 
     let version =
         |digest: &str| json!({ "digest": digest, "since": "2026-11-20T12:00:00Z", "flags": ["encoded-text"] });
