@@ -14,7 +14,9 @@ use http::Extensions;
 use jiff::Timestamp;
 use ulid::Ulid;
 
-pub use self::facts::{Agreed, Completes, Elicitation, Inspected, MessageFacts, MessageKind, Requested, SessionFacts, Timings};
+pub use self::facts::{
+    Agreed, Completes, Elicitation, Inspected, MessageFacts, MessageKind, Requested, SessionFacts, Timings,
+};
 pub use self::peer::PeerAddr;
 pub(crate) use self::trace::text_of as hex_of;
 pub use self::trace::{Sampling, TraceContext};

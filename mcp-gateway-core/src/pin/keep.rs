@@ -12,8 +12,8 @@ use ulid::Ulid;
 
 use super::observe::{Extent, Finding, What};
 use super::read::{Observed, Unpinned};
-use super::recorder::Slot;
 use super::record::{ToolInventory, ToolText};
+use super::recorder::Slot;
 use super::suspicion::hides;
 use super::{PinLimits, PinPolicy, ToolPinning};
 use crate::contract::{Revision, StoreError, StoreErrorKind, StoreLimits, When, Write};
@@ -350,7 +350,8 @@ fn in_order(members: &BTreeMap<Box<str>, &RawValue>) -> String {
     const FIRST: [&str; 3] = ["name", "description", "inputSchema"];
     let first = FIRST.iter().filter_map(|name| members.get_key_value(*name));
     let rest = members.iter().filter(|(name, _)| !FIRST.contains(&&***name));
-    let member = |(name, value): (&Box<str>, &&RawValue)| format!("{}:{}", serde_json::Value::from(&**name), value.get());
+    let member =
+        |(name, value): (&Box<str>, &&RawValue)| format!("{}:{}", serde_json::Value::from(&**name), value.get());
     format!("{{{}}}", first.chain(rest).map(member).collect::<Vec<_>>().join(","))
 }
 

@@ -62,8 +62,7 @@ impl ToolInventory {
         };
         // Of a server that has shown nothing yet nothing is known.
         let ends = extent.whole.is_some() && !self.complete && !(self.tools.is_empty() && seen.tools.is_empty());
-        ends
-            || seen.tools.iter().any(|(name, tool)| news(name, &tool.digest))
+        ends || seen.tools.iter().any(|(name, tool)| news(name, &tool.digest))
             || extent.whole.as_ref().is_some_and(|names| self.missing(names).next().is_some())
     }
 
@@ -153,8 +152,7 @@ impl ToolInventory {
             (name.clone(), ToolVersion { digest: tool.digest.clone(), since: now, flags })
         };
         let new: Vec<(Box<str>, ToolVersion)> = new.into_iter().map(version).collect();
-        let weight: usize =
-            new.iter().map(|(name, version)| quoted(name) + PinLimits::MARKS + version.weight()).sum();
+        let weight: usize = new.iter().map(|(name, version)| quoted(name) + PinLimits::MARKS + version.weight()).sum();
         let mut gone: Vec<(Timestamp, Box<str>)> =
             self.tools.iter().filter_map(|(name, tool)| Some((tool.missing_since?, name.clone()))).collect();
         gone.sort_unstable_by(|one, other| other.cmp(one));

@@ -41,7 +41,7 @@ impl Default for Recorders {
 
 impl Recorders {
     /// Servers of which something is recorded at the same time.
-    const MOST: usize = 16;
+    pub(super) const MOST: usize = 16;
     /// Servers that are remembered; those of which nothing is recorded are forgotten beyond.
     const SERVERS: usize = 1_000;
 

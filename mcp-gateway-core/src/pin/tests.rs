@@ -149,9 +149,8 @@ fn further_pages_are_part_of_the_first_sight_for_a_while() {
     let later = T + jiff::SignedDuration::from_secs(PinLimits::FIRST_SIGHT_SECONDS);
     let (mut soon, mut late) = (all.clone(), all);
     let second = observed(&page(&[tool("b", "1")], None));
-    let found = |all: &mut ToolInventory, now| {
-        all.observe(&second, &Extent::default(), FirstUse::Trust, 500, now).0[0].what
-    };
+    let found =
+        |all: &mut ToolInventory, now| all.observe(&second, &Extent::default(), FirstUse::Trust, 500, now).0[0].what;
     assert_eq!(found(&mut soon, later), What::First);
     assert_eq!(found(&mut late, later + jiff::SignedDuration::from_nanos(1)), What::New);
 }
@@ -170,7 +169,12 @@ fn lists_have_limits() {
     assert_eq!(all.observe(&more, &Extent::default(), FirstUse::Trust, 4, T).1, Err(Unfit::TooMany(4)));
     assert_eq!(all, before, "nothing of it is taken in");
     let quoted = |quotes: usize, length: usize| "\"".repeat(quotes) + &"n".repeat(length - 2 * quotes);
-    for (name, good) in [(quoted(0, PinLimits::NAME), true), (quoted(0, PinLimits::NAME + 1), false), (quoted(1, PinLimits::NAME), true), (quoted(1, PinLimits::NAME + 1), false)] {
+    for (name, good) in [
+        (quoted(0, PinLimits::NAME), true),
+        (quoted(0, PinLimits::NAME + 1), false),
+        (quoted(1, PinLimits::NAME), true),
+        (quoted(1, PinLimits::NAME + 1), false),
+    ] {
         let body = page(&[tool(&name, "")], None);
         let lists = Lists::of_response(body.as_bytes()).unwrap();
         assert_eq!(Observed::read(body.as_bytes(), &lists, 4).is_ok(), good);
@@ -196,13 +200,27 @@ fn what_a_model_reads_is_shown_first_and_members_are_compared_each_by_itself() {
 fn an_inventory_is_one_record_whatever_a_server_shows() {
     let flags = || {
         use Flag::*;
-        vec![RepeatedName, ConfusableName, InvisibleCharacters, ControlCharacters, PromptMarkup, InstructionOverride, EncodedText]
+        vec![
+            RepeatedName,
+            ConfusableName,
+            InvisibleCharacters,
+            ControlCharacters,
+            PromptMarkup,
+            InstructionOverride,
+            EncodedText,
+        ]
     };
     let now: jiff::Timestamp = "2026-11-22T02:12:20.123456789Z".parse().unwrap();
     let version = |n: usize| ToolVersion { digest: format!("{n:043}").into(), since: now, flags: flags() };
     let mut all = ToolInventory { origin: Some("\"".repeat(1_024).into()), complete: true, ..ToolInventory::new(now) };
     for n in 0..PinLimits::TOOLS {
-        let tool = PinnedTool { pinned: vec![version(n)], missing_since: Some(now), unstable: true, comes_and_goes: true, ..PinnedTool::default() };
+        let tool = PinnedTool {
+            pinned: vec![version(n)],
+            missing_since: Some(now),
+            unstable: true,
+            comes_and_goes: true,
+            ..PinnedTool::default()
+        };
         all.tools.insert(format!("{n:0length$}", length = PinLimits::NAME).into(), tool);
     }
     let bytes = serde_json::to_vec(&all).unwrap().len();
@@ -211,7 +229,8 @@ fn an_inventory_is_one_record_whatever_a_server_shows() {
     // Changes beyond are not kept, and say so.
     let mut all = ToolInventory::new(T);
     let list = |n: usize| {
-        let tools = (0..PinLimits::TOOLS).map(|name| tool(&format!("{name:0length$}", length = PinLimits::NAME), &n.to_string()));
+        let tools = (0..PinLimits::TOOLS)
+            .map(|name| tool(&format!("{name:0length$}", length = PinLimits::NAME), &n.to_string()));
         tools.collect::<Vec<_>>()
     };
     for n in 0..=PinLimits::CHANGES {
@@ -256,7 +275,7 @@ fn lists_that_are_not_read_to_the_end_are_forgotten() {
         let request = json!({ "params": { "cursor": cursor } }).to_string();
         let cx = McpContext::new(&SystemClock);
         cx.set_route(Arc::new(Route::remote("a"))).unwrap();
-        cx.set_principal(Arc::new(Principal::new("local", &format!("user-{subject}")))).unwrap();
+        cx.set_principal(Arc::new(Principal::new("local", format!("user-{subject}")))).unwrap();
         cx.set_message(MessageFacts { body: request.into(), ..MessageFacts::none() }).unwrap();
         let body = page(&[tool("a", ""), tool("b", "")], (!next.is_empty()).then_some(next));
         let lists = Lists::of_response(body.as_bytes()).unwrap();

@@ -313,10 +313,11 @@ fn problem(error: ApproveError) -> Problem {
         ApproveError::Digest => {
             invalid("digests", "`digests` names a definition that the tool did not have.".to_owned()).into()
         }
-        ApproveError::Several => {
-            invalid("digests", "Several definitions of the tool wait: `digests` must name those that are good.".to_owned())
-                .into()
-        }
+        ApproveError::Several => invalid(
+            "digests",
+            "Several definitions of the tool wait: `digests` must name those that are good.".to_owned(),
+        )
+        .into(),
         ApproveError::Changed => {
             Refusal::new(StatusCode::PRECONDITION_FAILED, "It was changed meanwhile: read it again.").into()
         }

@@ -25,10 +25,10 @@ use crate::context::{McpContext, MessageFacts, MessageKind};
 use crate::contract::{Authorizer, Direction, Filter, Head, Needs, Verdict, View};
 use crate::layer::peek::{PeekOptions, is_utf8};
 use crate::refusal::{Refusal, tool_result};
-use crate::wire::{Kind, same_id};
 use crate::wire::rpc::{code, error_body};
 use crate::wire::sse::is_event_stream;
 use crate::wire::version::Era;
+use crate::wire::{Kind, same_id};
 use crate::{Body, BoxFuture};
 
 /// Runs filters over the messages that they ask for, in their order.
