@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 
-use crate::contract::Incarnation;
+use crate::contract::{Incarnation, Needs};
 use crate::wire::version::{Era, ProtocolVersion};
 
 /// What a message is.
@@ -176,5 +176,23 @@ impl Timings {
     #[must_use]
     pub fn first_byte_us(&self) -> Option<u64> {
         self.first_byte.load(Ordering::Relaxed).checked_sub(1)
+    }
+}
+
+/// What filters look at of an exchange, by their names. Of those that are not in it: nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Inspected(Vec<(Box<str>, Needs)>);
+
+impl Inspected {
+    /// What one filter looks at.
+    #[must_use]
+    pub fn by(&self, filter: &str) -> Needs {
+        self.0.iter().find(|(name, _)| **name == *filter).map_or(Needs::NONE, |(_, needs)| *needs)
+    }
+}
+
+impl FromIterator<(Box<str>, Needs)> for Inspected {
+    fn from_iter<I: IntoIterator<Item = (Box<str>, Needs)>>(all: I) -> Self {
+        Self(all.into_iter().collect())
     }
 }

@@ -14,11 +14,13 @@ use http::Extensions;
 use jiff::Timestamp;
 use ulid::Ulid;
 
-pub use self::facts::{Agreed, Completes, Elicitation, MessageFacts, MessageKind, Requested, SessionFacts, Timings};
+pub use self::facts::{
+    Agreed, Completes, Elicitation, Inspected, MessageFacts, MessageKind, Requested, SessionFacts, Timings,
+};
 pub use self::peer::PeerAddr;
 pub(crate) use self::trace::text_of as hex_of;
 pub use self::trace::{Sampling, TraceContext};
-use crate::contract::{Endpoint, Needs};
+use crate::contract::Endpoint;
 use crate::policy::Reach;
 use crate::record::{FilterFact, FilterVerdict, Label, Principal, Route, TenantId};
 use crate::refusal::Refusal;
@@ -62,7 +64,7 @@ struct Facts {
     negotiated: OnceLock<ProtocolVersion>,
     rule: OnceLock<Arc<str>>,
     reach: OnceLock<Reach>,
-    inspected: OnceLock<Needs>,
+    inspected: OnceLock<Inspected>,
     filters: OnceLock<Mutex<Vec<FilterFact>>>,
     cut: OnceLock<Arc<str>>,
     refusal: OnceLock<RefusalFacts>,
@@ -208,9 +210,9 @@ impl McpContext {
         rule / set_rule: Arc<str>;
         /// How far the access rules of the server went when it was resolved; set by the authorizer that goes by them.
         reach / set_reach: Reach;
-        /// What filters that [may outgrow](crate::contract::Filter::may_outgrow) it look at of the exchange; set by the
-        /// filter layer.
-        inspected / set_inspected: Needs;
+        /// What each filter that [may outgrow](crate::contract::Filter::may_outgrow) it looks at of the exchange; set by
+        /// the filter layer.
+        inspected / set_inspected: Inspected;
         /// Which rule forbade what was open already; set by the revoke layer.
         cut / set_cut: Arc<str>;
     }

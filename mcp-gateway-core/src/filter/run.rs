@@ -79,6 +79,7 @@ impl SnapshotFilters {
     #[must_use]
     pub fn outgrow(&self, cx: &McpContext) -> bool {
         let (Some(before), Some(message)) = (cx.inspected(), cx.message()) else { return false };
+        let before = before.by(self.name());
         let head = head_of(cx);
         let forwarded = cx.forwarded_target().map(|target| self.needs(&Head { target: Some(target), ..head }));
         let now = self.needs(&head).or(forwarded.unwrap_or(Needs::NONE));

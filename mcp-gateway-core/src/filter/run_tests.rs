@@ -6,7 +6,7 @@ use http::{HeaderMap, Request, StatusCode};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::context::MessageFacts;
+use crate::context::{Inspected, MessageFacts};
 use crate::contract::{Key, ResourceStore, StoreError, SystemClock, When, Write};
 use crate::egress::{FetchError, Fetched};
 use crate::filter::FilterSpec;
@@ -271,14 +271,14 @@ async fn streams_outlive_filters_that_look_no_further() {
     assert!(!world.filters.resumed("a"));
     let opened = |needs| {
         let cx = context("subscriptions/listen", None);
-        cx.set_inspected(needs).unwrap();
+        cx.set_inspected([(world.filters.name().into(), needs)].into_iter().collect()).unwrap();
         cx
     };
     let (before, after) = (opened(Needs::NONE), opened(Needs { request: true, response: true, events: true }));
     let get = McpContext::new(&SystemClock);
     get.set_route(Arc::new(Route::remote("a"))).unwrap();
     get.set_message(MessageFacts::none()).unwrap();
-    get.set_inspected(Needs::NONE).unwrap();
+    get.set_inspected(Inspected::default()).unwrap();
     assert!(!world.filters.outgrow(&before) && !world.filters.outgrow(&get));
     let mut spec = regex(1, "flag", "x", "x");
     spec["selectors"] = json!([{ "directions": ["request"] }, { "servers": ["b"] }]);
@@ -363,7 +363,8 @@ async fn who_is_asked_depends_on_what_is_called_now() {
     };
     assert_eq!(world.filters.response(&cx, &view).await, Verdict::Pass);
     assert_eq!(world.filters.event(&cx, &event).await, Verdict::Pass);
-    cx.set_inspected(Needs { events: true, ..Needs::NONE }).unwrap();
+    let events = Needs { events: true, ..Needs::NONE };
+    cx.set_inspected([(world.filters.name().into(), events)].into_iter().collect()).unwrap();
     assert!(!world.filters.outgrow(&cx));
     cx.set_forwarded_target("delete_x".into()).unwrap();
     assert!(matches!(world.filters.response(&cx, &view).await, Verdict::Refuse { .. }));

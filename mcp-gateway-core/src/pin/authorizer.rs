@@ -32,8 +32,8 @@ impl PinnedTools {
         if !policy.is_on() {
             return false;
         }
-        let (snapshot, now) = (self.pinning.0.snapshots.load(), self.pinning.0.clock.now());
-        let Some(inventory) = snapshot.tools.get(ask.target.server) else { return is_unknown_hidden(policy, false) };
+        let now = self.pinning.0.clock.now();
+        let Some(inventory) = self.pinning.known(ask.target.server) else { return is_unknown_hidden(policy, false) };
         if inventory.hides(tool, policy, now) {
             return true;
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::observe::Extent;
-use super::read::{Observed, Unpinned};
+use super::read::{Observed, Unpinned, may_list};
 use super::record::{ToolInventory, is_unknown_hidden};
 use super::{PinPolicy, ToolPinning};
 use crate::MaybeReady;
@@ -15,7 +15,7 @@ use crate::contract::{Filter, Head, Needs, Verdict, View};
 use crate::record::FilterVerdict;
 use crate::wire::list::{Item, Listed, Lists};
 
-/// How long a list waits until what is new about it is recorded; it is recorded all the same.
+/// How long a list waits until what is new about it is recorded; once it is its turn it is recorded all the same.
 const RECORD: Duration = Duration::from_secs(4);
 
 impl Filter for ToolPinning {
@@ -24,10 +24,12 @@ impl Filter for ToolPinning {
     }
 
     fn needs(&self, head: &Head<'_>) -> Needs {
-        match head.method {
-            Some("tools/list") => Needs { response: self.policy(head.server).is_on(), ..Needs::NONE },
-            _ => Needs::NONE,
-        }
+        // Clients go by ids: a list may come on the stream of any other request.
+        Needs { response: self.policy(head.server).is_on(), ..Needs::NONE }
+    }
+
+    fn may_outgrow(&self) -> bool {
+        true
     }
 
     fn resumed(&self, server: &str) -> bool {
@@ -37,11 +39,18 @@ impl Filter for ToolPinning {
     fn response(&self, cx: &McpContext, view: &View) -> MaybeReady<Verdict> {
         let Some(route) = cx.route() else { return Verdict::failed("the layer that sets the route is absent").into() };
         let policy = self.policy(&route.id);
-        let is_list = view.method.as_deref() == Some("tools/list");
+        if !policy.is_on() {
+            return Verdict::Pass.into();
+        }
+        let is_list = match view.method.as_deref() {
+            Some("tools/list") => true,
+            Some(_) => return Verdict::Pass.into(),
+            // It answers another request, which may be one for a list.
+            None if !may_list(&view.body) => return Verdict::Pass.into(),
+            None => false,
+        };
         let lists = match Lists::of_response(&view.body) {
             Ok(lists) => lists,
-            // On a resumed stream it may be an answer to anything.
-            Err(_) if !is_list => return Verdict::Pass.into(),
             Err(error) => return self.unpinned(cx, policy, &error.into()).into(),
         };
         // An error lists nothing, which does not mean that there is nothing.
@@ -52,10 +61,13 @@ impl Filter for ToolPinning {
             Ok(seen) => seen,
             Err(error) => return self.unpinned(cx, policy, &error).into(),
         };
-        let extent = self.0.walks.step(cx, is_list, &lists, &seen);
-        let known = self.0.snapshots.load().tools.get(&route.id).cloned();
-        if let Some(known) = known.filter(|known| !known.is_news(&seen, &extent)) {
-            return self.left(&view.body, &lists, &known, policy).into();
+        let extent = self.0.walks.step(cx, is_list, &lists, &seen, (self.0.options.tools, self.0.clock.now()));
+        let known = self.known(&route.id);
+        if let Some(known) = known.as_ref().filter(|known| !known.is_news(&seen, &extent)) {
+            return self.left(&view.body, &lists, known, policy).into();
+        }
+        if let Some(why) = self.0.recorders.failed(&route.id, &seen.fingerprint(), known.as_ref()) {
+            return self.unpinned(cx, policy, &why.into()).into();
         }
         let (this, cx, body) = (self.clone(), cx.clone(), view.body.clone());
         MaybeReady::wait(async move { this.with_news(&cx, &body, Arc::new(seen), extent, policy).await })
@@ -73,12 +85,17 @@ impl ToolPinning {
     ) -> Verdict {
         let server: Arc<str> = cx.route().map_or_else(|| "".into(), |route| Arc::clone(&route.id));
         let (this, list) = (self.clone(), Arc::clone(&seen));
-        // Whoever hangs up must not keep the trail from hearing of it.
-        let recording = tokio::spawn(async move { this.record(&server, &list, &extent, policy).await });
-        let recorded = match tokio::time::timeout(RECORD, recording).await {
-            Ok(Ok(recorded)) => recorded,
-            Ok(Err(_)) | Err(_) => Err(Unpinned::Late),
+        let recording = async move {
+            let slot = this.0.recorders.slot(&server);
+            let turn = this.0.recorders.turn(&slot).await;
+            // Whoever hangs up now must not keep the trail from hearing of it.
+            let recording = tokio::spawn(async move {
+                let _turn = turn;
+                this.record(&server, &list, &extent, policy, &slot).await
+            });
+            recording.await.unwrap_or(Err(Unpinned::Late))
         };
+        let recorded = tokio::time::timeout(RECORD, recording).await.unwrap_or(Err(Unpinned::Late));
         match (recorded, Lists::of_response(body)) {
             (Ok(inventory), Ok(lists)) => {
                 if seen.tools.keys().any(|name| inventory.tools.get(name).is_some_and(super::PinnedTool::waits)) {

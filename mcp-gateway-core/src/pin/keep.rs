@@ -1,14 +1,19 @@
 //! Records what is new, and tells the trail.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::value::RawValue;
+use sha2::{Digest as _, Sha256};
 use ulid::Ulid;
 
 use super::observe::{Extent, Finding, What};
 use super::read::{Observed, Unpinned};
 use super::record::{ToolInventory, ToolText};
+use super::recorder::Slot;
 use super::suspicion::hides;
 use super::{PinLimits, PinPolicy, ToolPinning};
 use crate::contract::{Revision, StoreError, StoreErrorKind, StoreLimits, When, Write};
@@ -18,6 +23,8 @@ use crate::record::{AuditEvent, Category, EventKind, FilterFact, FilterVerdict, 
 const ATTEMPTS: usize = 8;
 /// How long a list waits until this process has applied what was recorded.
 const APPLY: Duration = Duration::from_secs(2);
+/// For how long texts are kept that nothing refers to any more.
+const RETIRED: Duration = Duration::from_secs(24 * 60 * 60);
 /// Rows of one list in the trail; what comes beyond is counted in one row.
 const ROWS: usize = 100;
 /// Bytes of texts in one batch.
@@ -26,13 +33,13 @@ const BATCH: usize = StoreLimits::BATCH / 2;
 /// What is approved.
 #[derive(Debug, Clone, Copy)]
 pub enum Approval<'a> {
-    /// Whatever waits, as it was seen last.
+    /// Every tool of which one definition waits. Where several wait they have to be named; what is gone is not forgotten.
     All,
     /// One tool.
     Tool {
         /// Its name.
         name: &'a str,
-        /// Which definitions are good from now on; the last one that was seen without it.
+        /// Which definitions are good from now on, too; the one that waits without it.
         digests: Option<&'a [String]>,
     },
 }
@@ -46,6 +53,9 @@ pub enum ApproveError {
     /// The tool had no such definition.
     #[error("the tool has no such definition")]
     Digest,
+    /// Several definitions of the tool wait, or more than are kept.
+    #[error("several definitions of the tool wait: say which are meant")]
+    Several,
     /// It was changed meanwhile.
     #[error("it was changed meanwhile")]
     Changed,
@@ -62,34 +72,48 @@ impl ToolPinning {
         seen: &Observed,
         extent: &Extent,
         policy: PinPolicy,
+        slot: &Slot,
     ) -> Result<Arc<ToolInventory>, Unpinned> {
-        let _writing = self.0.writing.lock().await;
-        let known = self.0.snapshots.load().tools.get(server).cloned();
-        if let Some(known) = known.filter(|known| !known.is_news(seen, extent)) {
+        if let Some(known) = self.known(server).filter(|known| !known.is_news(seen, extent)) {
             return Ok(known);
         }
         for _ in 0..ATTEMPTS {
-            let now = self.0.clock.now();
-            let (mut inventory, when) = match self.0.kept.get(server).await? {
-                Some(stored) => (stored.value, When::At(stored.revision)),
-                None => (ToolInventory::new(now), When::Absent),
+            let (now, origin) = (self.0.clock.now(), self.origin(server));
+            let begin = || ToolInventory { origin: origin.clone(), ..ToolInventory::new(now) };
+            let (stored, when) = match self.0.kept.get(server).await? {
+                Some(stored) => (Some(stored.value), When::At(stored.revision)),
+                None => (None, When::Absent),
             };
-            if !inventory.is_news(seen, extent) {
-                // Another replica was first.
-                return Ok(Arc::new(inventory));
+            let moved = stored.as_ref().is_some_and(|stored| !stored.is_of(origin.as_deref()));
+            let known = stored.clone().filter(|_| !moved).unwrap_or_else(begin);
+            if !known.is_news(seen, extent) {
+                // Another replica was first, or there is nothing.
+                return Ok(Arc::new(known));
             }
-            let before: BTreeSet<Box<str>> = digests(&inventory);
-            let findings = inventory.observe(seen, extent, policy.first_use, self.0.options.tools, now)?;
-            self.keep_texts(server, seen, &before, &inventory).await?;
-            match self.0.kept.save(server, &inventory, when).await {
-                Ok(revision) => {
-                    self.tell(server, &findings).await;
-                    self.apply(revision).await;
-                    return Ok(Arc::new(inventory));
+            let mut inventory = known.clone();
+            let (findings, fits) = inventory.observe(seen, extent, policy.first_use, self.0.options.tools, now);
+            if inventory != known {
+                let texts = self.new_texts(server, seen, &digests(&known), &inventory)?;
+                let first = self.0.kept.put(server, &inventory, None, when)?;
+                match self.save(first, texts).await {
+                    Ok(revision) => {
+                        if let Some(before) = stored.as_ref().filter(|_| moved) {
+                            tracing::warn!(server, "the server is another one; its tools are compared from now on");
+                            self.row(server, "tool.reset", None, before.origin.as_deref().map(Into::into), &[]).await;
+                            self.retire(server, digests(before).difference(&digests(&inventory))).await;
+                        }
+                        self.tell(server, &findings).await;
+                        self.apply(revision).await;
+                    }
+                    Err(error) if error.kind() == StoreErrorKind::Conflict => continue,
+                    Err(error) => return Err(error.into()),
                 }
-                Err(error) if error.kind() == StoreErrorKind::Conflict => {}
-                Err(error) => return Err(error.into()),
             }
+            if let Err(why) = fits {
+                slot.fail(seen.fingerprint(), self.known(server), why);
+                return Err(why.into());
+            }
+            return Ok(Arc::new(inventory));
         }
         Err(StoreError::new(StoreErrorKind::Conflict, "commit").because("it changes faster than it is recorded").into())
     }
@@ -112,26 +136,50 @@ impl ToolPinning {
         let before = digests(&inventory);
         match approval {
             Approval::Tool { name, digests } => inventory.approve(name, digests)?,
-            Approval::All => {
-                let waiting = |tool: &super::PinnedTool| tool.waits() || tool.missing_since.is_some();
-                let names: Vec<Box<str>> =
-                    inventory.tools.iter().filter(|(_, tool)| waiting(tool)).map(|(name, _)| name.clone()).collect();
-                names.iter().try_for_each(|name| inventory.approve(name, None))?;
-            }
+            Approval::All => inventory.approve_all()?,
         }
         let saved = self.0.kept.save(server, &inventory, When::At(stored.revision)).await;
         let revision = saved.map_err(|error| match error.kind() {
             StoreErrorKind::Conflict => ApproveError::Changed,
             _ => error.into(),
         })?;
-        let after = digests(&inventory);
-        for gone in before.difference(&after) {
+        self.retire(server, before.difference(&digests(&inventory))).await;
+        Ok(revision)
+    }
+
+    /// Forgets what tools a server has shown: its next list is seen for the first time. `at` is the version that is meant.
+    ///
+    /// # Errors
+    /// [`ApproveError`]; then nothing is changed.
+    pub async fn reset(&self, server: &str, at: Option<Revision>) -> Result<Revision, ApproveError> {
+        let stored = self.0.kept.get(server).await?.ok_or(ApproveError::Tool)?;
+        if at.is_some_and(|at| at != stored.revision) {
+            return Err(ApproveError::Changed);
+        }
+        let deleted = self.0.kept.delete(server, When::At(stored.revision)).await;
+        let revision = deleted.map_err(|error| match error.kind() {
+            StoreErrorKind::Conflict => ApproveError::Changed,
+            _ => error.into(),
+        })?;
+        self.retire(server, digests(&stored.value).iter()).await;
+        Ok(revision)
+    }
+
+    /// Keeps texts that nothing refers to for a while only: they may be needed again.
+    async fn retire(&self, server: &str, gone: impl Iterator<Item = &Box<str>>) {
+        for digest in gone {
+            let id = text_id(server, digest);
+            let retired = async {
+                let Some(text) = self.0.texts.get(&id).await? else { return Ok(()) };
+                let write = self.0.texts.put(&id, &text.value, Some(RETIRED), When::At(text.revision))?;
+                self.0.texts.store().commit(vec![write]).await.map(drop)
+            };
             // One that is left over is found by nobody and does no harm.
-            if let Err(error) = self.0.texts.delete(&text_id(server, gone), When::Any).await {
-                tracing::warn!(server, %error, "the text of a tool that nobody needs any more cannot be removed");
+            let retired: Result<(), StoreError> = retired.await;
+            if let Err(error) = retired {
+                tracing::warn!(server, %error, "the text of a tool that nobody needs any more cannot be retired");
             }
         }
-        Ok(revision)
     }
 
     /// The texts of definitions, in the order of the digests.
@@ -148,31 +196,50 @@ impl ToolPinning {
         Ok(texts)
     }
 
-    /// Keeps the texts of what is new, before anything refers to them.
-    async fn keep_texts(
+    /// The texts of what is new, each with its size.
+    fn new_texts(
         &self,
         server: &str,
         seen: &Observed,
         before: &BTreeSet<Box<str>>,
         inventory: &ToolInventory,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Vec<(Write, usize)>, StoreError> {
         let kept = digests(inventory);
-        let (mut batch, mut bytes) = (Vec::<Write>::new(), 0);
-        for tool in seen.tools.values().filter(|tool| kept.contains(&tool.digest) && !before.contains(&tool.digest)) {
+        let new = seen.tools.values().filter(|tool| kept.contains(&tool.digest) && !before.contains(&tool.digest));
+        new.map(|tool| {
             let text = shown(&tool.definitions, self.0.options.text_bytes);
             // Quotes in it are escaped once more.
-            let size = 2 * text.text.len() + 1_024;
-            if !batch.is_empty() && (batch.len() == StoreLimits::WRITES || bytes + size > BATCH) {
-                self.0.texts.store().commit(std::mem::take(&mut batch)).await?;
+            let members = text.members.as_ref().map_or(0, |members| members.len() * (2 * PinLimits::NAME + 64));
+            let size = 2 * text.text.len() + members + 1_024;
+            Ok((self.0.texts.put(&text_id(server, &tool.digest), &text, None, When::Any)?, size))
+        })
+        .collect()
+    }
+
+    /// Writes an inventory with as many texts as one batch takes, and then the others: none is kept without an inventory
+    /// that refers to it.
+    async fn save(&self, inventory: Write, texts: Vec<(Write, usize)>) -> Result<Revision, StoreError> {
+        let (mut batches, mut bytes) = (vec![vec![inventory]], StoreLimits::RECORD);
+        for (text, size) in texts {
+            let full = batches.last().is_none_or(|batch| batch.len() == StoreLimits::WRITES) || bytes + size > BATCH;
+            if full {
+                batches.push(Vec::new());
                 bytes = 0;
             }
-            batch.push(self.0.texts.put(&text_id(server, &tool.digest), &text, None, When::Any)?);
             bytes += size;
+            if let Some(batch) = batches.last_mut() {
+                batch.push(text);
+            }
         }
-        if !batch.is_empty() {
-            self.0.texts.store().commit(batch).await?;
+        let mut batches = batches.into_iter();
+        let revision = self.0.texts.store().commit(batches.next().unwrap_or_default()).await?;
+        for batch in batches {
+            if let Err(error) = self.0.texts.store().commit(batch).await {
+                tracing::warn!(%error, "the texts of tools cannot be kept; their digests are");
+                break;
+            }
         }
-        Ok(())
+        Ok(revision)
     }
 
     /// Whoever asks this process again is answered by what was just recorded.
@@ -245,24 +312,51 @@ fn text_id(server: &str, digest: &str) -> String {
 /// Definitions as people can read them, at most so many bytes.
 pub(super) fn shown(definitions: &[Vec<u8>], most: usize) -> ToolText {
     let most = most.min(PinLimits::TEXT);
-    let mut text = String::new();
-    for (number, definition) in definitions.iter().enumerate() {
-        if number > 0 {
-            text.push('\n');
+    let members = match definitions {
+        [one] => serde_json::from_slice::<BTreeMap<Box<str>, &RawValue>>(one).ok(),
+        _ => None,
+    };
+    let (mut text, digests) = (String::new(), members.as_ref().and_then(digests_of));
+    let whole = match &members {
+        Some(members) => append(&mut text, &in_order(members), most),
+        None => definitions.iter().enumerate().all(|(number, definition)| {
+            let line = String::from_utf8_lossy(definition);
+            (number == 0 || append(&mut text, "\n", most)) && append(&mut text, &line, most)
+        }),
+    };
+    ToolText { text, whole, members: digests }
+}
+
+/// Adds a text with escapes in the place of what cannot be seen, and says whether all of it has room.
+fn append(text: &mut String, more: &str, most: usize) -> bool {
+    for c in more.chars() {
+        // Inside strings alone: an escape says the same there.
+        if c != '\n' && (hides(c) || c.is_control() || matches!(c, '\u{200c}' | '\u{200d}')) {
+            let mut units = [0; 2];
+            c.encode_utf16(&mut units).iter().for_each(|unit| text.push_str(&format!("\\u{unit:04x}")));
+        } else {
+            text.push(c);
         }
-        for c in String::from_utf8_lossy(definition).chars() {
-            // Inside strings alone: an escape says the same there.
-            if hides(c) || c.is_control() || matches!(c, '\u{200c}' | '\u{200d}') {
-                let mut units = [0; 2];
-                c.encode_utf16(&mut units).iter().for_each(|unit| text.push_str(&format!("\\u{unit:04x}")));
-            } else {
-                text.push(c);
-            }
-            if text.len() > most {
-                text.truncate(text.floor_char_boundary(most));
-                return ToolText { text, whole: false };
-            }
+        if text.len() > most {
+            text.truncate(text.floor_char_boundary(most));
+            return false;
         }
     }
-    ToolText { text, whole: true }
+    true
+}
+
+/// What a model reads comes first: what is cut off at the end is not that.
+fn in_order(members: &BTreeMap<Box<str>, &RawValue>) -> String {
+    const FIRST: [&str; 3] = ["name", "description", "inputSchema"];
+    let first = FIRST.iter().filter_map(|name| members.get_key_value(*name));
+    let rest = members.iter().filter(|(name, _)| !FIRST.contains(&&***name));
+    let member =
+        |(name, value): (&Box<str>, &&RawValue)| format!("{}:{}", serde_json::Value::from(&**name), value.get());
+    format!("{{{}}}", first.chain(rest).map(member).collect::<Vec<_>>().join(","))
+}
+
+fn digests_of(members: &BTreeMap<Box<str>, &RawValue>) -> Option<BTreeMap<Box<str>, Box<str>>> {
+    let are_few = members.len() <= PinLimits::MEMBERS && members.keys().all(|name| name.len() <= PinLimits::NAME);
+    let digest = |value: &&RawValue| URL_SAFE_NO_PAD.encode(Sha256::digest(value.get())).into();
+    are_few.then(|| members.iter().map(|(name, value)| (name.clone(), digest(value))).collect())
 }

@@ -10,6 +10,7 @@
 //! | `read` | lists to digests |
 //! | `observe` | what is new about them |
 //! | `suspicion` | what in a definition is written to deceive |
+//! | `recorder` | whose turn it is to record it |
 //! | `keep` | store, texts and trail |
 //! | `filter`, `authorizer` | leaves tools out of lists, and denies calls of them |
 
@@ -19,6 +20,7 @@ mod keep;
 mod observe;
 mod read;
 mod record;
+mod recorder;
 mod suspicion;
 mod walk;
 
@@ -27,10 +29,12 @@ use std::sync::Arc;
 pub use self::authorizer::PinnedTools;
 pub use self::keep::{Approval, ApproveError};
 pub use self::record::{PinnedTool, ToolInventory, ToolText, ToolVersion};
+use self::recorder::Recorders;
 pub use self::suspicion::Flag;
 use self::walk::Walks;
+use crate::context::McpContext;
 use crate::contract::{AuditSink, Clock};
-use crate::record::{FirstUse, OnToolChange, Resources};
+use crate::record::{Entry, FirstUse, OnToolChange, Resources};
 use crate::snapshot::Snapshots;
 
 /// Bounds of what is kept.
@@ -38,12 +42,21 @@ use crate::snapshot::Snapshots;
 pub struct PinLimits;
 
 impl PinLimits {
-    /// Bytes of a tool's name.
-    pub const NAME: usize = 256;
+    /// Bytes of a tool's name as JSON, without quotes: as long as MCP lets names be.
+    pub const NAME: usize = 128;
     /// Changes of one tool that wait for approval; a server that brings more is unstable, and those are not kept.
     pub const CHANGES: usize = 4;
-    /// The most that [`PinOptions::tools`] may say: an inventory is one record of the store.
-    pub const TOOLS: usize = 1_000;
+    /// Members of a definition that are compared each by itself, with names of at most [`NAME`](Self::NAME) bytes.
+    pub const MEMBERS: usize = 64;
+    /// Definitions of one tool that are approved; the oldest one gives way.
+    pub const PINNED: usize = 4;
+    /// The most that [`PinOptions::tools`] may say: an inventory is one record of the store, which has room for the first
+    /// definitions of so many, with the longest names and every flag. Changes that it has no room for are not kept.
+    pub const TOOLS: usize = 500;
+    /// Bytes of an inventory beside its tools and origin.
+    const HEAD: usize = 256;
+    /// Bytes of a tool beside its name and definitions, with every mark.
+    const MARKS: usize = 120;
     /// The most that [`PinOptions::text_bytes`] may say: a definition is one record, in which quotes are escaped.
     pub const TEXT: usize = 96 << 10;
     /// For how long after a server's first list further pages count as part of it, seconds.
@@ -53,7 +66,7 @@ impl PinLimits {
 /// How tools are pinned.
 #[derive(Debug, Clone, Copy)]
 pub struct PinOptions {
-    /// `tools.on_change`: what becomes of a change, where an entry does not say otherwise; flagged by default.
+    /// `tools.on_change`: what becomes of a change, where an entry does not say otherwise; off by default.
     pub on_change: OnToolChange,
     /// `tools.first_use`: whether what is seen first is trusted, where an entry does not say otherwise; it is by default.
     pub first_use: FirstUse,
@@ -65,7 +78,7 @@ pub struct PinOptions {
 
 impl Default for PinOptions {
     fn default() -> Self {
-        Self { on_change: OnToolChange::Flag, first_use: FirstUse::Trust, tools: 500, text_bytes: 64 << 10 }
+        Self { on_change: OnToolChange::Off, first_use: FirstUse::Trust, tools: 500, text_bytes: 64 << 10 }
     }
 }
 
@@ -107,8 +120,7 @@ struct Pinning {
     clock: Arc<dyn Clock>,
     options: PinOptions,
     walks: Walks,
-    /// Held by who writes: callers who list at once would only overtake one another.
-    writing: tokio::sync::Mutex<()>,
+    recorders: Recorders,
 }
 
 impl ToolPinning {
@@ -124,8 +136,27 @@ impl ToolPinning {
         clock: Arc<dyn Clock>,
         options: PinOptions,
     ) -> Self {
-        let (texts, walks, writing) = (kept.of_kind(), Walks::default(), tokio::sync::Mutex::default());
-        Self(Arc::new(Pinning { snapshots, kept, texts, sink, clock, options, walks, writing }))
+        let (texts, walks, recorders) = (kept.of_kind(), Walks::default(), Recorders::default());
+        Self(Arc::new(Pinning { snapshots, kept, texts, sink, clock, options, walks, recorders }))
+    }
+
+    /// What is known of a server's tools: of the server that is meant now, and of none that was called so before.
+    fn known(&self, server: &str) -> Option<Arc<ToolInventory>> {
+        let known = self.0.snapshots.load().tools.get(server).cloned()?;
+        known.is_of(self.origin(server).as_deref()).then_some(known)
+    }
+
+    /// Where a server is.
+    fn origin(&self, server: &str) -> Option<Box<str>> {
+        origin_of(self.0.snapshots.load().entries.get(server)?)
+    }
+
+    /// Whether lists are compared that were not when the stream of this exchange was opened: it has to end, and is
+    /// compared when it is opened again.
+    #[must_use]
+    pub fn outgrow(&self, cx: &McpContext) -> bool {
+        let (Some(before), Some(route)) = (cx.inspected(), cx.route()) else { return false };
+        self.policy(&route.id).is_on() && !before.by(Self::NAME).response
     }
 
     /// What becomes of a server's tools: what its entry says, or the options do.
@@ -156,6 +187,19 @@ impl ToolPinning {
     }
 }
 
+/// Where a server is: its URL, or the package or command by which it is started; at most 1 KiB of it.
+fn origin_of(entry: &Entry) -> Option<Box<str>> {
+    let mut origin = match (&entry.remote_config, &entry.npx_config, &entry.uvx_config, &entry.command) {
+        (Some(remote), ..) => remote.fixed_url.clone(),
+        (_, Some(npx), ..) => format!("npm:{}", npx.package),
+        (_, _, Some(uvx), _) => format!("pypi:{}", uvx.package),
+        (.., Some(command)) => [std::slice::from_ref(command), &entry.args].concat().join(" "),
+        _ => return None,
+    };
+    origin.truncate(origin.floor_char_boundary(1_024));
+    Some(origin.into())
+}
+
 impl std::fmt::Debug for ToolPinning {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("ToolPinning").field(&self.0.options).finish()
@@ -176,11 +220,12 @@ pub fn check(data: &[u8]) {
     for first in [FirstUse::Trust, FirstUse::Approve] {
         let now = jiff::Timestamp::UNIX_EPOCH;
         let mut inventory = ToolInventory::new(now);
-        let extent = Extent { last: lists.next_cursor.is_none(), whole: None };
-        if inventory.observe(&seen, &extent, first, PinLimits::TOOLS, now).is_ok() {
-            assert!(!inventory.is_news(&seen, &extent), "it is recorded");
-            assert_eq!(inventory.tools.len(), seen.tools.len());
-        }
+        let whole = lists.next_cursor.is_none().then(|| seen.tools.keys().cloned().collect());
+        let extent = Extent { whole };
+        let (_, fits) = inventory.observe(&seen, &extent, first, PinLimits::TOOLS, now);
+        assert_eq!(fits, Ok(()), "an inventory has room for one list");
+        assert!(!inventory.is_news(&seen, &extent), "it is recorded");
+        assert_eq!(inventory.tools.len(), seen.tools.len());
     }
     for tool in seen.tools.values() {
         let _ = suspicion::suspicions(&tool.definitions);

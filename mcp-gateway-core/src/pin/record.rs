@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use super::read::quoted;
 use super::{Flag, PinLimits, PinPolicy};
 use crate::contract::Kind;
 use crate::record::{FirstUse, OnToolChange, Resource};
@@ -14,8 +15,11 @@ use crate::record::{FirstUse, OnToolChange, Resource};
 pub struct ToolInventory {
     /// When its first list was seen.
     pub since: Timestamp,
-    /// Whether a list was seen to its end: whatever comes then is new.
+    /// Whether a list was seen from its first page to its last: whatever comes then is new.
     pub complete: bool,
+    /// Where the server was: its URL, or how it is started. Another one has another inventory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Box<str>>,
     /// By name.
     pub tools: BTreeMap<Box<str>, PinnedTool>,
 }
@@ -23,8 +27,8 @@ pub struct ToolInventory {
 /// A tool of an inventory.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PinnedTool {
-    /// What was approved, or trusted at first sight. Several, where a server shows one thing to some callers and another
-    /// thing to others, and both were approved. None, if nobody has approved of it yet.
+    /// What was approved, or trusted at first sight, the last approval last; at most [`PinLimits::PINNED`]. None, if nobody
+    /// has approved of it yet.
     pub pinned: Vec<ToolVersion>,
     /// What else was seen and waits for approval, the oldest first; at most [`PinLimits::CHANGES`].
     pub changed: Vec<ToolVersion>,
@@ -55,11 +59,22 @@ pub struct ToolVersion {
 /// A definition, to be shown; its id is the server's, `/`, and its digest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ToolText {
-    /// In canonical form, with escapes in the place of characters that cannot be seen. Of several under one name: one a
-    /// line.
+    /// In canonical form, but with name, description and input schema first, and with escapes in the place of characters
+    /// that cannot be seen. Of several under one name: one a line.
     pub text: String,
     /// Whether that is all of it.
     pub whole: bool,
+    /// SHA-256 of each of its members, base64url, whether they are in the text or not. `None` of several under one name, and
+    /// of more than [`PinLimits::MEMBERS`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub members: Option<BTreeMap<Box<str>, Box<str>>>,
+}
+
+impl ToolVersion {
+    /// The bytes that it takes in a record, with a comma.
+    pub(super) fn weight(&self) -> usize {
+        serde_json::to_vec(self).map_or(usize::MAX / 4, |json| json.len() + 1)
+    }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
@@ -83,12 +98,29 @@ impl ToolInventory {
     /// An empty one.
     #[must_use]
     pub fn new(since: Timestamp) -> Self {
-        Self { since, complete: false, tools: BTreeMap::new() }
+        Self { since, complete: false, origin: None, tools: BTreeMap::new() }
+    }
+
+    /// Whether it is of the server that is there. Whoever does not say where it is keeps what it has.
+    pub(super) fn is_of(&self, origin: Option<&str>) -> bool {
+        match (&self.origin, origin) {
+            (Some(own), Some(origin)) => **own == *origin,
+            _ => true,
+        }
     }
 
     /// In the place of one that cannot be read: nobody knows what was approved, so nothing is.
     pub(crate) fn unreadable() -> Self {
-        Self { since: Timestamp::UNIX_EPOCH, complete: true, tools: BTreeMap::new() }
+        Self { since: Timestamp::UNIX_EPOCH, complete: true, origin: None, tools: BTreeMap::new() }
+    }
+
+    /// The most bytes that it takes as a record, whatever becomes of its tools' marks.
+    pub(super) fn weight(&self) -> usize {
+        let tools = self.tools.iter().map(|(name, tool)| {
+            let versions: usize = tool.versions().map(ToolVersion::weight).sum();
+            quoted(name) + PinLimits::MARKS + versions
+        });
+        PinLimits::HEAD + self.origin.as_deref().map_or(0, quoted) + tools.sum::<usize>()
     }
 
     /// Whether what was not seen yet is new, and no part of the first sight any more.
@@ -115,7 +147,7 @@ impl PinnedTool {
     /// Whether anything about it waits for approval.
     #[must_use]
     pub fn waits(&self) -> bool {
-        self.pinned.is_empty() || !self.changed.is_empty()
+        self.pinned.is_empty() || !self.changed.is_empty() || self.unstable
     }
 
     /// Whether a policy hides it from everybody.

@@ -54,6 +54,7 @@ use super::{
         servers::stop,
         tools::list,
         tools::approve,
+        tools::reset,
         logs::follow,
         policies::list,
         policies::create,

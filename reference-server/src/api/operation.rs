@@ -122,7 +122,8 @@ operations! {
     POST post "/api/v1/servers/{id}/restart", write(ADMINS), "server.restart", Write => servers::restart;
     POST post "/api/v1/servers/{id}/stop", write(ADMINS), "server.stop", Write => servers::stop;
     GET get "/api/v1/servers/{id}/tools", read(AUDITORS), "tool.list", No => tools::list;
-    // What is approved is given to models as it is.
+    // What is approved is given to models as it is, and so is what is trusted at first sight.
+    DELETE delete "/api/v1/servers/{id}/tools", in_person(ADMINS), "tool.reset", Write => tools::reset;
     POST post "/api/v1/servers/{id}/tools/approve", in_person(ADMINS), "tool.approve", Write => tools::approve;
     // A deleted rule may have been the one that forbade: every change may give somebody something.
     GET get "/api/v1/policies", read(AUDITORS), "policy.list", No => policies::list;

@@ -149,7 +149,7 @@ impl Config {
             return Err(ConfigError::value("limits.id_bytes", "must be at most 8192"));
         }
         if self.tools.max_tools > PinLimits::TOOLS {
-            return Err(ConfigError::value("tools.max_tools", "must be at most 1000"));
+            return Err(ConfigError::value("tools.max_tools", "must be at most 500"));
         }
         if self.tools.text_bytes > PinLimits::TEXT {
             return Err(ConfigError::value("tools.text_bytes", "must be at most 98304"));

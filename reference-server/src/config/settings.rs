@@ -396,7 +396,7 @@ section! {
         /// they are what later ones are compared with; `approve`, they are not served until an administrator approves
         /// them.
         first_use: FirstUse = PinOptions::default().first_use,
-        /// Tools of one server; at most 1000. Lists with more are not compared: where anything is held back they are
+        /// Tools of one server; at most 500. Lists with more are not compared: where anything is held back they are
         /// refused, else they are marked in the audit trail.
         max_tools: usize = PinOptions::default().tools,
         /// Bytes of a tool's definition that are kept to be shown; at most 98304. It is compared by all of it.

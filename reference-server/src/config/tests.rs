@@ -65,7 +65,7 @@ fn a_wrong_value_names_its_path() {
         ("limits: {body_bytes: -1}", "limits.body_bytes"),
         ("limits: {message_depth: 128}", "limits.message_depth"),
         ("limits: {id_bytes: 8193}", "limits.id_bytes"),
-        ("tools: {max_tools: 1001}", "tools.max_tools"),
+        ("tools: {max_tools: 501}", "tools.max_tools"),
         ("tools: {max_tools: 0}", "tools.max_tools"),
         ("tools: {text_bytes: 98305}", "tools.text_bytes"),
         ("limits: 3", "limits"),

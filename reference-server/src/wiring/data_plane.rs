@@ -84,7 +84,8 @@ pub(super) fn build(config: &Config, with: Ingredients) -> Result<Built, ConfigE
     let authorizer: Arc<dyn Authorizer> = access.clone();
     let rules = Arc::clone(&access);
     let lists = RuleFilter::new(Arc::clone(&authorizer), move |server| rules.reach(server));
-    let called: Arc<dyn Authorizer> = Arc::new(PinnedTools::new(Arc::clone(&authorizer), pinning.clone()));
+    let (called, comparing) = (PinnedTools::new(Arc::clone(&authorizer), pinning.clone()), pinning.clone());
+    let called: Arc<dyn Authorizer> = Arc::new(called);
     let shim = Shim::builder(Arc::clone(&sink))
         .authorizer(called)
         .filters(
@@ -147,7 +148,7 @@ pub(super) fn build(config: &Config, with: Ingredients) -> Result<Built, ConfigE
         };
         match () {
             () if cx.principal().is_some_and(revoked) || cx.route().is_some_and(removed) => Standing::Revoked,
-            () => match standing(&access, &filters, cx) {
+            () => match standing(&access, &filters, &comparing, cx) {
                 Standing::Stands | Standing::Outdated if known.refuses() => Standing::Unknown,
                 Standing::Stands if cx.route().is_some_and(denied_more) => Standing::Outdated,
                 of_now => of_now,
@@ -203,7 +204,7 @@ pub(super) fn filters(
 }
 
 /// What the rules and filters of now say of what is open.
-fn standing(access: &SnapshotRules, filters: &SnapshotFilters, cx: &McpContext) -> Standing {
+fn standing(access: &SnapshotRules, filters: &SnapshotFilters, pinning: &ToolPinning, cx: &McpContext) -> Standing {
     // What was refused has its answer, which may still wait for the audit trail.
     if cx.refusal().is_some() {
         return Standing::Stands;
@@ -227,7 +228,7 @@ fn standing(access: &SnapshotRules, filters: &SnapshotFilters, cx: &McpContext) 
     // What is to be read of an exchange was found out when it began.
     match cx.reach() {
         Some(reach) if access.reach(&route.id).outgrows(*reach) => Standing::Outdated,
-        _ if filters.outgrow(cx) => Standing::Outdated,
+        _ if filters.outgrow(cx) || pinning.outgrow(cx) => Standing::Outdated,
         _ => Standing::Stands,
     }
 }

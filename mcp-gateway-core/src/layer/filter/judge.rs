@@ -59,7 +59,7 @@ pub(super) fn failed(cause: &str) -> Refusal {
 #[derive(Debug)]
 pub(super) struct Identity {
     pub(super) kind: Kind,
-    id: Option<Box<[u8]>>,
+    pub(super) id: Option<Box<[u8]>>,
     pub(super) method: Option<Box<str>>,
 }
 

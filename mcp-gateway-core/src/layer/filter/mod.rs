@@ -25,10 +25,10 @@ use crate::context::{McpContext, MessageFacts, MessageKind};
 use crate::contract::{Authorizer, Direction, Filter, Head, Needs, Verdict, View};
 use crate::layer::peek::{PeekOptions, is_utf8};
 use crate::refusal::{Refusal, tool_result};
-use crate::wire::Kind;
 use crate::wire::rpc::{code, error_body};
 use crate::wire::sse::is_event_stream;
 use crate::wire::version::Era;
+use crate::wire::{Kind, same_id};
 use crate::{Body, BoxFuture};
 
 /// Runs filters over the messages that they ask for, in their order.
@@ -176,7 +176,7 @@ impl Chain {
     /// nothing.
     fn note(&self, needs: &[Needs], cx: &McpContext) {
         let kept = self.filters.iter().zip(needs).filter(|(filter, _)| filter.may_outgrow());
-        let _ = cx.set_inspected(kept.fold(Needs::NONE, |all, (_, needs)| all.or(*needs)));
+        let _ = cx.set_inspected(kept.map(|(filter, needs)| (filter.name().into(), *needs)).collect());
     }
 
     /// Adds what the filters want to see because of the target that a filter has put there.
@@ -266,7 +266,10 @@ async fn respond(
         }
     };
     let message = cx.message();
-    let Some(Identity { kind, method, .. }) = Identity::of(&body) else { return no_message(parts, cx) };
+    let Some(Identity { kind, method, id }) = Identity::of(&body) else { return no_message(parts, cx) };
+    let asked = message.and_then(MessageFacts::id_bytes);
+    // Some clients go by ids alone: what has another one answers another request.
+    let answers = id.is_none_or(|id| asked.is_some_and(|asked| same_id(asked, &id)));
     let wants: fn(&Needs) -> bool = match kind {
         Kind::Response => |needs| needs.response,
         _ => |needs| needs.events,
@@ -274,10 +277,10 @@ async fn respond(
     let mut view = View {
         direction: if kind == Kind::Response { Direction::Response } else { Direction::Event },
         method: match kind {
-            Kind::Response => message.and_then(|message| message.method.as_deref()).map(Into::into),
+            Kind::Response => message.filter(|_| answers).and_then(|message| message.method.as_deref()).map(Into::into),
             _ => method,
         },
-        target: message.and_then(|message| message.target.clone()),
+        target: message.filter(|_| answers).and_then(|message| message.target.clone()),
         body,
     };
     for filter in chain.chosen(&needs, wants) {

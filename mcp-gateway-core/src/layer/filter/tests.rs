@@ -205,6 +205,11 @@ async fn a_response_is_known_by_what_its_id_means() {
         let (_, seen) = exchange(vec![Methods(needs)], "alpha", Some(("text/event-stream", answer.into()))).await;
         assert!(seen.contains(known), "{seen}");
     }
+    for (id, known) in [("7.0", "Some(())"), ("8", "None"), ("null", "Some(())")] {
+        let answer = format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"result\":{{}}}}");
+        let (_, seen) = exchange(vec![Methods(responses)], "alpha", Some(("application/json", answer.into()))).await;
+        assert!(seen.contains(known), "{seen}");
+    }
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ async fn tools_are_listed_page_by_page_and_approved_as_they_were_seen() {
     let path = format!("/api/v1/servers/{id}/tools");
     assert_eq!(world.get("/api/v1/servers/none/tools").await.status, StatusCode::NOT_FOUND);
     let empty = world.get(&path).await.body;
-    assert_eq!((&empty["items"], &empty["revision"], &empty["on_change"]), (&json!([]), &Value::Null, &json!("flag")));
+    assert_eq!((&empty["items"], &empty["revision"], &empty["on_change"]), (&json!([]), &Value::Null, &json!("off")));
 
     let version =
         |digest: &str| json!({ "digest": digest, "since": "2026-11-20T12:00:00Z", "flags": ["encoded-text"] });
@@ -54,6 +54,8 @@ async fn tools_are_listed_page_by_page_and_approved_as_they_were_seen() {
     assert_eq!(approve(json!({ "digests": ["3"] }), None).await.status, StatusCode::UNPROCESSABLE_ENTITY);
     assert_eq!(approve(json!({ "tool": "b", "digests": [] }), None).await.status, StatusCode::UNPROCESSABLE_ENTITY);
     assert_eq!(approve(json!({}), None).await.status, StatusCode::PRECONDITION_REQUIRED);
+    let unstable = approve(json!({ "tool": "b" }), page.headers["etag"].to_str().ok()).await;
+    assert_eq!(unstable.status, StatusCode::UNPROCESSABLE_ENTITY, "nobody can say which one is meant");
     let both = approve(json!({ "tool": "b", "digests": ["2", "3"] }), None).await;
     assert_eq!((both.status, &both.body["waiting"]), (StatusCode::OK, &json!(1)));
     let outdated = page.headers["etag"].to_str().unwrap();
@@ -61,6 +63,19 @@ async fn tools_are_listed_page_by_page_and_approved_as_they_were_seen() {
     let tag = both.headers["etag"].to_str().unwrap();
     assert_eq!(approve(json!({}), Some(tag)).await.body["waiting"], 0);
     assert_eq!(states(&world.get(&path).await.body), ["a pinned", "b pinned", "c pinned"]);
+    assert_eq!(world.get(&path).await.body["items"][1]["pinned"][0]["differs"], Value::Null, "nobody knows");
+
+    let reset = async |tag: &str| {
+        let request = owners("DELETE", &path).header("if-match", tag);
+        world.ask(request.body(Body::empty()).unwrap()).await.status
+    };
+    let tag = world.get(&path).await.headers["etag"].to_str().unwrap().to_owned();
+    assert_eq!(reset(outdated).await, StatusCode::PRECONDITION_FAILED);
+    assert_eq!(reset(&tag).await, StatusCode::NO_CONTENT);
+    assert_eq!(reset(&tag).await, StatusCode::NOT_FOUND);
+    assert_eq!(states(&world.get(&path).await.body), Vec::<String>::new());
     let recorded = world.recorded();
-    assert!(recorded.iter().any(|event| event.method.as_deref() == Some("tool.approve")));
+    for act in ["tool.approve", "tool.reset"] {
+        assert!(recorded.iter().any(|event| event.method.as_deref() == Some(act)), "{act}");
+    }
 }
