@@ -313,6 +313,7 @@ impl Drain {
             if let Err(error) = self.runtime.block_on(signed) {
                 // The directory stays until it is.
                 tracing::warn!(%error, "the end of an audit stream cannot be signed or kept now");
+                self.inner.progress.send_modify(|progress| progress.failures += 1);
                 return Ok(());
             }
         }
