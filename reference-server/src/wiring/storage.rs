@@ -338,3 +338,58 @@ impl Storage {
         Arc::new(self.spool.clone())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use mcp_gateway_core::contract::{AuditRow, StreamId};
+    use mcp_gateway_core::memory::MemoryKeys;
+    use mcp_gateway_core::record::{AuditEvent, Category, EventKind};
+    use ulid::Ulid;
+
+    use super::*;
+
+    async fn keys() -> Arc<SigningKeys> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let resources: Arc<dyn ResourceStore> = Arc::new(MemoryStore::new(Arc::clone(&clock)));
+        let masters: Arc<dyn KeyManagement> = Arc::new(MemoryKeys::new());
+        let sealer: Arc<dyn FieldSealer> =
+            Sealer::open(Arc::clone(&resources), masters, Arc::clone(&clock)).await.unwrap();
+        audit_keys(&resources, &sealer, &clock).await.unwrap()
+    }
+
+    async fn with_a_row() -> MemoryAuditStore {
+        let store = MemoryAuditStore::new();
+        let event = AuditEvent::new(Timestamp::UNIX_EPOCH, Ulid::nil(), Category::Mcp, EventKind::Exchange);
+        store.append(vec![AuditRow { stream: StreamId(Ulid::generate()), seq: 1, event }]).await.unwrap();
+        store
+    }
+
+    #[tokio::test]
+    async fn the_chain_begins_once() {
+        let (keys, store) = (keys().await, MemoryAuditStore::new());
+        let now = Timestamp::now();
+        let signed = begin_chain(&store, &keys, None, (true, now)).await.unwrap();
+        assert!(signed.is_some());
+        assert_eq!(begin_chain(&store, &keys, None, (true, now)).await.unwrap(), signed, "the one that is there");
+        // Somebody removes the mark.
+        let bare = with_a_row().await;
+        assert_eq!(begin_chain(&bare, &keys, None, (true, now)).await.unwrap(), None);
+        assert!(bare.checkpoints(None, 10).await.unwrap().is_empty(), "no other one is signed");
+        let kept = Published { keys: Vec::new(), beginning: signed.clone() };
+        assert_eq!(begin_chain(&bare, &keys, Some(&kept), (true, now)).await.unwrap(), signed);
+        assert_eq!(bare.checkpoints(None, 10).await.unwrap()[0].signed, signed.unwrap(), "put back");
+    }
+
+    #[tokio::test]
+    async fn public_keys_that_were_known_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let (one, other) = (keys().await.document(), keys().await.document());
+        publish(dir.path(), &one, None, Some("jws".to_owned())).unwrap();
+        let kept = published(dir.path()).unwrap();
+        publish(dir.path(), &other, kept, Some("jws".to_owned())).unwrap();
+        let found = published(dir.path()).unwrap().unwrap();
+        assert_eq!((found.keys.len(), found.beginning.as_deref()), (2, Some("jws")));
+        std::fs::write(dir.path().join(AUDIT_KEYS), "{").unwrap();
+        assert!(published(dir.path()).is_err(), "what cannot be read is not overwritten");
+    }
+}
