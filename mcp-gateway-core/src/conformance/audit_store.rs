@@ -16,7 +16,10 @@ use crate::record::{
     ActorFacts, ActorKind, AuditBodies, AuditEvent, Category, ChangeFact, EventKind, FilterFact, FilterVerdict,
     Outcome, Subject, TenantId,
 };
-use crate::trail::{Checkpoint, Head, Link, MARKS, Notary, Report, sign_beginning, sign_head, sign_retention, verify};
+use crate::trail::{
+    Checkpoint, Expected, Head, Link, MARKS, Notary, Part, Report, Signed, sign_beginning, sign_head, sign_retention,
+    verify,
+};
 
 /// Runs every rule, each on a store of its own.
 ///
@@ -368,8 +371,8 @@ impl Notary for Ada {
     }
 }
 
-/// Puts a chain into an empty store: its beginning, nine rows of one stream, a second apart, and checkpoints of four and
-/// of eight of them. For tests that do something to a store's tables, and then ask [`verified`].
+/// Puts a chain into an empty store: its beginning, nine rows of one stream, a second apart, and checkpoints of none, four
+/// and eight of them. For tests that do something to a store's tables, and then ask [`verified`].
 ///
 /// # Panics
 /// When the store does not take it.
@@ -377,25 +380,29 @@ pub async fn signed(store: &dyn AuditStore) -> StreamId {
     let stream = StreamId(Ulid::from_parts(1_700_000_000_000, 1));
     let beginning = sign_beginning(&Ada, at(-1)).await.expect("Ada signs");
     store.put_chain(Vec::new(), vec![beginning]).await.expect("put");
-    let mut head = Head::start(stream);
-    for seq in 1..=9 {
-        let row = AuditRow { stream, seq, event: exchange(seq as i64 * 1_000_000) };
-        head.push(&Link::of(&row));
-        store.append(vec![row]).await.expect("append");
+    let (mut head, mut last) = (Head::start(stream), Signed::default());
+    for seq in 0..=9 {
+        if seq > 0 {
+            let row = AuditRow { stream, seq, event: exchange(seq as i64 * 1_000_000) };
+            head.push(&Link::of(&row));
+            store.append(vec![row]).await.expect("append");
+        }
         if seq % 4 == 0 {
-            let signed = sign_head(&Ada, &head, at(0)).await.expect("Ada signs");
+            let (signed, next) = sign_head(&Ada, &head, Part::Open, last, at(0)).await.expect("Ada signs");
             store.put_chain(Vec::new(), vec![signed]).await.expect("put");
+            last = next;
         }
     }
     stream
 }
 
-/// What a verification with the key of [`Ada`] finds.
+/// What a verification with the key of [`Ada`] finds, for which streams live for ever.
 ///
 /// # Panics
 /// When the store cannot be read.
 pub async fn verified(store: &dyn AuditStore) -> Report {
-    verify(store, &|typ, signed| Ada.check(typ, signed)).await.expect("a store that can be read")
+    let expected = Expected { alive: Timestamp::MIN, beginning: None };
+    verify(store, &|typ, signed| Ada.check(typ, signed), &expected).await.expect("a store that can be read")
 }
 
 async fn verifies_what_it_keeps(store: &dyn AuditStore) {
@@ -453,7 +460,7 @@ async fn links_every_row(store: &dyn AuditStore) {
     assert_eq!((&last.link, &last.event), (&lost, &None), "a link without its row");
     // Two times under one number: only one of them can be in the chain.
     store.append(vec![row(5, 1, exchange(50))]).await.expect("append");
-    let stray = Unlinked { stream: StreamId(Ulid::from_parts(1, 5)), rows: 1, seq: 1, ts: at(50) };
+    let stray = Unlinked { stream: StreamId(Ulid::from_parts(1, 5)), rows: 1, seq: 1, ts: at(50), newest: at(50) };
     assert_eq!(store.unlinked().await.expect("unlinked"), [stray], "a row that its stream has another link for");
 }
 
@@ -463,11 +470,18 @@ fn checkpoint(stream: StreamId, seq: u64, newest: i64) -> Checkpoint {
 
 async fn keeps_what_is_signed(store: &dyn AuditStore) {
     let stream = StreamId(Ulid::from_parts(1, 1));
-    let all = [checkpoint(MARKS, 0, 0), checkpoint(stream, 1, 1), checkpoint(stream, 9, 1), checkpoint(stream, 10, 2)];
+    let mut all =
+        [checkpoint(MARKS, 0, 0), checkpoint(stream, 1, 1), checkpoint(stream, 9, 1), checkpoint(stream, 10, 2)];
     store.put_chain(Vec::new(), all[1..].to_vec()).await.expect("put");
-    let changed = Checkpoint { signed: "other".to_owned(), ..all[1].clone() };
-    store.put_chain(Vec::new(), vec![changed, all[0].clone()]).await.expect("put again");
-    assert_eq!(store.checkpoints(None, 1_000).await.expect("checkpoints"), all, "by stream and number, as first put");
+    all[1].signed = "again".to_owned();
+    store.put_chain(Vec::new(), vec![all[1].clone(), all[0].clone()]).await.expect("put again");
+    let other = Checkpoint { signed: "other".to_owned(), ..all[0].clone() };
+    store.put_chain(Vec::new(), vec![other]).await.expect("put again");
+    assert_eq!(
+        store.checkpoints(None, 1_000).await.expect("checkpoints"),
+        all,
+        "by stream and number, as last put, marks as first"
+    );
     assert_eq!(store.checkpoints(None, 2).await.expect("checkpoints"), all[..2], "at most so many");
     assert_eq!(store.checkpoints(Some((stream, 1)), 9).await.expect("checkpoints"), all[2..], "after one");
 }

@@ -47,7 +47,8 @@ pub trait AuditStore: Send + Sync + 'static {
     /// Reads checkpoints in the order of `(stream, seq)`, at most 1,000.
     async fn checkpoints(&self, after: Option<(StreamId, u64)>, limit: usize) -> Result<Vec<Checkpoint>, StoreError>;
 
-    /// Adds links of rows that are gone, and checkpoints; what is there already is left as it is.
+    /// Adds links of rows that are gone; one that is there is left as it is. Adds checkpoints; one that is there already
+    /// is replaced, since it was signed again, but a [mark](crate::trail::MARKS) is left as it is.
     async fn put_chain(&self, links: Vec<Link>, checkpoints: Vec<Checkpoint>) -> Result<(), StoreError>;
 }
 
@@ -58,6 +59,8 @@ pub struct ChainRow {
     pub link: Link,
     /// The event of the same stream, number and time.
     pub event: Option<AuditEvent>,
+    /// Whether there is one that cannot be read: no program wrote it like this.
+    pub unreadable: bool,
 }
 
 /// A stream with rows that have no link.
@@ -71,6 +74,8 @@ pub struct Unlinked {
     pub seq: u64,
     /// Its time.
     pub ts: Timestamp,
+    /// The latest time of all.
+    pub newest: Timestamp,
 }
 
 /// One writer's life: a new one each time a process opens its spool.

@@ -82,6 +82,13 @@ impl AuditStore for MemoryAuditStore {
             && let Some(((_, stream, seq), _)) = trail.rows.pop_first()
         {
             trail.links.remove(&(stream, seq));
+            let next = trail.links.range((stream, 0)..).next().map(|(key, _)| *key);
+            let oldest = next.filter(|(of, _)| *of == stream).map_or(u64::MAX, |(_, seq)| seq);
+            // The last one before the oldest link stays.
+            let before: Vec<_> = trail.checkpoints.range((stream, 0)..(stream, oldest)).map(|(key, _)| *key).collect();
+            for key in before.iter().rev().skip(1) {
+                trail.checkpoints.remove(key);
+            }
         }
         Ok(())
     }
@@ -174,7 +181,7 @@ impl AuditStore for MemoryAuditStore {
         let found = trail.links.range((after.map_or(Unbounded, Excluded), Unbounded)).take(limit);
         let row = |(_, link): (&_, &Link)| {
             let event = trail.rows.get(&(link.ts, link.stream, link.seq)).cloned();
-            ChainRow { link: link.clone(), event }
+            ChainRow { link: link.clone(), event, unreadable: false }
         };
         Ok(found.map(row).collect())
     }
@@ -184,8 +191,9 @@ impl AuditStore for MemoryAuditStore {
         let mut found: BTreeMap<StreamId, Unlinked> = BTreeMap::new();
         for &(ts, stream, seq) in trail.rows.keys() {
             if trail.links.get(&(stream, seq)).is_none_or(|link| link.ts != ts) {
-                let of_stream = found.entry(stream).or_insert(Unlinked { stream, rows: 0, seq, ts });
+                let of_stream = found.entry(stream).or_insert(Unlinked { stream, rows: 0, seq, ts, newest: ts });
                 of_stream.rows += 1;
+                of_stream.newest = of_stream.newest.max(ts);
                 if seq < of_stream.seq {
                     (of_stream.seq, of_stream.ts) = (seq, ts);
                 }
@@ -206,7 +214,10 @@ impl AuditStore for MemoryAuditStore {
             trail.links.entry((link.stream, link.seq)).or_insert(link);
         }
         for checkpoint in checkpoints {
-            trail.checkpoints.entry((checkpoint.stream, checkpoint.seq)).or_insert(checkpoint);
+            let key = (checkpoint.stream, checkpoint.seq);
+            if checkpoint.stream != MARKS || !trail.checkpoints.contains_key(&key) {
+                trail.checkpoints.insert(key, checkpoint);
+            }
         }
         Ok(())
     }

@@ -1,9 +1,11 @@
 //! The chain through the audit trail, and what it takes to check it.
 //!
 //! Every row has a [`Link`]: a digest of its event, kept beside it. The links of a stream, in order, give its [`Head`],
-//! which a process signs now and then as a [`Checkpoint`]. Whoever has the public keys finds a row that was changed, taken
-//! away, put in or moved, up to the last checkpoint of its stream; what comes after that can be cut off unseen, and so
-//! can a whole stream with all its checkpoints, unless somebody elsewhere has one of them.
+//! which a process signs now and then as a [`Checkpoint`]: when the stream begins, every so many rows, at least every
+//! [`ALIVE`], and when it has ended, each with a digest of the checkpoint before. Whoever has the public keys finds a row that
+//! was changed, taken away, put in or moved, up to the last checkpoint of its stream, and checkpoints that are gone; what
+//! comes after the last one of a stream that has not ended can be cut off unseen for as long as the stream may be alive, and
+//! so can, for ever, a whole stream with all its checkpoints, unless somebody elsewhere has one of them.
 //!
 //! ```text
 //! digest = SHA-256( event as canonical JSON, with the commitment to its bodies )
@@ -18,7 +20,13 @@ mod link;
 mod store;
 mod verifier;
 
-pub use checkpoint::{Checkpoint, MARKS, Notary, sign_beginning, sign_head, sign_retention};
+use std::time::Duration;
+
+use checkpoint::Opened;
+pub use checkpoint::{Checkpoint, MARKS, Notary, Part, Signed, beginning, sign_beginning, sign_head, sign_retention};
 pub use link::{Head, Link, canonical};
-pub use store::{RESUMED, head_at, verify};
-pub use verifier::{Check, Fault, FaultKind, Found, Report, Verifier};
+pub use store::{RESUMED, Tail, verify};
+pub use verifier::{Check, Expected, Fault, FaultKind, Found, Report, Verifier};
+
+/// How often the last checkpoint of a stream is signed again while no rows come.
+pub const ALIVE: Duration = Duration::from_secs(15 * 60);

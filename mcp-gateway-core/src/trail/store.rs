@@ -2,7 +2,8 @@
 
 use super::checkpoint::Checkpoint;
 use super::link::Head;
-use super::verifier::{Check, Found, Report, Verifier};
+use super::verifier::{Check, Expected, Found, Report, Verifier};
+use super::{Opened, Signed};
 use crate::contract::{AuditStore, ChainRow, StoreError, StoreLimits, StreamId};
 
 /// Checks everything that a store has. It may be written to meanwhile; what comes meanwhile may be left out. When old rows
@@ -10,8 +11,8 @@ use crate::contract::{AuditStore, ChainRow, StoreError, StoreLimits, StreamId};
 ///
 /// # Errors
 /// The store's.
-pub async fn verify(store: &dyn AuditStore, check: Check<'_>) -> Result<Report, StoreError> {
-    let mut verifier = Verifier::new(check);
+pub async fn verify(store: &dyn AuditStore, check: Check<'_>, expected: &Expected) -> Result<Report, StoreError> {
+    let mut verifier = Verifier::new(check, expected);
     // A checkpoint is there only after its links: read first, it misses none of them.
     let mut checkpoints = Vec::new().into_iter().peekable();
     let mut links = Vec::new().into_iter().peekable();
@@ -55,55 +56,75 @@ pub async fn verify(store: &dyn AuditStore, check: Check<'_>) -> Result<Report, 
 
 fn found(row: &ChainRow) -> Found {
     match &row.event {
+        None if row.unreadable => Found::Changed,
         None => Found::Nothing,
         Some(event) if row.link.matches(event) => Found::Same,
         Some(_) => Found::Changed,
     }
 }
 
-/// The most rows between a checkpoint and the row that a stream is taken up at, by a process that did not write it: what
-/// is not signed by then will not be.
+/// The most rows that a stream is taken up with that its own writer has lost.
 pub const RESUMED: u64 = 16_384;
 
-/// The head of a stream at a row that a store has: from the last good checkpoint before it. `None` when that is more than
-/// [`RESUMED`] rows away, or the links from there on are not all there.
-///
-/// # Errors
-/// The store's.
-pub async fn head_at(
-    store: &dyn AuditStore,
-    check: Check<'_>,
-    stream: StreamId,
-    seq: u64,
-) -> Result<Option<Head>, StoreError> {
-    let mut head = Head::start(stream);
-    let mut after = (stream, 0);
-    'pages: loop {
-        let page = store.checkpoints(Some(after), StoreLimits::PAGE).await?;
-        let Some(last) = page.last() else { break };
-        after = (last.stream, last.seq);
-        for checkpoint in page {
-            if checkpoint.stream != stream || checkpoint.seq > seq {
-                break 'pages;
+/// Where the chain of a stream is, and what of it is signed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tail {
+    /// All rows.
+    pub head: Head,
+    /// The checkpoints.
+    pub signed: Signed,
+    /// The number of the last row that they cover.
+    pub upto: u64,
+    /// Whether the last one says that the stream has ended.
+    pub ended: bool,
+}
+
+impl Tail {
+    /// Before the first row.
+    #[must_use]
+    pub fn start(stream: StreamId) -> Self {
+        Self { head: Head::start(stream), signed: Signed::default(), upto: 0, ended: false }
+    }
+
+    /// Goes on by the checkpoints that a store has behind these; none but those that follow them, each on the one
+    /// before. The head stays where it is: it is computed from the rows.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn follow(&mut self, store: &dyn AuditStore, check: Check<'_>) -> Result<(), StoreError> {
+        let mut after = (self.head.stream, self.upto);
+        loop {
+            let page = store.checkpoints(Some(after), StoreLimits::PAGE).await?;
+            let Some(last) = page.last() else { return Ok(()) };
+            after = (last.stream, last.seq);
+            for checkpoint in &page {
+                let opened = (checkpoint.stream == self.head.stream).then(|| checkpoint.open(check).ok()).flatten();
+                let Some(Opened { head, end, signed, .. }) = opened.filter(|next| next.previous == self.signed) else {
+                    return Ok(());
+                };
+                (self.signed, self.upto, self.ended) = (signed, head.seq, end);
             }
-            head = checkpoint.open(check).unwrap_or(head);
         }
     }
-    if seq - head.seq > RESUMED {
-        return Ok(None);
-    }
-    while head.seq < seq {
-        let before = head.seq;
-        for row in store.chain(Some((stream, before)), StoreLimits::PAGE).await? {
-            if row.link.stream == stream && row.link.seq == head.seq + 1 && head.seq < seq {
-                head.push(&row.link);
+
+    /// Goes on by the links of rows that a store has and their writer has lost, at most [`RESUMED`].
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn take_lost(&mut self, store: &dyn AuditStore) -> Result<(), StoreError> {
+        let limit = self.head.seq.saturating_add(RESUMED);
+        loop {
+            let before = self.head.seq;
+            for row in store.chain(Some((self.head.stream, before)), StoreLimits::PAGE).await? {
+                if (row.link.stream, row.link.seq) == (self.head.stream, self.head.seq + 1) && self.head.seq < limit {
+                    self.head.push(&row.link);
+                }
+            }
+            if self.head.seq == before {
+                return Ok(());
             }
         }
-        if head.seq == before {
-            return Ok(None);
-        }
     }
-    Ok(Some(head))
 }
 
 #[cfg(test)]

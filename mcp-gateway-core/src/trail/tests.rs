@@ -7,7 +7,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
 use ulid::Ulid;
 
-use super::super::{Fault, FaultKind, MARKS, Notary, canonical, sign_beginning, sign_head, sign_retention};
+use super::super::{Fault, FaultKind, MARKS, Notary, Part, canonical, sign_beginning, sign_head, sign_retention};
 use super::*;
 use crate::MaybeReady;
 use crate::contract::{AuditRow, KeyRingError};
@@ -49,25 +49,45 @@ fn row(seq: u64) -> AuditRow {
     AuditRow { stream: stream(), seq, event: AuditEvent::new(ts, Ulid::nil(), Category::Mcp, EventKind::Exchange) }
 }
 
-/// Nine rows, checkpoints at 4 and 8.
+/// Nine rows, checkpoints at 0, 4 and 8, signed at the second 100.
 async fn trail() -> MemoryAuditStore {
     let store = MemoryAuditStore::new();
     let began = sign_beginning(&NOTARY, at(-1)).await.unwrap();
     store.put_chain(Vec::new(), vec![began]).await.unwrap();
-    let mut head = Head::start(stream());
-    for seq in 1..=9 {
-        store.append(vec![row(seq)]).await.unwrap();
-        head.push(&Link::of(&row(seq)));
-        if seq.is_multiple_of(4) {
-            let signed = sign_head(&NOTARY, &head, at(100)).await.unwrap();
-            store.put_chain(Vec::new(), vec![signed]).await.unwrap();
-        }
-    }
+    put(&store, stream(), Part::Open).await;
     store
 }
 
+/// Puts nine rows and their checkpoints into a store.
+async fn put(store: &MemoryAuditStore, stream: StreamId, part: Part) -> Tail {
+    let mut tail = Tail::start(stream);
+    for seq in 0..=9 {
+        if seq > 0 {
+            let row = AuditRow { stream, ..row(seq) };
+            tail.head.push(&Link::of(&row));
+            store.append(vec![row]).await.unwrap();
+        }
+        if seq.is_multiple_of(4) || (seq == 9 && part == Part::End) {
+            sign(store, &mut tail, if seq == 9 { part } else { Part::Open }).await;
+        }
+    }
+    tail
+}
+
+async fn sign(store: &MemoryAuditStore, tail: &mut Tail, part: Part) {
+    let (signed, next) = sign_head(&NOTARY, &tail.head, part, tail.signed, at(100)).await.unwrap();
+    store.put_chain(Vec::new(), vec![signed]).await.unwrap();
+    (tail.signed, tail.upto, tail.ended) = (next, tail.head.seq, part == Part::End);
+}
+
+async fn check_at(store: &MemoryAuditStore, alive: Timestamp, beginning: Option<String>) -> Report {
+    let expected = Expected { alive, beginning };
+    verify(store, &|typ, signed| NOTARY.check(typ, signed), &expected).await.unwrap()
+}
+
+/// While the streams may be alive.
 async fn check(store: &MemoryAuditStore) -> Report {
-    verify(store, &|typ, signed| NOTARY.check(typ, signed)).await.unwrap()
+    check_at(store, at(100), None).await
 }
 
 /// The trail's parts, changed and put into another store.
@@ -93,7 +113,7 @@ fn fault(seq: u64, kind: FaultKind) -> Vec<Fault> {
 async fn a_trail_as_it_was_written_is_sound() {
     let report = check(&trail().await).await;
     assert!(report.is_sound(), "{:?}", report.faults);
-    assert_eq!((report.streams, report.verified, report.unsigned, report.signatures), (1, 8, 1, 3));
+    assert_eq!((report.streams, report.verified, report.unsigned, report.signatures), (1, 8, 1, 4));
     assert_eq!(report.began, Some(at(-1)));
     assert!(changed(|_, _, _| ()).await.is_empty(), "the way that the others are changed changes nothing by itself");
 }
@@ -151,11 +171,77 @@ async fn what_was_done_to_it_is_named() {
     let found = changed(|rows, _, _| rows.push(AuditRow { seq: 12, ..row(1) })).await;
     assert_eq!((found[0].seq, &found[0].kind), (12, &FaultKind::Unlinked { rows: 1 }), "a row that was put in");
     let found =
-        changed(|_, _, checkpoints| checkpoints[1].signed = checkpoints[1].signed.replace("good", "evil")).await;
-    assert_eq!(found, fault(4, FaultKind::Signature { reason: "the word is wrong".to_owned() }));
-    let found = changed(|_, _, checkpoints| checkpoints[1].signed = checkpoints[2].signed.clone()).await;
+        changed(|_, _, checkpoints| checkpoints[2].signed = checkpoints[2].signed.replace("good", "evil")).await;
+    assert_eq!(found[0], fault(4, FaultKind::Signature { reason: "the word is wrong".to_owned() })[0]);
+    let found = changed(|_, _, checkpoints| checkpoints[2].signed = checkpoints[3].signed.clone()).await;
     let reason = "it was signed for another place".to_owned();
-    assert_eq!(found, fault(4, FaultKind::Signature { reason }), "a checkpoint of other rows");
+    assert_eq!(found[0], fault(4, FaultKind::Signature { reason })[0], "a checkpoint of other rows");
+}
+
+/// Changes a row, and computes all links anew.
+fn relink(rows: &mut [AuditRow], links: &mut [Link]) {
+    rows[4].event.status = 500;
+    links[4] = Link::of(&rows[4]);
+}
+
+#[tokio::test]
+async fn whoever_removes_checkpoints_is_found_out() {
+    let found = changed(|rows, links, checkpoints| {
+        relink(rows, links);
+        checkpoints.truncate(1);
+    });
+    let gone = Fault { ts: Some(at(1)), ..fault(1, FaultKind::Checkpoints).remove(0) };
+    assert_eq!(found.await, [gone], "all of a stream");
+    let found = changed(|rows, links, checkpoints| {
+        relink(rows, links);
+        checkpoints.remove(2);
+    });
+    assert_eq!(found.await, fault(1, FaultKind::Checkpoints), "one of them");
+    let found = changed(|_, _, checkpoints| drop(checkpoints.remove(1)));
+    assert_eq!(found.await, fault(1, FaultKind::Checkpoints), "the first");
+    let found = changed(|_, _, checkpoints| drop(checkpoints.remove(0)));
+    let beginning = Fault { stream: MARKS, seq: 0, ts: None, kind: FaultKind::Beginning };
+    assert_eq!(found.await, [beginning], "the chain's beginning");
+
+    // The last one, as if no more had come: until the stream should have been signed again.
+    let store = trail().await;
+    let parts = (store.chain(None, 100).await.unwrap(), store.checkpoints(None, 100).await.unwrap());
+    let cut = MemoryAuditStore::new();
+    cut.append((1..=4).map(row).collect()).await.unwrap();
+    cut.put_chain(Vec::new(), parts.1[..3].to_vec()).await.unwrap();
+    assert!(check(&cut).await.is_sound(), "nobody can tell yet");
+    let late = at(101);
+    assert_eq!(check_at(&cut, late, None).await.faults, fault(5, FaultKind::Endless { unsigned: 0 }));
+    cut.append(vec![row(5)]).await.unwrap();
+    assert_eq!(check_at(&cut, late, None).await.faults, fault(6, FaultKind::Endless { unsigned: 1 }), "added to");
+    // Everything: nothing is left but what is kept elsewhere.
+    let bare = MemoryAuditStore::new();
+    bare.forge((1..=9).map(row).collect(), &[]);
+    assert!(check(&bare).await.is_sound());
+    let known = Some(parts.1[0].signed.clone());
+    let kinds: Vec<_> = check_at(&bare, at(0), known).await.faults.into_iter().map(|fault| fault.kind).collect();
+    assert_eq!(kinds, [FaultKind::Beginning, FaultKind::Unlinked { rows: 9 }]);
+    assert_eq!(parts.0.len(), 9);
+}
+
+#[tokio::test]
+async fn nothing_comes_after_the_end_of_a_stream() {
+    let store = trail().await;
+    let other = StreamId(Ulid::from_parts(1_700_000_000_500, 7));
+    put(&store, other, Part::End).await;
+    let late = at(101);
+    let faults = check_at(&store, late, None).await.faults;
+    assert_eq!(faults, fault(10, FaultKind::Endless { unsigned: 1 }), "one has ended, the other has not");
+    store.append(vec![AuditRow { stream: other, ..row(10) }]).await.unwrap();
+    let faults = check(&store).await.faults;
+    assert_eq!(faults, [Fault { stream: other, seq: 10, ts: Some(at(10)), kind: FaultKind::Appended }]);
+    // A stream that nobody wrote.
+    let store = trail().await;
+    let mut tail = Tail::start(other);
+    tail.head.push(&Link::of(&AuditRow { stream: other, ..row(1) }));
+    store.append(vec![AuditRow { stream: other, ..row(1) }]).await.unwrap();
+    let invented = Fault { stream: other, seq: 1, ts: Some(at(1)), kind: FaultKind::Checkpoints };
+    assert_eq!(check(&store).await.faults, [invented]);
 }
 
 #[tokio::test]
@@ -204,28 +290,39 @@ async fn rows_from_before_the_chain_are_neither_good_nor_bad() {
     let report = check(&store).await;
     assert!(report.is_sound(), "{:?}", report.faults);
     assert_eq!((report.verified, report.unchained), (8, 4));
-    assert_eq!(head_at(&store, &|typ, signed| NOTARY.check(typ, signed), old, 3).await.unwrap(), None);
+    // Whoever puts rows there whose time is later than the chain's beginning, with a link or without.
+    for linked in [false, true] {
+        let store = trail().await;
+        let mut put = AuditRow { stream: old, ..row(1) };
+        put.event.ts = at(1_000);
+        match linked {
+            true => store.append(vec![put]).await.unwrap(),
+            false => store.forge((1..=9).map(row).chain([put]).collect(), &[]),
+        }
+        let late = Fault { stream: old, seq: 1, ts: Some(at(1_000)), kind: FaultKind::Late };
+        assert_eq!(check(&store).await.faults, [late], "linked: {linked}");
+    }
 }
 
 #[tokio::test]
-async fn a_stream_is_taken_up_where_it_ended() {
+async fn a_stream_is_taken_up_where_its_writer_was() {
     let store = trail().await;
+    let mut tail = Tail::start(stream());
+    let (_, begun) = sign_head(&NOTARY, &tail.head, Part::Open, tail.signed, at(7)).await.unwrap();
+    tail.signed = begun;
     let check = |typ: &'static str, signed: &str| NOTARY.check(typ, signed);
-    let mut head = Head::start(stream());
-    for seq in 1..=9 {
-        head.push(&Link::of(&row(seq)));
-        assert_eq!(head_at(&store, &check, stream(), seq).await.unwrap().as_ref(), Some(&head));
-    }
-    assert_eq!(head_at(&store, &check, stream(), 10).await.unwrap(), None, "a row that nobody has");
-    let other = StreamId(Ulid::from_parts(1, 1));
-    assert_eq!(head_at(&store, &check, other, 0).await.unwrap(), Some(Head::start(other)));
-    assert_eq!(head_at(&store, &check, stream(), RESUMED + 100).await.unwrap(), None);
-    let evil = |typ: &'static str, signed: &str| Word("evil").check(typ, signed);
-    assert_eq!(
-        head_at(&store, &evil, stream(), 9).await.unwrap(),
-        Some(head),
-        "from the first row, past bad checkpoints"
-    );
+    tail.follow(&store, &check).await.unwrap();
+    assert_eq!((tail.signed.count, tail.upto, tail.head.seq), (3, 8, 0), "signed as often, whenever that was");
+    tail.take_lost(&store).await.unwrap();
+    assert_eq!(tail.head.seq, 9);
+    sign(&store, &mut tail, Part::End).await;
+    let report = check_at(&store, at(101), None).await;
+    assert!(report.is_sound(), "{:?}", report.faults);
+    assert_eq!((report.verified, report.unsigned), (9, 0));
+    // Checkpoints of somebody else are not followed.
+    let mut other = Tail { signed: Signed { count: 1, hash: [1; 32] }, ..Tail::start(stream()) };
+    other.follow(&store, &check).await.unwrap();
+    assert_eq!((other.signed.count, other.upto), (1, 0));
 }
 
 #[test]

@@ -3,14 +3,27 @@
 use std::collections::VecDeque;
 use std::fmt;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
-use super::checkpoint::{Checkpoint, MARKS, Mark};
+use super::checkpoint::{self, Checkpoint, MARKS, Mark, Opened, Signed};
 use super::link::{Head, Link};
 use crate::contract::{StreamId, Unlinked};
 
 /// Opens a JWS of a media type (`typ`) with the trail's public keys, and gives its claims.
 pub type Check<'a> = &'a (dyn Fn(&'static str, &str) -> Result<Vec<u8>, String> + Send + Sync);
+
+/// What whoever asks knows from elsewhere.
+#[derive(Debug, Clone)]
+pub struct Expected {
+    /// A stream that has not ended is alive if it was signed since: a live one is signed every
+    /// [`ALIVE`](super::ALIVE) at least.
+    pub alive: Timestamp,
+    /// The mark of the chain's beginning, as a JWS, kept where those who can write to the trail cannot.
+    pub beginning: Option<String>,
+}
+
+/// How much later than the chain's beginning a row from before it may be: clocks differ.
+const SLACK: SignedDuration = SignedDuration::from_mins(5);
 
 /// What was found of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,6 +113,19 @@ pub enum FaultKind {
         /// How many rows like this the stream has.
         rows: u64,
     },
+    /// The stream is older than the chain, the row is not.
+    Late,
+    /// A checkpoint before the next one is gone, or all are.
+    Checkpoints,
+    /// There are more rows than the stream had when it ended.
+    Appended,
+    /// Nobody has signed for a long time that the stream goes on, or that it ended.
+    Endless {
+        /// Rows after the last checkpoint.
+        unsigned: u64,
+    },
+    /// What was signed of the chain's beginning is gone, or something else.
+    Beginning,
     /// A checkpoint or mark was not signed with one of the keys.
     Signature {
         /// Why.
@@ -122,6 +148,17 @@ impl fmt::Display for Fault {
                 write!(f, ": rows {} to {upto} are not those that were signed", self.seq)
             }
             FaultKind::Unlinked { rows } => write!(f, ": the row was put in; {rows} of the stream have no link"),
+            FaultKind::Late => f.write_str(": the row was put in: its stream is from before the chain, it is not"),
+            FaultKind::Checkpoints => f.write_str(": checkpoints from here on are gone"),
+            FaultKind::Appended => f.write_str(": the row was put in: the stream had ended"),
+            FaultKind::Endless { unsigned } => write!(
+                f,
+                ": what comes from here on was cut off with its checkpoints, or its process died and nobody has \
+                 replayed its spool; {unsigned} rows that are there are not signed"
+            ),
+            FaultKind::Beginning => f.write_str(
+                ": what was signed of the chain's beginning is gone, or nothing was, because `migrate --contract` has not run",
+            ),
             FaultKind::Signature { reason } => write!(f, ": its checkpoint was not signed with a known key: {reason}"),
         }
     }
@@ -130,6 +167,10 @@ impl fmt::Display for Fault {
 /// Takes a trail stream by stream: the [marks](MARKS) first, of each stream its checkpoints, then its links in order.
 pub struct Verifier<'a> {
     check: Check<'a>,
+    alive: Timestamp,
+    /// When the chain began, as is known from elsewhere.
+    began: Option<Timestamp>,
+    settled: bool,
     report: Report,
     current: Option<Current>,
 }
@@ -139,6 +180,8 @@ struct Current {
     stream: StreamId,
     /// Not yet reached.
     checkpoints: VecDeque<Head>,
+    /// The last of those that were read.
+    last: Option<Opened>,
     /// Where the chain is; `None` before the first link.
     head: Option<Head>,
     /// The last checkpoint that held.
@@ -158,29 +201,49 @@ impl fmt::Debug for Verifier<'_> {
 impl<'a> Verifier<'a> {
     /// A check with these keys.
     #[must_use]
-    pub fn new(check: Check<'a>) -> Self {
-        Self { check, report: Report::default(), current: None }
+    pub fn new(check: Check<'a>, expected: &Expected) -> Self {
+        let known = expected.beginning.as_ref().map(|signed| checkpoint::beginning(check, signed));
+        // One that cannot be read is not the one that is there either.
+        let began = known.map(|known| known.map_or(Timestamp::MIN, |mark| mark.newest));
+        Self { check, alive: expected.alive, began, settled: false, report: Report::default(), current: None }
     }
 
     /// The next stream, or the marks.
     pub fn begin(&mut self, stream: StreamId) {
         self.end();
+        if stream != MARKS {
+            self.settle(true);
+        }
         let (checkpoints, head) = (VecDeque::new(), None);
         self.report.streams += u64::from(stream != MARKS);
-        self.current =
-            Some(Current { stream, checkpoints, head, signed: 0, unsigned: 0, unchained: false, broken: false });
+        let (signed, unsigned, unchained, broken) = (0, 0, false, false);
+        self.current = Some(Current { stream, checkpoints, last: None, head, signed, unsigned, unchained, broken });
+    }
+
+    /// Every mark was read.
+    fn settle(&mut self, chained: bool) {
+        if std::mem::replace(&mut self.settled, true) {
+            return;
+        }
+        let (found, known) = (self.report.began, self.began);
+        if known.is_some_and(|known| found != Some(known)) || (found.is_none() && chained) {
+            self.report.began = known.or(found);
+            self.push(Fault { stream: MARKS, seq: 0, ts: known, kind: FaultKind::Beginning });
+        }
     }
 
     /// The next checkpoint of the stream, or the next mark.
     pub fn checkpoint(&mut self, checkpoint: &Checkpoint) {
-        let Some(current) = &mut self.current else { return };
+        if self.current.is_none() {
+            return;
+        }
         let opened = if checkpoint.stream == MARKS {
             checkpoint.open_mark(self.check).map(|mark| match mark {
                 Mark::Beginning(time) => self.report.began = Some(time),
                 Mark::Retention(time) => self.report.removed_before = self.report.removed_before.max(Some(time)),
             })
         } else {
-            checkpoint.open(self.check).map(|head| current.checkpoints.push_back(head))
+            checkpoint.open(self.check).map(|opened| self.follow(opened))
         };
         match opened {
             Ok(()) => self.report.signatures += 1,
@@ -188,14 +251,41 @@ impl<'a> Verifier<'a> {
         }
     }
 
+    /// A checkpoint must follow the one before it; the first one that is left, those that were removed with their rows.
+    fn follow(&mut self, opened: Opened) {
+        let removed = self.was_removed(opened.head.newest);
+        let Some(current) = self.current.as_mut().filter(|current| !current.broken) else { return };
+        let follows = match &current.last {
+            Some(last) => last.signed == opened.previous,
+            None => removed || opened.previous == Signed::default(),
+        };
+        if !follows {
+            let first = current.checkpoints.back().map_or(1, |last| last.seq + 1);
+            return self.break_off(first, None, FaultKind::Checkpoints);
+        }
+        if opened.head.seq > 0 {
+            current.checkpoints.push_back(opened.head.clone());
+        }
+        current.last = Some(opened);
+    }
+
     /// The next link of the stream, and what was found of its row.
     pub fn link(&mut self, link: &Link, found: Found) {
-        let removed = self.was_removed(link.ts);
+        let (removed, late) = (self.was_removed(link.ts), self.is_late(link.ts));
         let anchor = self.anchor(link);
         let Some(current) = self.current.as_mut().filter(|current| !current.broken) else { return };
         if current.unchained {
+            if late {
+                return self.break_off(link.seq, Some(link.ts), FaultKind::Late);
+            }
             self.report.unchained += 1;
             return;
+        }
+        let Some(last) = &current.last else {
+            return self.break_off(link.seq, Some(link.ts), FaultKind::Checkpoints);
+        };
+        if last.end && link.seq > last.head.seq {
+            return self.break_off(link.seq, Some(link.ts), FaultKind::Appended);
         }
         let head = match (&mut current.head, anchor) {
             (Some(head), _) => head,
@@ -214,10 +304,8 @@ impl<'a> Verifier<'a> {
             Found::Changed => return self.break_off(link.seq, Some(link.ts), FaultKind::Changed),
         }
         head.push(link);
-        while current.checkpoints.front().is_some_and(|checkpoint| checkpoint.seq <= head.seq) {
-            let checkpoint = current.checkpoints.pop_front();
-            // One before the first link that is left has nothing to say.
-            if checkpoint.is_some_and(|checkpoint| checkpoint.seq == head.seq && checkpoint != *head) {
+        while let Some(checkpoint) = current.checkpoints.pop_front_if(|next| next.seq <= head.seq) {
+            if checkpoint != *head {
                 let (first, upto) = (current.signed + 1, head.seq);
                 return self.break_off(first, None, FaultKind::Rewritten { upto });
             }
@@ -229,8 +317,13 @@ impl<'a> Verifier<'a> {
     /// Rows without a link.
     pub fn unlinked(&mut self, rows: Unlinked) {
         self.end();
-        if self.must_be_chained(rows.stream) {
-            let kind = FaultKind::Unlinked { rows: rows.rows };
+        self.settle(false);
+        let kind = if self.must_be_chained(rows.stream) {
+            Some(FaultKind::Unlinked { rows: rows.rows })
+        } else {
+            self.is_late(rows.newest).then_some(FaultKind::Late)
+        };
+        if let Some(kind) = kind {
             self.push(Fault { stream: rows.stream, seq: rows.seq, ts: Some(rows.ts), kind });
         } else {
             self.report.unchained += rows.rows;
@@ -241,6 +334,7 @@ impl<'a> Verifier<'a> {
     #[must_use]
     pub fn finish(mut self) -> Report {
         self.end();
+        self.settle(false);
         self.report
     }
 
@@ -248,7 +342,7 @@ impl<'a> Verifier<'a> {
     fn anchor(&mut self, link: &Link) -> Option<Head> {
         let chained = self.must_be_chained(link.stream);
         let current = self.current.as_mut().filter(|current| current.head.is_none())?;
-        current.unchained = current.checkpoints.is_empty() && !chained;
+        current.unchained = current.last.is_none() && !current.broken && !chained;
         if link.seq <= 1 {
             return None;
         }
@@ -262,6 +356,12 @@ impl<'a> Verifier<'a> {
         self.report.removed_before.is_some_and(|before| ts < before)
     }
 
+    /// Whether a row is later than the chain's beginning, beyond doubt.
+    fn is_late(&self, ts: Timestamp) -> bool {
+        let began = self.report.began.map(|began| began.checked_add(SLACK).unwrap_or(Timestamp::MAX));
+        began.is_some_and(|began| ts > began)
+    }
+
     /// The time that a stream's name begins with says when it began.
     fn must_be_chained(&self, stream: StreamId) -> bool {
         let began = self.report.began.map(|began| u64::try_from(began.as_millisecond()).unwrap_or(0));
@@ -271,15 +371,24 @@ impl<'a> Verifier<'a> {
     fn end(&mut self) {
         let Some(mut current) = self.current.take() else { return };
         self.report.unsigned += current.unsigned;
-        let Some(last) = current.checkpoints.pop_back().filter(|_| !current.broken) else { return };
-        let have = match &current.head {
-            Some(head) => head.seq,
-            // Nothing is left of a stream that is old as a whole, but its last checkpoint.
-            None if self.was_removed(last.newest) => return,
-            None => 0,
-        };
-        let kind = FaultKind::Truncated { upto: last.seq };
-        self.push(Fault { stream: current.stream, seq: have + 1, ts: None, kind });
+        if current.broken {
+            return;
+        }
+        let have = current.head.as_ref().map_or(0, |head| head.seq);
+        if let Some(last) = current.checkpoints.pop_back() {
+            // Nothing may be left of a stream that is old as a whole, but its last checkpoint.
+            if current.head.is_some() || !self.was_removed(last.newest) {
+                let kind = FaultKind::Truncated { upto: last.seq };
+                self.push(Fault { stream: current.stream, seq: have + 1, ts: None, kind });
+            }
+            return;
+        }
+        let unsigned = current.unsigned;
+        let open = |last: &Opened| !last.end && last.at < self.alive && !self.was_removed(last.head.newest);
+        if current.last.as_ref().is_some_and(open) {
+            let kind = FaultKind::Endless { unsigned };
+            self.push(Fault { stream: current.stream, seq: have + 1, ts: None, kind });
+        }
     }
 
     fn break_off(&mut self, seq: u64, ts: Option<Timestamp>, kind: FaultKind) {

@@ -327,9 +327,10 @@ impl AuditStore for PostgresAuditStore {
     async fn chain(&self, after: Option<(StreamId, u64)>, limit: usize) -> Result<Vec<ChainRow>, StoreError> {
         let (stream, seq) = audit_chain::place(after);
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        // Of the primary: what goes on from them must not miss the last ones.
         let links = || sqlx::query(audit_chain::LINKS).bind(stream).bind(seq).bind(limit);
         let links: Vec<Link> =
-            self.read("chain", links).await?.iter().map(audit_chain::link).collect::<Result<_, _>>()?;
+            self.inner.primary.read("chain", links()).await?.iter().map(audit_chain::link).collect::<Result<_, _>>()?;
         let times: Vec<_> = links.iter().map(|link| Time(link.ts)).collect();
         let streams: Vec<_> = links.iter().map(|link| Id(link.stream.0)).collect();
         let numbers: Vec<_> = links.iter().map(|link| link.seq.cast_signed()).collect();
@@ -341,10 +342,15 @@ impl AuditStore for PostgresAuditStore {
             let statement = sqlx::query(AssertSqlSafe(sql.clone())).bind(&times).bind(&streams).bind(&numbers);
             statement.bind(Time(oldest)).bind(Time(newest))
         };
-        let read = |row: &PgRow| audit_row::read(row).map_err(|error| corrupt("chain", error));
-        let mut rows: Vec<AuditRow> = self.read("chain", events).await?.iter().map(read).collect::<Result<_, _>>()?;
+        let (mut rows, mut unreadable): (Vec<AuditRow>, _) = (Vec::new(), Vec::new());
+        for found in self.inner.primary.read("chain", events()).await? {
+            match audit_row::read(&found) {
+                Ok(row) => rows.push(row),
+                Err(_) => unreadable.push(audit_row::place(&found).map_err(|error| corrupt("chain", error))?),
+            }
+        }
         self.open_bodies(&mut rows).await?;
-        Ok(audit_chain::join(links, rows))
+        Ok(audit_chain::join(links, rows, &unreadable))
     }
 
     async fn unlinked(&self) -> Result<Vec<Unlinked>, StoreError> {
@@ -357,7 +363,7 @@ impl AuditStore for PostgresAuditStore {
         let (stream, seq) = audit_chain::place(after);
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let statement = || sqlx::query(audit_chain::CHECKPOINTS).bind(stream).bind(seq).bind(limit);
-        self.read("checkpoints", statement).await?.iter().map(audit_chain::checkpoint).collect()
+        self.inner.primary.read("checkpoints", statement()).await?.iter().map(audit_chain::checkpoint).collect()
     }
 
     async fn put_chain(&self, links: Vec<Link>, checkpoints: Vec<Checkpoint>) -> Result<(), StoreError> {

@@ -49,7 +49,9 @@ const INSERT_LINKS: &str = "INSERT INTO mcp_gateway.link (stream, seq, ts, diges
     SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::timestamptz[], $4::bytea[], $5::bytea[]) ON CONFLICT DO NOTHING";
 
 pub(super) const INSERT_CHECKPOINTS: &str = "INSERT INTO mcp_gateway.checkpoint (stream, seq, newest, signed)
-    SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::timestamptz[], $4::text[]) ON CONFLICT DO NOTHING";
+    SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::timestamptz[], $4::text[])
+    ON CONFLICT (stream, seq) DO UPDATE SET newest = excluded.newest, signed = excluded.signed
+    WHERE checkpoint.stream <> '00000000-0000-0000-0000-000000000000'";
 
 pub(super) const CHECKPOINTS: &str = "SELECT stream, seq, newest, signed FROM mcp_gateway.checkpoint
     WHERE (stream, seq) > ($1, $2) ORDER BY stream, seq LIMIT $3";
@@ -59,7 +61,8 @@ pub(super) const LINKS: &str = "SELECT stream, seq, ts, digest, bodies FROM mcp_
 
 /// The first of each stream, with how many there are.
 pub(super) const UNLINKED: &str =
-    "SELECT DISTINCT ON (e.stream) e.stream, e.seq, e.ts, count(*) OVER (PARTITION BY e.stream)
+    "SELECT DISTINCT ON (e.stream) e.stream, e.seq, e.ts, count(*) OVER (PARTITION BY e.stream),
+        max(e.ts) OVER (PARTITION BY e.stream)
     FROM mcp_gateway.event e
     WHERE NOT EXISTS (SELECT FROM mcp_gateway.link l WHERE l.stream = e.stream AND l.seq = e.seq AND l.ts = e.ts)
     ORDER BY e.stream, e.seq";
@@ -96,13 +99,14 @@ fn bytes(bytes: &[u8]) -> Result<[u8; 32], sqlx::Error> {
     bytes.try_into().map_err(|error: std::array::TryFromSliceError| sqlx::Error::Decode(error.into()))
 }
 
-/// Links with the events that were found.
-pub(super) fn join(links: Vec<Link>, mut rows: Vec<AuditRow>) -> Vec<ChainRow> {
+/// Links with the events that were found, and with those that cannot be read.
+pub(super) fn join(links: Vec<Link>, mut rows: Vec<AuditRow>, unreadable: &[(StreamId, u64)]) -> Vec<ChainRow> {
     rows.sort_by_key(|row| (row.stream, row.seq));
     let mut rows = rows.into_iter().peekable();
     let join = |link: Link| {
         let row = rows.next_if(|row| (row.stream, row.seq) == (link.stream, link.seq));
-        ChainRow { link, event: row.map(|row| row.event) }
+        let unreadable = unreadable.contains(&(link.stream, link.seq));
+        ChainRow { link, event: row.map(|row| row.event), unreadable }
     };
     links.into_iter().map(join).collect()
 }
@@ -126,6 +130,7 @@ pub(super) fn unlinked(row: &PgRow) -> Result<Unlinked, StoreError> {
             seq: row.try_get::<i64, _>(1)?.cast_unsigned(),
             ts: row.try_get::<Time, _>(2)?.0,
             rows: row.try_get::<i64, _>(3)?.cast_unsigned(),
+            newest: row.try_get::<Time, _>(4)?.0,
         })
     };
     read().map_err(|error| corrupt("unlinked", error))

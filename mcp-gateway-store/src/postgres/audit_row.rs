@@ -218,6 +218,11 @@ INSERT INTO mcp_gateway.event (ts, stream, seq, request_id, category, kind, tena
     SELECT ts, stream, seq, request_id, category, kind, tenant, issuer, subject, actor, server, method, target, outcome, \
     status, total_us, trace_id, detail FROM new ON CONFLICT DO NOTHING";
 
+/// The stream and the number of a row, whatever else is in it.
+pub(super) fn place(row: &PgRow) -> Result<(StreamId, u64), sqlx::Error> {
+    Ok((StreamId(row.try_get::<Id, _>(1)?.0), row.try_get::<i64, _>(2)?.cast_unsigned()))
+}
+
 /// Reads a row; bodies are added by the caller.
 pub(super) fn read(row: &PgRow) -> Result<AuditRow, sqlx::Error> {
     let detail: Detail<'_> = serde_json::from_str(row.try_get(17)?).map_err(corrupt)?;

@@ -2,13 +2,14 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering::{Relaxed, Release};
 use std::time::{Duration, Instant};
 
 use mcp_gateway_core::contract::{AuditRow, AuditStore, StoreError};
+use mcp_gateway_core::trail::Part;
 use tokio::runtime::Handle;
 
 use super::backlog::{Queued, Work};
@@ -80,7 +81,8 @@ impl Drain {
         loop {
             let replaying = self.orphan.is_some() || !self.orphans.is_empty();
             let (rows, after) = (self.inner.options.checkpoint_rows, self.inner.options.checkpoint_after);
-            let limit = if replaying { Some(Duration::ZERO) } else { self.chain.due(rows, after) };
+            let paused = self.orphan_chain.as_ref().map_or(Duration::ZERO, Chain::pause);
+            let limit = if replaying { Some(paused) } else { self.chain.due(rows, after) };
             let work = self.inner.backlog.wait(self.stored, gather, self.inner.options.batch_rows, limit);
             let done = match work {
                 Work::Rows(upto) => self.live(upto),
@@ -94,7 +96,7 @@ impl Drain {
                     self.backoff = BACKOFF.0;
                     self.inner.counters.store_failing.store(false, Relaxed);
                     if self.chain.due(rows, after) == Some(Duration::ZERO) {
-                        self.sign();
+                        self.sign(Part::Open);
                     }
                 }
                 Err(error) => {
@@ -129,6 +131,10 @@ impl Drain {
         };
         let Some(last) = rows.last().map(|row| row.seq) else { return Ok(()) };
         let head = self.chain.behind(&rows);
+        // Before its first row.
+        if self.chain.is_new() {
+            self.sign(Part::Open);
+        }
         let appended = self.append(rows);
         self.inner.backlog.done(0, from_memory);
         if let Err(error) = appended {
@@ -140,7 +146,12 @@ impl Drain {
         self.chain.advance(head);
         self.inner.counters.stored_row.store(last, Release);
         self.inner.answer_stored();
+        let mut kept = false;
         while let Some(segment) = self.inner.backlog.pop_stored(last) {
+            if !kept && let Err(error) = self.keep_chain(&segment.path) {
+                self.inner.counters.error(&error);
+            }
+            kept = true;
             // A file that is held open keeps its room on the disk.
             self.reader.take_if(|(number, _)| *number == segment.number);
             if let Err(source) = std::fs::remove_file(&segment.path) {
@@ -156,11 +167,17 @@ impl Drain {
     }
 
     /// Signs what the store has. Without a checkpoint for now: the next one covers it.
-    fn sign(&mut self) {
+    fn sign(&mut self, part: Part) -> bool {
         let now = self.inner.clock.now();
-        if let Err(error) = self.runtime.block_on(self.chain.sign(&*self.store, now)) {
+        let signed = self.runtime.block_on(self.chain.sign(&*self.store, part, now));
+        if let Err(error) = &signed {
             tracing::warn!(%error, "a checkpoint of the audit trail cannot be signed or kept now");
         }
+        signed.is_ok()
+    }
+
+    fn keep_chain(&self, segment: &Path) -> Result<(), SpoolError> {
+        segment.parent().map_or(Ok(()), |dir| self.chain.keep(dir, &self.inner.options.key))
     }
 
     fn append(&self, rows: Vec<AuditRow>) -> Result<(), StoreError> {
@@ -267,11 +284,17 @@ impl Drain {
                 }
             }
         }
-        if let Some(first) = self.orphan_rows.first() {
-            if self.orphan_chain.is_none() {
-                let resumed = Chain::resume(&self.inner.options.checkpoints, &*self.store, first.stream, first.seq);
-                self.orphan_chain = Some(self.runtime.block_on(resumed)?);
+        let chain = match &mut self.orphan_chain {
+            Some(chain) => chain,
+            none => {
+                let resumed = orphan.chain(&self.inner.options.checkpoints, &*self.store);
+                none.insert(self.runtime.block_on(resumed)?)
             }
+        };
+        if self.orphan_rows.is_empty() && !self.runtime.block_on(orphan.is_read(chain, &*self.store))? {
+            return Ok(());
+        }
+        if !self.orphan_rows.is_empty() {
             let head = self.orphan_chain.as_ref().and_then(|chain| chain.behind(&self.orphan_rows));
             // Cloned, for another attempt: this is no hot path.
             let rows = self.orphan_rows.clone();
@@ -283,7 +306,16 @@ impl Drain {
             return Ok(());
         }
         if let Some(chain) = &mut self.orphan_chain {
-            self.runtime.block_on(chain.sign(&*self.store, self.inner.clock.now()))?;
+            if !chain.pause().is_zero() {
+                return Ok(());
+            }
+            let signed = chain.sign(&*self.store, Part::End, self.inner.clock.now());
+            if let Err(error) = self.runtime.block_on(signed) {
+                // The directory stays until it is.
+                tracing::warn!(%error, "the end of an audit stream cannot be signed or kept now");
+                self.inner.progress.send_modify(|progress| progress.failures += 1);
+                return Ok(());
+            }
         }
         if let Some(Orphan { dir, bytes, imported, .. }) = self.orphan.take() {
             let counters = &self.inner.counters;
@@ -334,12 +366,13 @@ impl Drain {
 
     /// Removes the directory if nothing in it is needed any more.
     fn close(mut self) {
-        if !self.inner.counters.store_failing.load(Relaxed) {
-            self.sign();
-        }
         let writer = self.inner.closed_writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(writer) = writer else { return };
-        let empty = self.stored == self.inner.backlog.last_row() && writer.open_intents() == 0;
+        let mut empty = self.stored == self.inner.backlog.last_row() && writer.open_intents() == 0;
+        if self.stored > 0 && !self.inner.counters.store_failing.load(Relaxed) {
+            // Whoever replays what is left signs the end.
+            empty &= self.sign(if empty { Part::End } else { Part::Open });
+        }
         if empty && let Err(error) = writer.into_dir().remove() {
             tracing::warn!(%error, "an empty audit spool stays behind");
         }

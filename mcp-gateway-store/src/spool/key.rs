@@ -63,13 +63,13 @@ impl SpoolKey {
         Ok(Self::new(&bytes))
     }
 
-    /// Encrypts a segment's key in place.
-    pub(super) fn wrap(&self, nonce: &[u8; NONCE], context: &[u8], key: &mut [u8; KEY]) -> [u8; TAG] {
+    /// Encrypts a segment's key, or what else is as short, in place.
+    pub(super) fn wrap(&self, nonce: &[u8; NONCE], context: &[u8], key: &mut [u8]) -> [u8; TAG] {
         seal(&self.0, nonce, context, key)
     }
 
     /// Decrypts it in place; false when it is not of this key and context.
-    pub(super) fn unwrap(&self, nonce: &[u8; NONCE], context: &[u8], key: &mut [u8; KEY], tag: &[u8; TAG]) -> bool {
+    pub(super) fn unwrap(&self, nonce: &[u8; NONCE], context: &[u8], key: &mut [u8], tag: &[u8; TAG]) -> bool {
         open(&self.0, nonce, context, key, tag)
     }
 }

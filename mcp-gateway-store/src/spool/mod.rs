@@ -21,6 +21,7 @@ mod read_ahead;
 mod replay;
 mod segment;
 mod stats;
+mod tail;
 mod writer;
 
 use std::collections::VecDeque;

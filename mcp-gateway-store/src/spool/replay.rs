@@ -5,14 +5,15 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use mcp_gateway_core::contract::{AuditRow, AuditStore, StreamId};
+use mcp_gateway_core::contract::{AuditRow, AuditStore, StoreError, StoreLimits, StreamId};
 use mcp_gateway_core::record::AuditEvent;
+use mcp_gateway_core::trail::Part;
 use ulid::Ulid;
 
 use super::chain::{Chain, Checkpoints};
 use super::directory::StreamDir;
 use super::segment::{Head, HeadError, Next, Read, SegmentReader};
-use super::{SpoolError, SpoolKey};
+use super::{SpoolError, SpoolKey, tail};
 
 /// Rows of an import that are handed to the store at once.
 const BATCH: usize = 512;
@@ -52,24 +53,31 @@ pub async fn import(
     }
     let locked = StreamDir::adopt(dir)?.ok_or_else(|| SpoolError::InUse { path: dir.to_owned() })?;
     let mut orphan = Orphan::open(locked, key)?;
-    let mut chain = None;
+    let mut chain = orphan.chain(checkpoints, store).await?;
     loop {
         let rows = orphan.batch(BATCH)?;
-        let Some(first) = rows.first() else { break };
-        let chain = match &mut chain {
-            Some(chain) => chain,
-            none => none.insert(Chain::resume(checkpoints, store, first.stream, first.seq).await?),
-        };
+        if rows.is_empty() && orphan.is_read(&mut chain, store).await? {
+            break;
+        }
         let head = chain.behind(&rows);
         store.append(rows).await?;
         chain.advance(head);
     }
-    if let Some(chain) = &mut chain {
-        chain.sign(store, Timestamp::now()).await?;
-    }
+    chain.sign(store, Part::End, Timestamp::now()).await?;
     let imported = orphan.imported;
     orphan.dir.remove()?;
     Ok(imported)
+}
+
+/// The number of the last row from one on that a store has a link of.
+async fn last_linked(store: &dyn AuditStore, stream: StreamId, mut row: u64) -> Result<u64, StoreError> {
+    loop {
+        let page = store.chain(Some((stream, row)), StoreLimits::PAGE).await?;
+        match page.iter().rfind(|next| next.link.stream == stream) {
+            Some(last) => row = last.link.seq,
+            None => return Ok(row),
+        }
+    }
 }
 
 /// A directory that is being replayed.
@@ -81,6 +89,10 @@ pub(super) struct Orphan {
     reader: Option<SegmentReader<File>>,
     next_seq: u64,
     next_row: u64,
+    /// Whether the process that wrote it signed its chain.
+    chained: bool,
+    /// Whether the rows that it has lost are known.
+    caught_up: bool,
     open: HashMap<Ulid, (u64, AuditEvent)>,
     /// The open intents as rows, in order, once every segment is read.
     unknown: Option<VecDeque<AuditEvent>>,
@@ -101,6 +113,7 @@ impl Orphan {
     pub(super) fn open(dir: StreamDir, key: &SpoolKey) -> Result<Self, SpoolError> {
         let mut segments = VecDeque::new();
         let (mut bytes, mut torn_bytes) = (0, 0);
+        let mut chained = true;
         let found = dir.segments()?;
         let last = found.len().saturating_sub(1);
         for (index, (_, path)) in found.into_iter().enumerate() {
@@ -111,6 +124,7 @@ impl Orphan {
             match SegmentReader::open(file, len, key) {
                 Ok(reader) => {
                     let head = reader.head;
+                    chained &= reader.chained;
                     segments.push_back(Segment { path, len, head });
                 }
                 // The process, or the machine, died while it made this one: nothing was in it.
@@ -128,6 +142,8 @@ impl Orphan {
             reader: None,
             next_seq: first.map_or(1, |head| head.first_seq),
             next_row: first.map_or(1, |head| head.first_row),
+            chained,
+            caught_up: false,
             open: HashMap::new(),
             unknown: None,
             bytes,
@@ -136,13 +152,34 @@ impl Orphan {
         })
     }
 
-    /// The next rows; none when all have been read. The same directory always gives the same rows.
+    /// The chain that its rows go on.
+    pub(super) async fn chain(&self, checkpoints: &Checkpoints, store: &dyn AuditStore) -> Result<Chain, SpoolError> {
+        if !self.chained || self.segments.is_empty() {
+            return Ok(Chain::begin(&Checkpoints::default(), self.stream));
+        }
+        let left = tail::read(&self.dir.path, &self.key, self.stream)?;
+        Ok(Chain::resume(checkpoints, store, left, (self.stream, self.next_row)).await?)
+    }
+
+    /// When [`batch`](Self::batch) gives nothing: whether that is all. Once before, it looks for rows that the store has
+    /// and that were lost here with the machine's power: the calls whose end nobody saw are rows behind them.
+    pub(super) async fn is_read(&mut self, chain: &mut Chain, store: &dyn AuditStore) -> Result<bool, StoreError> {
+        if self.caught_up {
+            return Ok(true);
+        }
+        self.next_row = self.next_row.max(last_linked(store, self.stream, self.next_row - 1).await? + 1);
+        chain.take_lost(store).await?;
+        self.caught_up = true;
+        Ok(false)
+    }
+
+    /// The next rows; none when all have been read. The same directory always gives the same rows, for the same store.
     pub(super) fn batch(&mut self, limit: usize) -> Result<Vec<AuditRow>, SpoolError> {
         let mut rows = Vec::new();
         while rows.len() < limit && self.unknown.is_none() {
             self.read_block(&mut rows)?;
         }
-        if let Some(unknown) = &mut self.unknown {
+        if let Some(unknown) = self.unknown.as_mut().filter(|_| self.caught_up) {
             while rows.len() < limit
                 && let Some(event) = unknown.pop_front()
             {

@@ -23,7 +23,9 @@ use super::read_ahead::{ReadAhead, Source};
 use crate::append;
 
 /// The version of the format.
-pub(super) const VERSION: u16 = 2;
+pub(super) const VERSION: u16 = 3;
+/// The version before, whose streams are not chained: salts and changes are new.
+const UNCHAINED: u16 = 2;
 /// Bytes of a segment's head.
 pub(super) const HEAD: usize = BOUND + NONCE + KEY + TAG;
 /// Bytes of a block's head.
@@ -78,25 +80,25 @@ impl Head {
         rand::fill(&mut *key);
         let cipher = key::cipher(&key);
         let nonce: [u8; NONCE] = rand::random();
-        let tag = local.wrap(&nonce, &out[start..], &mut key);
+        let tag = local.wrap(&nonce, &out[start..], &mut *key);
         out.extend_from_slice(&nonce);
         out.extend_from_slice(&*key);
         out.extend_from_slice(&tag);
         cipher
     }
 
-    /// Reads a head and opens its key.
-    fn open(bytes: &[u8; HEAD], local: &SpoolKey) -> Result<(Self, Aes256Gcm), HeadError> {
+    /// Reads a head and opens its key; and says whether its stream is chained.
+    fn open(bytes: &[u8; HEAD], local: &SpoolKey) -> Result<(Self, Aes256Gcm, bool), HeadError> {
         let (bound, sealed) = bytes.split_at(BOUND);
         if &bound[..8] != MAGIC {
             return Err(HeadError::NotASegment);
         }
         let version = u16::from_le_bytes(field(bound, 8));
-        if version != VERSION {
+        if version != VERSION && version != UNCHAINED {
             return Err(HeadError::Version(version));
         }
         let mut key: Zeroizing<[u8; KEY]> = Zeroizing::new(field(sealed, NONCE));
-        if !local.unwrap(&field(sealed, 0), bound, &mut key, &field(sealed, NONCE + KEY)) {
+        if !local.unwrap(&field(sealed, 0), bound, &mut *key, &field(sealed, NONCE + KEY)) {
             return Err(HeadError::Key);
         }
         let head = Self {
@@ -105,7 +107,7 @@ impl Head {
             first_seq: u64::from_le_bytes(field(bound, 36)),
             first_row: u64::from_le_bytes(field(bound, 44)),
         };
-        Ok((head, key::cipher(&key)))
+        Ok((head, key::cipher(&key), version != UNCHAINED))
     }
 }
 
@@ -202,6 +204,7 @@ pub(super) enum Read {
 pub(super) struct SegmentReader<S> {
     source: ReadAhead<S>,
     pub(super) head: Head,
+    pub(super) chained: bool,
     cipher: Aes256Gcm,
     /// Where the next block begins, and how far the segment may be read.
     pub(super) offset: u64,
@@ -226,8 +229,8 @@ impl<S: Source> SegmentReader<S> {
             return Err(HeadError::Torn);
         }
         source.read_at(&mut bytes, 0)?;
-        let (head, cipher) = Head::open(&bytes, local)?;
-        Ok(Self { source: ReadAhead::new(source), head, cipher, offset: HEAD as u64, limit })
+        let (head, cipher, chained) = Head::open(&bytes, local)?;
+        Ok(Self { source: ReadAhead::new(source), head, chained, cipher, offset: HEAD as u64, limit })
     }
 
     /// Reads the next block's entries into `out`, or only steps over it when `wanted` says so.

@@ -35,7 +35,9 @@ pub(super) fn put(transaction: &Transaction<'_>, links: &[Link], checkpoints: &[
     let mut insert = Links::prepare(transaction)?;
     links.iter().try_for_each(|link| insert.insert(link))?;
     let mut insert = transaction.prepare_cached(
-        "INSERT INTO checkpoint (stream, seq, newest, signed) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING",
+        "INSERT INTO checkpoint (stream, seq, newest, signed) VALUES (?1, ?2, ?3, ?4)
+         ON CONFLICT DO UPDATE SET newest = excluded.newest, signed = excluded.signed
+         WHERE stream <> zeroblob(16)",
     )?;
     for checkpoint in checkpoints {
         let (stream, newest) = (checkpoint.stream.0.to_bytes(), checkpoint.newest.as_microsecond());
@@ -65,13 +67,22 @@ pub(super) fn read(
     for link in links.query_map((stream, seq, limit), link)? {
         let link = link?;
         let key = (link.ts.as_microsecond(), link.stream.0.to_bytes(), number(link.seq));
-        let mut found = event.query_row(key, audit_row::read).optional()?;
+        let (mut found, unreadable) = match event.query_row(key, audit_row::read).optional() {
+            Err(error) if is_of_a_value(&error) => (None, true),
+            found => (found?, false),
+        };
         if let Some((row, sealer)) = found.as_mut().zip(sealer).filter(|_| link.bodies.is_some()) {
             read_bodies(connection, row, sealer)?;
         }
-        rows.push(ChainRow { link, event: found.map(|row| row.event) });
+        rows.push(ChainRow { link, event: found.map(|row| row.event), unreadable });
     }
     Ok(rows)
+}
+
+/// Whether a row was found and has something that no program writes.
+fn is_of_a_value(error: &rusqlite::Error) -> bool {
+    use rusqlite::Error::{FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType, Utf8Error};
+    matches!(error, FromSqlConversionFailure(..) | IntegralValueOutOfRange(..) | InvalidColumnType(..) | Utf8Error(..))
 }
 
 /// Adds the bodies that were captured with a row.
@@ -111,16 +122,18 @@ pub(super) fn checkpoints(
 }
 
 pub(super) fn unlinked(connection: &Connection) -> Result<Vec<Unlinked>, ReadError> {
-    // `ts` is that of the row with the smallest number.
     let mut select = connection.prepare_cached(
-        "SELECT e.stream, count(*), min(e.seq), e.ts FROM event e
-         WHERE NOT EXISTS (SELECT 1 FROM link l WHERE l.stream = e.stream AND l.seq = e.seq AND l.ts = e.ts)
-         GROUP BY e.stream ORDER BY e.stream",
+        "WITH lone AS (SELECT e.stream, e.seq, e.ts FROM event e
+             WHERE NOT EXISTS (SELECT 1 FROM link l WHERE l.stream = e.stream AND l.seq = e.seq AND l.ts = e.ts))
+         -- `ts` is that of the row with the smallest number.
+         SELECT f.stream, f.rows, f.seq, f.ts, n.newest
+         FROM (SELECT stream, count(*) AS rows, min(seq) AS seq, ts FROM lone GROUP BY stream) f
+         JOIN (SELECT stream, max(ts) AS newest FROM lone GROUP BY stream) n USING (stream) ORDER BY f.stream",
     )?;
     let read = |row: &Row<'_>| {
         let stream = StreamId(Ulid::from_bytes(row.get(0)?));
         let count = |column| row.get::<_, i64>(column).map(i64::cast_unsigned);
-        Ok(Unlinked { stream, rows: count(1)?, seq: count(2)?, ts: time(row, 3)? })
+        Ok(Unlinked { stream, rows: count(1)?, seq: count(2)?, ts: time(row, 3)?, newest: time(row, 4)? })
     };
     Ok(select.query_map((), read)?.collect::<Result<_, _>>()?)
 }

@@ -214,6 +214,9 @@ async fn whoever_changes_the_tables_is_found_out() {
     // A filter, of what is packed.
     let packed = after("UPDATE event SET detail = CAST(detail || x'010161000100' AS BLOB) WHERE seq = 4").await;
     assert_eq!(packed, ["4 (id 01HF7YAT000000000000000001-4-1700000004000000): the row was changed"]);
+    let unreadable =
+        after("UPDATE event SET outcome = 'never' WHERE seq = 3; UPDATE event SET detail = x'ff' WHERE seq = 4");
+    assert_eq!(unreadable.await, changed, "a row that cannot be read");
     let removed = after("DELETE FROM event WHERE seq = 5").await;
     assert_eq!(removed, ["5 (id 01HF7YAT000000000000000001-5-1700000005000000): the row is missing"]);
     let cut = after("DELETE FROM event WHERE seq > 6; DELETE FROM link WHERE seq > 6").await;

@@ -14,6 +14,8 @@ pub async fn copy_events(from: &dyn AuditStore, to: &dyn AuditStore) -> Result<M
     if !is_empty(to).await? {
         return Err(TransferError::NotEmpty { what: "it has audit events" });
     }
+    // First: a row that was changed keeps the link that says so.
+    let signed = copy_chain(from, to).await?;
     let all = AuditFilter::default();
     let mut tally = Tally::new();
     let mut after = None;
@@ -28,7 +30,6 @@ pub async fn copy_events(from: &dyn AuditStore, to: &dyn AuditStore) -> Result<M
     }
     let sent = tally.done();
     let arrived = compare("audit events", sent, tally_events(to).await?)?;
-    let signed = copy_chain(from, to).await?;
     compare("checkpoints of the audit trail", signed, tally_chain(to).await?)?;
     if tally_events(from).await? != sent {
         return Err(TransferError::Changed { what: "audit events" });
@@ -36,7 +37,7 @@ pub async fn copy_events(from: &dyn AuditStore, to: &dyn AuditStore) -> Result<M
     Ok(arrived)
 }
 
-/// Moves what is signed of the trail, and the links of rows that are gone; the other links came with their rows.
+/// Moves what is signed of the trail, and the links.
 async fn copy_chain(from: &dyn AuditStore, to: &dyn AuditStore) -> Result<Moved, TransferError> {
     let mut after = None;
     loop {
@@ -50,8 +51,7 @@ async fn copy_chain(from: &dyn AuditStore, to: &dyn AuditStore) -> Result<Moved,
         let rows = from.chain(after, StoreLimits::PAGE).await?;
         let Some(last) = rows.last() else { break };
         after = Some((last.link.stream, last.link.seq));
-        let alone = rows.into_iter().filter(|row| row.event.is_none()).map(|row| row.link);
-        to.put_chain(alone.collect(), Vec::new()).await?;
+        to.put_chain(rows.into_iter().map(|row| row.link).collect(), Vec::new()).await?;
     }
     Ok(tally_chain(from).await?)
 }
@@ -180,5 +180,19 @@ mod tests {
         assert!(matches!(error, TransferError::Changed { .. }), "{error}");
         let target = MemoryAuditStore::new();
         assert_eq!(copy_events(&*source, &target).await.unwrap().count, 2);
+    }
+
+    #[tokio::test]
+    async fn a_row_that_was_changed_is_found_out_in_the_target_too() {
+        let source = MemoryAuditStore::new();
+        let mut changed = row(1);
+        source.put_chain(vec![Link::of(&changed)], Vec::new()).await.unwrap();
+        changed.event.status = 500;
+        source.append(vec![changed.clone()]).await.unwrap();
+        let target = MemoryAuditStore::new();
+        copy_events(&source, &target).await.unwrap();
+        let links = target.chain(None, 10).await.unwrap();
+        assert_eq!(links.iter().map(|row| row.link.clone()).collect::<Vec<_>>(), [Link::of(&row(1))]);
+        assert_eq!(links[0].event.as_ref(), Some(&changed.event));
     }
 }

@@ -48,8 +48,5 @@ fn told(report: &Report) -> Result<String, std::fmt::Error> {
     if *unchained > 0 {
         writeln!(text, "{unchained} events are from before there was a chain: nothing can be said of them")?;
     }
-    if report.began.is_none() {
-        writeln!(text, "nothing says since when events are chained: a stream without any checkpoint counts as older")?;
-    }
     Ok(text)
 }

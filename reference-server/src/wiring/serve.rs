@@ -110,7 +110,7 @@ impl Server {
             "room that the limit of open files leaves"
         );
 
-        let storage = storage::open(&config, &clock).await?;
+        let storage = storage::open(&config, &clock, false).await?;
         let tasks = Background::default();
         let typed = Typed { store: Arc::clone(&storage.resources), sealer: Arc::clone(&storage.sealer) };
         if let Some(others) = config.left_to_others() {

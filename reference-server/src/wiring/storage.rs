@@ -13,14 +13,15 @@ use jiff::Timestamp;
 use mcp_gateway_auth::token::{SigningKeyOptions, SigningKeys};
 use mcp_gateway_core::BoxFuture;
 use mcp_gateway_core::contract::{
-    AuditSink, AuditStore, Clock, KeyManagement, KeyRing as _, ResourceStore, SystemClock,
+    AuditFilter, AuditSink, AuditStore, Clock, KeyManagement, KeyRing as _, ResourceStore, SystemClock,
 };
 use mcp_gateway_core::lease::Leases;
 use mcp_gateway_core::memory::{MemoryAuditStore, MemoryStore};
 use mcp_gateway_core::record::{FieldSealer, Resources, TenantId};
 use mcp_gateway_core::seal::{LocalKeyFile, RingOptions, Sealer, SessionKeyRing, SessionSealer};
-use mcp_gateway_core::trail::{MARKS, sign_beginning};
+use mcp_gateway_core::trail::{MARKS, Notary as _, beginning, sign_beginning};
 use mcp_gateway_store::spool::{self, Checkpoints, Durability, Imported, Spool, SpoolDriver, SpoolKey, SpoolOptions};
+use serde::{Deserialize, Serialize};
 
 use crate::api::WitnessedStore;
 use crate::config::{AuditDurability, Config, Database};
@@ -54,9 +55,12 @@ pub(super) struct Storage {
 /// See [`Storage::sweep`].
 pub(super) type Sweep = Arc<dyn Fn() -> BoxFuture<()> + Send + Sync>;
 
-/// Opens everything, making what is not there yet.
-pub(super) async fn open(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<Storage> {
+/// Opens everything, making what is not there yet. `alone`: no program of the version before writes to the trail.
+pub(super) async fn open(config: &Config, clock: &Arc<dyn Clock>, alone: bool) -> anyhow::Result<Storage> {
     let dir = make_data_dir(config)?;
+    let memory = matches!(config.database()?, Database::Memory);
+    #[cfg(feature = "postgres")]
+    let alone = alone || !matches!(config.database()?, Database::Postgres(_));
     let (resources, sweep) = open_resources(config, clock).await?;
     let keys: Arc<dyn KeyManagement> = Arc::new(LocalKeyFile::open_or_create(dir.join(MASTER_KEY))?);
     let data_keys = Sealer::open(Arc::clone(&resources), Arc::clone(&keys), Arc::clone(clock)).await?;
@@ -68,8 +72,10 @@ pub(super) async fn open(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Res
     let ring = SessionKeyRing::open(Arc::clone(&resources), keys, Arc::clone(clock), options).await?;
     let audit_store = open_audit(config, &sealer).await?;
     let audit_keys = audit_keys(&resources, &sealer, clock).await?;
-    publish(dir, &audit_keys.document())?;
-    begin_chain(&*audit_store, &audit_keys, clock.now()).await.context("the audit trail's chain cannot begin")?;
+    let kept = if memory { None } else { published(dir)? };
+    let beginning = begin_chain(&*audit_store, &audit_keys, kept.as_ref(), (alone, clock.now()));
+    let beginning = beginning.await.context("the audit trail's chain cannot begin")?;
+    publish(dir, &audit_keys.document(), kept, beginning)?;
     let mut options = SpoolOptions::new(dir.join("spool"), SpoolKey::load_or_create(&dir.join(SPOOL_KEY))?);
     options.max_bytes = config.audit.spool_bytes;
     options.segment_bytes = config.audit.segment_bytes;
@@ -118,20 +124,76 @@ async fn audit_keys(
     Ok(SigningKeys::open(ring, Arc::clone(clock), options).await?)
 }
 
-/// Puts the public keys where `audit verify` and whoever runs it elsewhere find them.
-fn publish(dir: &Path, document: &str) -> anyhow::Result<()> {
+/// The public keys and the chain's beginning, kept outside the database: a JWK Set with one more member.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Published {
+    keys: Vec<serde_json::Value>,
+    /// A JWS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) beginning: Option<String>,
+}
+
+fn published(dir: &Path) -> anyhow::Result<Option<Published>> {
+    let file = dir.join(AUDIT_KEYS);
+    match std::fs::read(&file) {
+        Ok(text) => {
+            let read = serde_json::from_slice(&text);
+            Ok(Some(read.with_context(|| format!("{} is no JWK Set: restore it from a backup", file.display()))?))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("{} cannot be read", file.display())),
+    }
+}
+
+/// Puts the public keys where `audit verify` and whoever runs it elsewhere find them. Those that were there stay.
+fn publish(dir: &Path, document: &str, kept: Option<Published>, beginning: Option<String>) -> anyhow::Result<()> {
+    let mut all: Published = serde_json::from_str(document)?;
+    let known: Vec<_> = all.keys.iter().map(|key| key["kid"].clone()).collect();
+    let old = kept.map(|kept| kept.keys).unwrap_or_default();
+    all.keys.extend(old.into_iter().filter(|key| !known.contains(&key["kid"])));
+    all.beginning = beginning;
     let (file, new) = (dir.join(AUDIT_KEYS), dir.join(format!("{AUDIT_KEYS}.{}.new", std::process::id())));
-    let written = std::fs::write(&new, document).and_then(|()| std::fs::rename(&new, &file));
+    let written = std::fs::write(&new, serde_json::to_vec(&all)?).and_then(|()| std::fs::rename(&new, &file));
     written.with_context(|| format!("{} cannot be written", file.display()))
 }
 
-/// Signs once that every stream which begins from now on is chained.
-async fn begin_chain(store: &dyn AuditStore, keys: &Arc<SigningKeys>, now: Timestamp) -> anyhow::Result<()> {
-    let first = store.checkpoints(None, 1).await?;
-    if first.first().is_none_or(|first| (first.stream, first.seq) != (MARKS, 0)) {
-        store.put_chain(Vec::new(), vec![sign_beginning(&**keys, now).await?]).await?;
+/// Signs once that every stream which begins from now on is chained, and gives what was signed. Never again: whoever
+/// removes it must not get a new one.
+async fn begin_chain(
+    store: &dyn AuditStore,
+    keys: &Arc<SigningKeys>,
+    kept: Option<&Published>,
+    (alone, now): (bool, Timestamp),
+) -> anyhow::Result<Option<String>> {
+    let kept = kept.and_then(|kept| kept.beginning.clone());
+    let first = async || anyhow::Ok(store.checkpoints(None, 1).await?.pop());
+    let found = first().await?;
+    if let Some(mark) = found.as_ref().filter(|first| (first.stream, first.seq) == (MARKS, 0)) {
+        return Ok(kept.or_else(|| Some(mark.signed.clone())));
     }
-    Ok(())
+    let chained = found.is_some() || !store.chain(None, 1).await?.is_empty();
+    if let Some(kept) = kept {
+        match beginning(&|typ, signed| keys.check(typ, signed), &kept) {
+            Ok(mark) => {
+                tracing::error!("the beginning of the audit trail's chain was gone from the database: it is put back");
+                store.put_chain(Vec::new(), vec![mark]).await?;
+            }
+            Err(_) => tracing::error!(
+                "{AUDIT_KEYS} in data_dir is of another audit trail: `audit verify` will fail until it is moved away"
+            ),
+        }
+        return Ok(Some(kept));
+    }
+    let begins = alone || store.query(&AuditFilter::default(), None, 1).await?.rows.is_empty();
+    if chained && alone {
+        tracing::error!("the beginning of the audit trail's chain is gone: none is signed in its place");
+    }
+    if chained || !begins {
+        return Ok(None);
+    }
+    store.put_chain(Vec::new(), vec![sign_beginning(&**keys, now).await?]).await?;
+    // Another process may have been first.
+    Ok(first().await?.filter(|first| (first.stream, first.seq) == (MARKS, 0)).map(|mark| mark.signed))
 }
 
 /// How databases are migrated.
@@ -158,7 +220,7 @@ pub async fn migrate(config: &Config, options: MigrateOptions) -> anyhow::Result
         postgres::migrate(&config.postgres("database", &url)?, options.wait, contract).await?;
     }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let storage = open(config, &clock).await?;
+    let storage = open(config, &clock, options.contract).await?;
     storage.spool_driver.close().await;
     Ok(())
 }
@@ -274,5 +336,60 @@ impl Storage {
     /// The trail's writing end.
     pub(super) fn sink(&self) -> Arc<dyn AuditSink> {
         Arc::new(self.spool.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mcp_gateway_core::contract::{AuditRow, StreamId};
+    use mcp_gateway_core::memory::MemoryKeys;
+    use mcp_gateway_core::record::{AuditEvent, Category, EventKind};
+    use ulid::Ulid;
+
+    use super::*;
+
+    async fn keys() -> Arc<SigningKeys> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let resources: Arc<dyn ResourceStore> = Arc::new(MemoryStore::new(Arc::clone(&clock)));
+        let masters: Arc<dyn KeyManagement> = Arc::new(MemoryKeys::new());
+        let sealer: Arc<dyn FieldSealer> =
+            Sealer::open(Arc::clone(&resources), masters, Arc::clone(&clock)).await.unwrap();
+        audit_keys(&resources, &sealer, &clock).await.unwrap()
+    }
+
+    async fn with_a_row() -> MemoryAuditStore {
+        let store = MemoryAuditStore::new();
+        let event = AuditEvent::new(Timestamp::UNIX_EPOCH, Ulid::nil(), Category::Mcp, EventKind::Exchange);
+        store.append(vec![AuditRow { stream: StreamId(Ulid::generate()), seq: 1, event }]).await.unwrap();
+        store
+    }
+
+    #[tokio::test]
+    async fn the_chain_begins_once() {
+        let (keys, store) = (keys().await, MemoryAuditStore::new());
+        let now = Timestamp::now();
+        let signed = begin_chain(&store, &keys, None, (true, now)).await.unwrap();
+        assert!(signed.is_some());
+        assert_eq!(begin_chain(&store, &keys, None, (true, now)).await.unwrap(), signed, "the one that is there");
+        // Somebody removes the mark.
+        let bare = with_a_row().await;
+        assert_eq!(begin_chain(&bare, &keys, None, (true, now)).await.unwrap(), None);
+        assert!(bare.checkpoints(None, 10).await.unwrap().is_empty(), "no other one is signed");
+        let kept = Published { keys: Vec::new(), beginning: signed.clone() };
+        assert_eq!(begin_chain(&bare, &keys, Some(&kept), (true, now)).await.unwrap(), signed);
+        assert_eq!(bare.checkpoints(None, 10).await.unwrap()[0].signed, signed.unwrap(), "put back");
+    }
+
+    #[tokio::test]
+    async fn public_keys_that_were_known_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let (one, other) = (keys().await.document(), keys().await.document());
+        publish(dir.path(), &one, None, Some("jws".to_owned())).unwrap();
+        let kept = published(dir.path()).unwrap();
+        publish(dir.path(), &other, kept, Some("jws".to_owned())).unwrap();
+        let found = published(dir.path()).unwrap().unwrap();
+        assert_eq!((found.keys.len(), found.beginning.as_deref()), (2, Some("jws")));
+        std::fs::write(dir.path().join(AUDIT_KEYS), "{").unwrap();
+        assert!(published(dir.path()).is_err(), "what cannot be read is not overwritten");
     }
 }

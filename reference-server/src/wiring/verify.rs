@@ -2,15 +2,17 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
+use jiff::Timestamp;
 use mcp_gateway_auth::token::TrailKeys;
 use mcp_gateway_core::contract::AuditStore;
-use mcp_gateway_core::trail::{self, Report};
+use mcp_gateway_core::trail::{self, ALIVE, Expected, Report};
 
-use super::storage::AUDIT_KEYS;
 #[cfg(feature = "sqlite")]
 use super::storage::audit_file;
+use super::storage::{AUDIT_KEYS, Published};
 use crate::config::{Config, Database};
 
 /// Checks everything that the trail has, with these public keys or those in `data_dir`.
@@ -24,15 +26,23 @@ pub async fn verify_audit(config: &Config, key: Option<&Path>) -> anyhow::Result
         }
         None => audit_keys(config)?,
     };
+    let beginning = serde_json::from_str::<Published>(&keys).context("--key: it is no JWK Set")?.beginning;
     let keys = TrailKeys::read(keys.as_bytes()).context("--key: it is no JWK Set")?;
+    let expected = Expected { alive: alive_since(config)?, beginning };
     let check = |typ: &'static str, signed: &str| keys.check(typ, signed);
     let store = open_to_read(config).await?;
-    let report = trail::verify(&*store, &check).await?;
+    let report = trail::verify(&*store, &check, &expected).await?;
     if report.is_sound() {
         return Ok(report);
     }
     // Old rows may have been removed meanwhile.
-    Ok(trail::verify(&*store, &check).await?)
+    Ok(trail::verify(&*store, &check, &expected).await?)
+}
+
+/// A stream that goes on was signed since then: rows wait for a checkpoint, or a store that is away, for no longer.
+fn alive_since(config: &Config) -> anyhow::Result<Timestamp> {
+    let patience = ALIVE.max(Duration::from_secs(config.audit.checkpoint_seconds)).saturating_add(ALIVE);
+    Ok(Timestamp::now().checked_sub(patience)?)
 }
 
 /// The public keys of the trail.
