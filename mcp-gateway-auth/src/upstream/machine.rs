@@ -14,12 +14,15 @@ use super::flight::Flight;
 use super::record::{ClientAtIssuer, is_fresh};
 use super::{AccountError, AccountLimits, Accounts, client, discovery, lock};
 
+/// One attempt for a route, and the configuration that it is for.
+type RouteFlight = Arc<Flight<Option<Arc<RouteAuth>>>>;
+
 /// One token for each server, in memory: a replica that starts asks for its own.
 #[derive(Debug, Default)]
 pub(super) struct MachineTokens {
     held: Mutex<HashMap<Arc<str>, Machine>>,
     /// By server, with what the entry said when a token was asked for last.
-    flights: Mutex<HashMap<Arc<str>, Arc<Flight<Option<Arc<RouteAuth>>>>>>,
+    flights: Mutex<HashMap<Arc<str>, RouteFlight>>,
 }
 
 #[derive(Debug)]

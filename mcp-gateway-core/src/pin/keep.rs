@@ -350,9 +350,8 @@ fn in_order(members: &BTreeMap<Box<str>, &RawValue>) -> String {
     const FIRST: [&str; 3] = ["name", "description", "inputSchema"];
     let first = FIRST.iter().filter_map(|name| members.get_key_value(*name));
     let rest = members.iter().filter(|(name, _)| !FIRST.contains(&&***name));
-    let member =
-        |(name, value): (&Box<str>, &&RawValue)| format!("{}:{}", serde_json::Value::from(&**name), value.get());
-    format!("{{{}}}", first.chain(rest).map(member).collect::<Vec<_>>().join(","))
+    let all = first.chain(rest).map(|(name, value)| format!("{}:{}", serde_json::Value::from(&**name), value.get()));
+    format!("{{{}}}", all.collect::<Vec<_>>().join(","))
 }
 
 fn digests_of(members: &BTreeMap<Box<str>, &RawValue>) -> Option<BTreeMap<Box<str>, Box<str>>> {

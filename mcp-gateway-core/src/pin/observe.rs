@@ -147,11 +147,11 @@ impl ToolInventory {
         }
         let twins = self.twins(seen);
         let what = if trusts { What::First } else { What::New };
-        let version = |(name, tool): (&Box<str>, &ObservedTool)| {
+        let versions = new.into_iter().map(|(name, tool)| {
             let flags = flags_of(tool, twins.contains(name));
             (name.clone(), ToolVersion { digest: tool.digest.clone(), since: now, flags })
-        };
-        let new: Vec<(Box<str>, ToolVersion)> = new.into_iter().map(version).collect();
+        });
+        let new: Vec<(Box<str>, ToolVersion)> = versions.collect();
         let weight: usize = new.iter().map(|(name, version)| quoted(name) + PinLimits::MARKS + version.weight()).sum();
         let mut gone: Vec<(Timestamp, Box<str>)> =
             self.tools.iter().filter_map(|(name, tool)| Some((tool.missing_since?, name.clone()))).collect();
