@@ -305,11 +305,11 @@ fn lists_that_are_not_read_to_the_end_are_forgotten() {
 #[test]
 fn names_that_deceive_are_flagged() {
     let mut all = ToolInventory::new(T);
-    let names = ["send", "Send", "s\u{435}nd", "list_1", "list_l", "other", "twice", "twice"];
+    let names = ["read", "Read", "r\u{435}ad", "list_1", "list_l", "other", "twice", "twice"];
     let tools: Vec<Value> = names.iter().map(|name| tool(name, "")).collect();
     see(&mut all, &tools, FirstUse::Trust);
     let flags = |name: &str| all.tools[name].pinned[0].flags.clone();
-    for name in ["send", "Send", "s\u{435}nd", "list_1", "list_l"] {
+    for name in ["read", "Read", "r\u{435}ad", "list_1", "list_l"] {
         assert_eq!(flags(name), [Flag::ConfusableName], "{name}");
     }
     assert_eq!((flags("other"), flags("twice")), (vec![], vec![Flag::RepeatedName]));

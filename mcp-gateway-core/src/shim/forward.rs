@@ -198,7 +198,10 @@ impl Inner {
         let credential = match route.auth() {
             // Most servers: nobody is asked.
             None => None,
-            Some(_) => Some(credential::Calling::begin(self.options.credentials.as_ref(), cx, route).await?),
+            Some(_) => {
+                // In a box: most calls need no room for it.
+                Some(Box::pin(credential::Calling::begin(self.options.credentials.as_ref(), cx, route)).await?)
+            }
         };
         let body = match &credential {
             None => body,
@@ -224,7 +227,7 @@ impl Inner {
                 let exchange = self.options.connections.exchange();
                 let answer = match credential {
                     None => self.call_http(clients, parts, body, cx, route).await?,
-                    Some(credential) => self.call_as(credential, clients, parts, body, cx, route).await?,
+                    Some(credential) => Box::pin(self.call_as(credential, clients, parts, body, cx, route)).await?,
                 };
                 let alone = answer.version() != http::Version::HTTP_2;
                 (answer, alone.then_some(exchange))

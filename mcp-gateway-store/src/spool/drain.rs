@@ -13,7 +13,7 @@ use mcp_gateway_core::trail::Part;
 use tokio::runtime::Handle;
 
 use super::backlog::{Queued, Work};
-use super::chain::Chain;
+use super::chain::{Chain, Checkpoints};
 use super::directory::StreamDir;
 use super::replay::Orphan;
 use super::segment::{Next, Read, SegmentReader};
@@ -29,6 +29,7 @@ const NICE: i32 = 3;
 /// Hands rows to the store, in order.
 pub(super) struct Drain {
     inner: Arc<Inner>,
+    checkpoints: Checkpoints,
     store: Arc<dyn AuditStore>,
     runtime: Handle,
     /// Directories of earlier processes that are still to be replayed.
@@ -51,10 +52,12 @@ impl Drain {
         store: Arc<dyn AuditStore>,
         runtime: Handle,
         orphans: VecDeque<PathBuf>,
+        checkpoints: Checkpoints,
     ) -> Self {
-        let chain = Chain::begin(&inner.options.checkpoints, inner.stream);
+        let chain = Chain::begin(&checkpoints, inner.stream);
         Self {
             inner,
+            checkpoints,
             store,
             runtime,
             orphans,
@@ -275,6 +278,14 @@ impl Drain {
             }
         }
         let Some(orphan) = &mut self.orphan else { return Ok(()) };
+        // Before the first row is read: it goes on from there.
+        let chain = match &mut self.orphan_chain {
+            Some(chain) => chain,
+            none => {
+                let resumed = orphan.chain(&self.checkpoints, &*self.store);
+                none.insert(self.runtime.block_on(resumed)?)
+            }
+        };
         if self.orphan_rows.is_empty() {
             match orphan.batch(self.inner.options.batch_rows) {
                 Ok(rows) => self.orphan_rows = rows,
@@ -284,13 +295,6 @@ impl Drain {
                 }
             }
         }
-        let chain = match &mut self.orphan_chain {
-            Some(chain) => chain,
-            none => {
-                let resumed = orphan.chain(&self.inner.options.checkpoints, &*self.store);
-                none.insert(self.runtime.block_on(resumed)?)
-            }
-        };
         if self.orphan_rows.is_empty() && !self.runtime.block_on(orphan.is_read(chain, &*self.store))? {
             return Ok(());
         }

@@ -128,7 +128,10 @@ impl Spool {
         store: Arc<dyn AuditStore>,
         clock: Arc<dyn Clock>,
     ) -> Result<(Self, SpoolDriver), SpoolError> {
-        let options = Arc::new(options.checked());
+        let mut options = options.checked();
+        // For the drain alone, whose end lets go of the keys and their store: handles outlive it.
+        let checkpoints = std::mem::take(&mut options.checkpoints);
+        let options = Arc::new(options);
         let millis = u64::try_from(clock.now().as_millisecond()).unwrap_or(0);
         let stream = StreamId(Ulid::from_parts(millis, rand::random()));
         let dir = StreamDir::create(&options.dir, stream)?;
@@ -163,7 +166,7 @@ impl Spool {
             lag_since: Mutex::default(),
             options,
         });
-        let drain = Drain::new(Arc::clone(&inner), store, runtime, orphans);
+        let drain = Drain::new(Arc::clone(&inner), store, runtime, orphans, checkpoints);
         let ended = vec![
             spawn("audit-spool", &inner, Inner::commit_loop)?,
             spawn("audit-sync", &inner, Inner::sync_loop)?,

@@ -1,6 +1,6 @@
 //! What an earlier process left behind.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -69,13 +69,22 @@ pub async fn import(
     Ok(imported)
 }
 
-/// The number of the last row from one on that a store has a link of.
-async fn last_linked(store: &dyn AuditStore, stream: StreamId, mut row: u64) -> Result<u64, StoreError> {
+/// The number of the last row behind one that a store has a link of, and the requests whose ends these rows are.
+async fn linked_behind(
+    store: &dyn AuditStore,
+    stream: StreamId,
+    mut row: u64,
+) -> Result<(u64, HashSet<Ulid>), StoreError> {
+    let mut ended = HashSet::new();
     loop {
         let page = store.chain(Some((stream, row)), StoreLimits::PAGE).await?;
-        match page.iter().rfind(|next| next.link.stream == stream) {
-            Some(last) => row = last.link.seq,
-            None => return Ok(row),
+        let before = row;
+        for next in page.into_iter().filter(|next| next.link.stream == stream) {
+            row = next.link.seq;
+            ended.extend(next.event.filter(|event| event.kind.ends_intent()).map(|event| event.request_id));
+        }
+        if row == before {
+            return Ok((row, ended));
         }
     }
 }
@@ -167,7 +176,12 @@ impl Orphan {
         if self.caught_up {
             return Ok(true);
         }
-        self.next_row = self.next_row.max(last_linked(store, self.stream, self.next_row - 1).await? + 1);
+        let (last, ended) = linked_behind(store, self.stream, self.next_row - 1).await?;
+        self.next_row = self.next_row.max(last + 1);
+        // An attempt before may have come as far as some of these calls.
+        if let Some(unknown) = &mut self.unknown {
+            unknown.retain(|event| !ended.contains(&event.request_id));
+        }
         chain.take_lost(store).await?;
         self.caught_up = true;
         Ok(false)

@@ -82,13 +82,20 @@ async fn the_table_says_who_may_do_what() {
         let groups = world.as_person(&person, "GET", "/api/v1/groups", None).await.status;
         let publishes = ["admin", "auditor", "power_user_plus"].contains(&name);
         assert_eq!(groups, if publishes { StatusCode::OK } else { StatusCode::FORBIDDEN }, "{name}");
-        // An auditor looks, and changes nothing but their own keys, ways to sign in, and what clients may do in their name.
+        // An auditor looks, and changes nothing but their own keys, accounts at servers, ways to sign in, and what clients may do in their
+        // name.
         let changes = |roles: Roles| {
             OPERATIONS.iter().filter(move |operation| {
                 operation.recorded == Recorded::Write && operation.access.roles.contains(&roles)
             })
         };
-        let own = ["/api/v1/api-keys", "/api/v1/oauth/grants", "/api/v1/oauth/consents", "/api/v1/me/"];
+        let own = [
+            "/api/v1/api-keys",
+            "/api/v1/connections",
+            "/api/v1/oauth/grants",
+            "/api/v1/oauth/consents",
+            "/api/v1/me/",
+        ];
         assert!(changes(Roles::AUDITOR).all(|operation| own.iter().any(|path| operation.path.starts_with(path))));
     }
 }
