@@ -115,9 +115,10 @@ pub(super) async fn revoke(
     let fields = [("token", token.expose()), ("token_type_hint", kind)];
     let request = posted(endpoint, client, &fields)?;
     let mut status = fetch.fetch(request).await.map_err(foreign)?.status;
-    if client.basic && status == StatusCode::BAD_REQUEST {
-        // The Python SDK takes tokens back from whoever has the secret in the form, whatever it says of itself.
-        let request = posted(endpoint, &ClientAtIssuer { basic: false, ..client.clone() }, &fields)?;
+    if let Some(secret) = client.secret.as_ref().filter(|_| client.basic && status == StatusCode::BAD_REQUEST) {
+        // The Python SDK demands the secret in the form, too, from clients that it wants to have it in the header.
+        let [token, kind] = fields;
+        let request = posted(endpoint, client, &[token, kind, ("client_secret", secret.expose())])?;
         status = fetch.fetch(request).await.map_err(foreign)?.status;
     }
     match status {
