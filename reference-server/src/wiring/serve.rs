@@ -411,6 +411,8 @@ impl Server {
         if tokio::time::timeout(FLUSH, self.spool.close()).await.is_err() {
             tracing::warn!("the audit spool did not close in time");
         }
+        // What followed the store for the keys that sign the trail goes at its next turn, and with it the store's lock.
+        tokio::task::yield_now().await;
         tracing::info!("stopped");
     }
 }
